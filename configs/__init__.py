@@ -1,0 +1,45 @@
+"""Facts as data, and the typed schema they must fit. Imports nothing of ours; no torch, no NeMo.
+
+``load(name, overrides)`` composes one recipe into a :class:`Spec`; ``model(name)`` and ``gpu(name)`` read one fact file.
+"""
+
+from configs.errors import Refusal, nearest
+from configs.load import Resolved, gpu, gpu_names, load, model, model_names, recipe_names
+from configs.schema import (
+    Batch,
+    Calibration,
+    Cluster,
+    Data,
+    Gpu,
+    Layout,
+    Model,
+    Optimizer,
+    Precision,
+    Recompute,
+    Run,
+    Spec,
+)
+
+__all__ = [
+    "Batch",
+    "Calibration",
+    "Cluster",
+    "Data",
+    "Gpu",
+    "Layout",
+    "Model",
+    "Optimizer",
+    "Precision",
+    "Recompute",
+    "Refusal",
+    "Resolved",
+    "Run",
+    "Spec",
+    "gpu",
+    "gpu_names",
+    "load",
+    "model",
+    "model_names",
+    "nearest",
+    "recipe_names",
+]

@@ -1,0 +1,249 @@
+"""Compose one recipe from the YAML groups and the user's ``key=value`` overrides; refuse what the schema does not know.
+
+Hydra composes, OmegaConf types, and every value remembers who set it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from configs.errors import Refusal, nearest
+from configs.schema import Gpu, Model, Optimizer, Precision, Spec
+
+ROOT = Path(__file__).parent
+GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
+PARALLEL_KEYS = tuple(
+    f"layout.{k}"
+    for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
+)
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A composed recipe and, for each dotted key, who set it.
+
+    ``layout_given`` is False when nobody chose a parallel size, so that the planner is free to.
+    """
+
+    spec: Spec
+    provenance: dict[str, str]
+    layout_given: bool
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that can be trained, as ``slipway list`` shows them."""
+    return _choices("experiment")
+
+
+def model_names() -> list[str]:
+    return _choices("model")
+
+
+def gpu_names() -> list[str]:
+    return _choices("gpu")
+
+
+def _leaves(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key below a schema class, with its type."""
+    hints = typing.get_type_hints(cls)
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        kind = hints[f.name]
+        if dataclasses.is_dataclass(kind):
+            out.update(_leaves(typing.cast(type, kind), f"{prefix}{f.name}."))
+        else:
+            out[prefix + f.name] = kind
+    return out
+
+
+@functools.cache
+def schema_keys() -> dict[str, Any]:
+    """Every key an override may name, with its Python type."""
+    return _leaves(Spec)
+
+
+def _legal(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(e.value for e in kind)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, str(kind).replace("typing.", ""))
+
+
+def _typed(cls: type[_T], values: Any, where: str) -> _T:
+    """``values`` as an instance of the frozen dataclass ``cls``; a Refusal names the key that does not fit."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    target = OmegaConf.structured(cls)
+
+    def unlock(node: DictConfig) -> None:  # frozen dataclasses make read-only nodes, which no merge may fill
+        OmegaConf.set_readonly(node, False)
+        for key in node:
+            if not OmegaConf.is_missing(node, key) and isinstance(node._get_node(key), DictConfig):
+                unlock(node[key])
+
+    unlock(target)
+    try:
+        return typing.cast(_T, OmegaConf.to_object(OmegaConf.merge(target, values)))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        kinds = _leaves(cls)
+        if key in kinds:
+            given = OmegaConf.select(OmegaConf.create(values), key)
+            raise Refusal(f"{where}{key}={given} is not legal: it must be {_legal(kinds[key])}.") from None
+        raise Refusal(f"{where}{key} is unknown; {nearest(key, kinds)}") from None
+
+
+def _read(group: str, name: str) -> dict[str, Any]:
+    path = ROOT / group / f"{name}.yaml"
+    if not path.is_file():
+        raise Refusal(f"unknown {group} {name!r}; {nearest(name, _choices(group))}")
+    return typing.cast("dict[str, Any]", yaml.safe_load(path.read_text()))
+
+
+@functools.cache
+def model(name: str) -> Model:
+    """The facts of one architecture, by its file name in configs/model."""
+    return _typed(Model, _read("model", name), f"configs/model/{name}.yaml: ")
+
+
+@functools.cache
+def gpu(name: str) -> Gpu:
+    """The facts of one accelerator, by its file name in configs/gpu."""
+    return _typed(Gpu, _read("gpu", name), f"configs/gpu/{name}.yaml: ")
+
+
+@functools.cache
+def precision(name: str) -> Precision:
+    """One mixed-precision recipe, by its file name in configs/precision."""
+    return _typed(Precision, _read("precision", name), f"configs/precision/{name}.yaml: ")
+
+
+@functools.cache
+def optimizer(name: str) -> Optimizer:
+    """One optimizer and schedule, by its file name in configs/optim."""
+    return _typed(Optimizer, _read("optim", name), f"configs/optim/{name}.yaml: ")
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, eq, value = override.partition("=")
+    if not eq or not key:
+        raise Refusal(f"{override!r} is not an override", "Write key=value, for example layout.tp=4.")
+    return key.lstrip("+"), value
+
+
+def _check_keys(overrides: Sequence[str]) -> dict[str, str]:
+    """The overrides as a mapping; unknown keys and unknown choices are refused before Hydra sees them."""
+    given: dict[str, str] = {}
+    keys = schema_keys()
+    for override in overrides:
+        key, value = _split(override)
+        if key in GROUPS:
+            if value not in _choices(key) and not _site_file(key, value):
+                raise Refusal(f"unknown {key} {value!r}; {nearest(value, _choices(key))}")
+        elif key not in keys and not any(key.startswith(k + ".") for k, t in keys.items() if "dict" in str(t)):
+            raise Refusal(f"unknown key {key!r}; {nearest(key, [*keys, *GROUPS])}")
+        given[key] = value
+    return given
+
+
+def _site_file(group: str, value: str) -> Path | None:
+    """A user's own cluster file: ``cluster=path/to/site.yaml``."""
+    path = Path(value)
+    return path.resolve() if group == "cluster" and path.suffix in (".yaml", ".yml") and path.is_file() else None
+
+
+_POSITIVE = (
+    "gpus layout.tp layout.pp layout.vpp layout.cp layout.ep layout.mbs layout.gbs model.num_layers model.hidden_size "
+    "model.ffn_hidden_size model.num_attention_heads model.num_query_groups model.kv_channels model.vocab_size "
+    "model.seq_length run.max_steps"
+).split()
+_NOT_NEGATIVE = "layout.etp layout.seq_length optim.lr optim.min_lr run.val_check_interval".split()
+
+
+def _check_values(spec: Spec) -> None:
+    """Sizes that no run can have, whatever its layout."""
+    for key in (*_POSITIVE, *_NOT_NEGATIVE):
+        value: Any = spec
+        for part in key.split("."):
+            value = getattr(value, part)
+        floor = 1 if key in _POSITIVE else 0
+        if value < floor:
+            raise Refusal(f"{key}={value} is not legal: it must be {'at least 1' if floor else '0 or more'}.")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
+    """Compose the recipe ``name`` under ``overrides`` (Hydra's key=value).
+
+    Raises:
+        Refusal: unknown recipe, key or choice; a value of the wrong type; a size that nothing can have.
+    """
+    if name not in recipe_names():
+        raise Refusal(f"unknown recipe {name!r}; {nearest(name, recipe_names())}")
+    given = _check_keys(overrides)
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+
+    site = _site_file("cluster", given.get("cluster", ""))
+    groups = [f"{k}={v}" for k, v in given.items() if k in GROUPS and not (k == "cluster" and site)]
+    values = [f"++{k}={v}" for k, v in given.items() if k not in GROUPS]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(ROOT), version_base="1.3"):
+            composed = compose("spec", overrides=[f"experiment={name}", *groups, *values])
+    except HydraException as error:
+        raise Refusal(f"the overrides could not be read: {str(error).splitlines()[0]}") from None
+    if site:
+        with open_dict(composed):
+            composed.cluster = OmegaConf.merge({"name": site.stem}, OmegaConf.load(site))
+    spec = _typed(Spec, composed, "")
+    _check_values(spec)
+    provenance = _provenance(name, given, spec)
+    chosen = {k for k in PARALLEL_KEYS if provenance.get(k, "default") != "default"}
+    return Resolved(spec, provenance, bool(chosen))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def _provenance(name: str, given: dict[str, str], spec: Spec) -> dict[str, str]:
+    """Who set each key: default (the schema), a fact or preset file, the recipe, or an override."""
+    who = dict.fromkeys(schema_keys(), "default")
+    for group in GROUPS:
+        choice = getattr(spec, group).name
+        if (ROOT / group / f"{choice}.yaml").is_file():
+            kind = "model fact" if group == "model" else "fact" if group == "gpu" else "preset"
+            for key in _flat(_read(group, choice)):
+                who[f"{group}.{key}"] = f"{kind} (configs/{group}/{choice}.yaml)"
+    recipe = _read("experiment", name)
+    recipe.pop("defaults", None)
+    for key in _flat(recipe):
+        who[key] = f"recipe (configs/experiment/{name}.yaml)"
+    for key in given:
+        if key in who:
+            who[key] = "override"
+    return who

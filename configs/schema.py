@@ -1,0 +1,358 @@
+"""The typed schema of a training run: frozen dataclasses, checked by OmegaConf, that every other folder reads.
+
+Field names are NeMo's and Megatron-Core's where they have one, so that a test can compare each fact with the class that trains.
+Units are in the names (``_gib``, ``_tflops``, ``_gb_per_s``); GB is 10^9 and GiB is 2^30 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+
+class Normalization(Enum):
+    RMSNorm = "RMSNorm"
+    LayerNorm = "LayerNorm"
+
+
+class Activation(Enum):
+    silu = "silu"
+    gelu = "gelu"
+    squared_relu = "squared_relu"
+
+
+class PositionEmbedding(Enum):
+    rope = "rope"
+    learned_absolute = "learned_absolute"
+    alibi = "alibi"
+    none = "none"
+
+
+class Recompute(Enum):
+    """Which activations are thrown away in the forward pass and computed again in the backward pass."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class Fsdp(Enum):
+    """Sharding of parameters over data-parallel ranks. ``megatron`` is Megatron-FSDP (ZeRO-3)."""
+
+    none = "none"
+    megatron = "megatron"
+
+
+class Dispatcher(Enum):
+    """How Mixture-of-Experts tokens travel to their experts' ranks (Megatron-Core's moe_token_dispatcher_type)."""
+
+    alltoall = "alltoall"
+    allgather = "allgather"
+    flex = "flex"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One architecture. Every field that NeMo's config class has is compared with it in tests/configs."""
+
+    name: str = MISSING
+    family: str = MISSING
+    nemo_config: str = ""  # class in nemo.collections.llm; empty: known to the planner only
+    source: str = ""
+    num_layers: int = MISSING
+    hidden_size: int = MISSING
+    ffn_hidden_size: int = MISSING
+    num_attention_heads: int = MISSING
+    num_query_groups: int = MISSING
+    kv_channels: int = MISSING
+    vocab_size: int = MISSING  # of the published tokenizer, before Megatron's padding
+    seq_length: int = MISSING  # the sequence length the recipe trains at
+    max_position_embeddings: int = MISSING  # the longest position the published model was trained for
+    gated_linear_unit: bool = True
+    activation_func: Activation = Activation.silu
+    normalization: Normalization = Normalization.RMSNorm
+    layernorm_epsilon: float = 1e-5
+    add_bias_linear: bool = False
+    add_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    share_embeddings_and_output_weights: bool = False
+    position_embedding_type: PositionEmbedding = PositionEmbedding.rope
+    rotary_base: float = 10000.0
+    make_vocab_size_divisible_by: int = 128
+    init_method_std: float = 0.02
+    # Mixture of experts; num_moe_experts = 0 is a dense model
+    num_moe_experts: int = 0
+    moe_router_topk: int = 0
+    moe_ffn_hidden_size: int = 0
+    moe_shared_expert_intermediate_size: int = 0
+    num_dense_layers: int = 0  # leading layers without experts (DeepSeek's first_k_dense)
+    moe_aux_loss_coeff: float = 0.0
+    moe_router_num_groups: int = 0
+    moe_router_group_topk: int = 0
+    # Multi-latent attention; kv_lora_rank = 0 is ordinary attention
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_head_dim: int = 0
+    qk_pos_emb_head_dim: int = 0
+    v_head_dim: int = 0
+    mtp_num_layers: int = 0
+    window_size: int = 0  # sliding-window attention: keys seen by a query; 0 is all
+    window_every: int = 1  # with a window: every n-th layer sees all keys; 1 is no such layer
+
+    @property
+    def is_moe(self) -> bool:
+        return self.num_moe_experts > 0
+
+    @property
+    def is_mla(self) -> bool:
+        return self.kv_lora_rank > 0
+
+    @property
+    def tied(self) -> bool:
+        return self.share_embeddings_and_output_weights
+
+    def layer_is_moe(self, layer: int) -> bool:
+        """Whether the 0-based decoder layer holds experts."""
+        return self.is_moe and layer >= self.num_dense_layers
+
+    def padded_vocab_size(self, tp: int) -> int:
+        """Vocabulary rows after Megatron's padding to ``make_vocab_size_divisible_by * tp`` (NeMo: _vocab_size_with_padding)."""
+        multiple = self.make_vocab_size_divisible_by * tp
+        return -(-self.vocab_size // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The planner's few fitted constants for one GPU and software generation; see docs/planner.md for the fit and its spread.
+
+    Fractions are of the datasheet's dense peak or bandwidth; ``_us`` are microseconds.
+    """
+
+    gemm_efficiency: float = 0.80  # large square bf16 GEMM, power throttling included
+    fp8_gemm_efficiency: float = 0.66
+    fp4_gemm_efficiency: float = 0.50
+    attention_efficiency: float = 0.60  # fused attention forward and backward, fraction of the bf16 peak
+    memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
+    unfused_passes: float = 1.0  # how many times more bytes the elementwise kernels move than the fused minimum
+    kernel_launch_us: float = 4.0  # CPU time per launched kernel: the floor of small models
+    nvlink_efficiency: float = 0.75
+    network_efficiency: float = 0.80
+    collective_latency_us: float = 12.0
+    tp_overlap: float = 0.0  # fraction of tensor-parallel communication hidden under GEMMs
+    dp_overlap: float = 0.8  # fraction of data-parallel communication that may hide under the backward pass
+    expert_overlap: float = 0.0
+    expert_imbalance: float = 1.0  # busiest rank's tokens over the mean
+    spread: float = 0.15  # one standard deviation of ln(measured / predicted) by cross-validation
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator: datasheet facts, each with its source in the YAML file."""
+
+    name: str = MISSING
+    architecture: str = MISSING
+    compute_capability: int = MISSING  # 80, 90, 100, 103
+    source: str = ""
+    tf32_tflops: float = MISSING  # dense peaks
+    bf16_tflops: float = MISSING
+    fp8_tflops: float = 0.0  # 0: the part has none
+    fp4_tflops: float = 0.0
+    memory_gb: float = MISSING  # marketed capacity, 10^9 bytes
+    usable_memory_gib: float = MISSING  # what CUDA reports as total, GiB
+    memory_gb_per_s: float = MISSING
+    nvlink_gb_per_s: float = MISSING  # per direction, per GPU
+    nvlink_domain: int = MISSING  # GPUs that reach each other over NVLink
+    nic_gb_per_s: float = MISSING  # per direction, per GPU, between NVLink domains
+    gpus_per_node: int = 8
+    host_memory_gib_per_gpu: float = 256.0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A mixed-precision recipe: the dtype of GEMM inputs, and what fp8 keeps beside the weights."""
+
+    name: str = MISSING
+    gemm: str = "bf16"  # fp32, bf16, fp8, fp4
+    fp8_recipe: str = ""  # Transformer Engine recipe: delayed, tensorwise, blockwise, mxfp8
+    fp8_format: str = ""  # hybrid, e4m3
+    fp8_param_gather: bool = False
+    first_last_layers_bf16: bool = False
+    num_layers_at_start_in_bf16: int = 0
+    num_layers_at_end_in_bf16: int = 0
+    grad_reduce_in_fp32: bool = True
+    min_compute_capability: int = 80
+    max_compute_capability: int = 0  # 0: no upper limit
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is spread over GPUs, and the batch that feeds it. Sizes of 1 switch a dimension off."""
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1  # model chunks per pipeline rank
+    cp: int = 1
+    ep: int = 1
+    etp: int = 0  # expert tensor parallel size; 0 follows tp, as Megatron-Core does
+    sp: bool | None = None  # sequence parallelism; unset follows tp > 1
+    mbs: int = 1
+    gbs: int = 512
+    seq_length: int = 0  # 0: the model's own
+    recompute: Recompute = Recompute.none
+    recompute_modules: list[str] = field(default_factory=list)  # with selective; empty is [core_attn]
+    recompute_method: str = ""  # with full: uniform or block
+    recompute_num_layers: int = 0  # with full: layers per uniform block, or layers recomputed per stage
+    fsdp: Fsdp = Fsdp.none
+    distributed_optimizer: bool = True
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    tp_comm_overlap: bool = False
+    dispatcher: Dispatcher = Dispatcher.alltoall
+    num_layers_in_first_pipeline_stage: int = 0
+    num_layers_in_last_pipeline_stage: int = 0
+    account_for_embedding: bool = False
+    account_for_loss: bool = False
+    cpu_offload_layers: int = 0
+    optimizer_cpu_offload: bool = False
+    cuda_graphs: bool = False
+    attention_backend: str = "auto"  # auto, flash, fused, unfused, local
+    source: str = ""
+
+    @property
+    def sequence_parallel(self) -> bool:
+        return self.tp > 1 if self.sp is None else self.sp
+
+    @property
+    def expert_tp(self) -> int:
+        return self.etp or self.tp
+
+    @property
+    def model_parallel(self) -> int:
+        """Ranks that hold one copy of the dense part of the model, context parallelism left out."""
+        return self.tp * self.pp
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a layout and a GPU count make of the batch."""
+
+    micro: int
+    global_: int
+    seq_length: int
+    dp: int
+    num_micro_batches: int
+
+    @property
+    def tokens(self) -> int:
+        return self.global_ * self.seq_length
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Optimizer and schedule. Each family has its own file with its own source; there is no shared default."""
+
+    name: str = MISSING
+    source: str = ""
+    optimizer: str = "adam"
+    lr: float = MISSING
+    min_lr: float = MISSING
+    weight_decay: float = MISSING
+    adam_beta1: float = MISSING
+    adam_beta2: float = MISSING
+    adam_eps: float = MISSING
+    clip_grad: float = 1.0
+    warmup_steps: int = MISSING
+    decay_steps: int = 0  # 0: the run's max_steps at its first launch
+    schedule: str = "cosine"
+    precision_aware: bool = False  # Adam moments and gradients in bf16 (Megatron-Core's precision-aware optimizer)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where tokens come from: Megatron .bin/.idx prefixes, or mock."""
+
+    name: str = MISSING
+    kind: str = "mock"  # mock, indexed
+    paths: list[str] = field(default_factory=list)
+    tokenizer: str = ""  # a folder or name that Hugging Face tokenizers can load; empty: null tokenizer
+    split: str = "900,50,50"
+    num_workers: int = 2
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run goes: an executor and what the site asks of it."""
+
+    name: str = MISSING
+    executor: str = MISSING  # local, slurm, docker
+    gpus_per_node: int = 8
+    account: str = ""
+    partition: str = ""
+    time: str = "04:00:00"
+    gres: str = ""
+    container_image: str = ""
+    container_mounts: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    job_dir: str = ""
+    exclusive: bool = True
+    requeue: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is kept of a run and for how long it goes."""
+
+    dir: str = "runs"
+    max_steps: int = 100
+    seed: int = 1234
+    val_check_interval: int = 0  # 0: no validation
+    limit_val_batches: int = 4
+    log_every_n_steps: int = 1
+    checkpoint_every_n_steps: int = 500
+    checkpoint_every_minutes: int = 30
+    keep_checkpoints: int = 3
+    async_save: bool = True
+    resume: bool = True
+    extend_schedule: bool = False  # let a longer max_steps stretch a schedule that a checkpoint has already fixed
+    wandb_project: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run, complete: what flows from configs to planner, recipes and launch."""
+
+    name: str = MISSING
+    gpus: int = 8
+    software: str = ""  # software generation of the planner's constants; empty: the GPU's newest
+    model: Model = field(default_factory=Model)
+    gpu: Gpu = field(default_factory=Gpu)
+    precision: Precision = field(default_factory=Precision)
+    layout: Layout = field(default_factory=Layout)
+    optim: Optimizer = field(default_factory=Optimizer)
+    data: Data = field(default_factory=Data)
+    cluster: Cluster = field(default_factory=Cluster)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def seq_length(self) -> int:
+        return self.layout.seq_length or self.model.seq_length
+
+    @property
+    def num_nodes(self) -> int:
+        return max(1, -(-self.gpus // self.gpu.gpus_per_node))
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel size of the dense part, context parallelism left out; 0 when the GPUs do not divide."""
+        ranks = self.layout.tp * self.layout.pp * self.layout.cp
+        return self.gpus // ranks if self.gpus % ranks == 0 else 0
+
+    @property
+    def batch(self) -> Batch:
+        lay, dp = self.layout, max(self.dp, 1)
+        return Batch(lay.mbs, lay.gbs, self.seq_length, dp, max(1, lay.gbs // (lay.mbs * dp)))
