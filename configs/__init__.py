@@ -4,12 +4,14 @@
 """
 
 from configs.errors import Refusal, nearest
-from configs.load import Resolved, gpu, gpu_names, load, model, model_names, recipe_names
+from configs.load import Resolved, gpu, gpu_names, load, model, model_names, optimizer, precision, recipe_names
 from configs.schema import (
     Batch,
     Calibration,
     Cluster,
     Data,
+    Dispatcher,
+    Fsdp,
     Gpu,
     Layout,
     Model,
@@ -25,6 +27,8 @@ __all__ = [
     "Calibration",
     "Cluster",
     "Data",
+    "Dispatcher",
+    "Fsdp",
     "Gpu",
     "Layout",
     "Model",
@@ -41,5 +45,7 @@ __all__ = [
     "model",
     "model_names",
     "nearest",
+    "optimizer",
+    "precision",
     "recipe_names",
 ]

@@ -1,0 +1,156 @@
+"""Fork the ranks of a small CPU world from one process that has already imported NeMo, and collect what they return.
+
+Importing NeMo takes tens of seconds and forking takes milliseconds: every rehearsal of a session shares one import.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 5.0  # how long the other ranks may live after one has failed
+
+
+class RankFailure(RuntimeError):
+    """A rank ended with an error; ``log`` is the end of what it printed."""
+
+    def __init__(self, rank: int, log: str, where: Path) -> None:
+        super().__init__(f"rank {rank} failed; its log is {where}")
+        self.rank = rank
+        self.log = log
+        self.where = where
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What each rank returned, and how long the world lived."""
+
+    results: list[Any]
+    seconds: float
+
+
+def quiet_environment() -> None:
+    """One thread a rank, no hub, no telemetry: set before NeMo is imported."""
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_OFFLINE="1",
+        WANDB_MODE="disabled",
+        CUDA_DEVICE_MAX_CONNECTIONS="1",
+        GLOO_SOCKET_IFNAME="lo",
+    )
+    os.environ.pop("NVTE_FLASH_ATTN", None)
+
+
+def prepare_to_fork() -> None:
+    """Check that forking is safe here and keep the imported modules out of the children's garbage collector."""
+    if threading.active_count() != 1:
+        names = [t.name for t in threading.enumerate()]
+        raise RuntimeError(f"ranks are forked from a process with one thread; this one has {names}")
+    import torch
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[[int], Any]) -> int:
+    """Runs in the child. Returns the exit code."""
+    log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        LOCAL_WORLD_SIZE=str(world),
+        GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="slipway",  # so that Lightning does not start ranks of its own
+    )
+    try:
+        result = work(rank)
+        (folder / f"rank{rank}.json").write_text(json.dumps(result))
+        return 0
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run(world: int, work: Callable[[int], Any], *, timeout_s: float = 300.0, logs: Path | None = None) -> Outcome:
+    """Run ``work(rank)`` in ``world`` forked processes and wait for all of them.
+
+    Args:
+        world: number of ranks.
+        work: called in each child; what it returns must survive JSON.
+        logs: folder for the ranks' output; a temporary one if not given.
+
+    Raises:
+        RankFailure: the first rank that failed or did not finish in time.
+    """
+    folder = Path(logs) if logs else Path(tempfile.mkdtemp(prefix="slipway-ranks-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    start = time.monotonic()
+    pids: dict[int, int] = {}
+    for rank in range(world):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_rank_main(rank, world, port, folder, work))
+        pids[pid] = rank
+    codes = _supervise(pids, start + timeout_s)
+    failed = [rank for rank, code in codes.items() if code != 0]
+    if failed:
+        # a rank killed by us only waited for the one that failed by itself
+        rank = next((r for r in failed if codes[r] > 0), failed[0])
+        where = folder / f"rank{rank}.log"
+        raise RankFailure(rank, where.read_text(errors="replace")[-4000:], where)
+    results = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(world)]
+    return Outcome(results, time.monotonic() - start)
+
+
+def _supervise(pids: dict[int, int], deadline: float) -> dict[int, int]:
+    """Exit code of each rank; survivors of a failure or of the deadline are killed."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(pids):
+        for pid, rank in pids.items():
+            if rank in codes:
+                continue
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[rank] = os.waitstatus_to_exitcode(status)
+                if codes[rank]:
+                    deadline = min(deadline, time.monotonic() + GRACE_S)
+        if time.monotonic() > deadline:
+            for pid, rank in pids.items():
+                if rank not in codes:
+                    os.kill(pid, 9)
+                    os.waitpid(pid, 0)
+                    codes[rank] = -9
+        time.sleep(0.02)
+    return codes
