@@ -70,8 +70,6 @@ def _shrink_model(spec: Spec, tp: int, pp: int, vpp: int) -> tuple[configs.Model
     heads = 4
     if m.num_query_groups == m.num_attention_heads:
         groups = heads
-    elif lay.tp > m.num_query_groups:  # key/value heads are then replicated: keep that case
-        groups = 1
     else:
         groups = 2
     chunks = pp * vpp

@@ -92,6 +92,8 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         if name in fields and (fact or _class_default(cls, name)) and fact != _class_default(cls, name):
             setattr(config, name, fact)
     config.seq_length = spec.seq_length
+    if _class_default(cls, "vocab_size") is not None and model.vocab_size != _class_default(cls, "vocab_size"):
+        config.vocab_size = model.vocab_size  # families whose class names a vocabulary ignore the tokenizer's
     if "max_position_embeddings" in fields and _class_default(cls, "max_position_embeddings") is not None:
         config.max_position_embeddings = max(model.max_position_embeddings, spec.seq_length)
     if model.is_moe and "moe_layer_freq" in fields and model.num_dense_layers:

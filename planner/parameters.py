@@ -1,0 +1,143 @@
+"""Parameters of a model and of one rank of it: exact, tensor by tensor, as Megatron-Core builds them.
+
+Checked against megatron-core's own modules in tests/planner/test_parameters.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs import Model, Spec
+from configs.schema import Normalization, PositionEmbedding
+from planner.stages import chunks_of
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Parameters that one rank holds: ``dense`` are replicated over data and context ranks, ``expert`` over expert-data ranks."""
+
+    dense: int
+    expert: int
+
+    @property
+    def total(self) -> int:
+        return self.dense + self.expert
+
+    def __add__(self, other: Shard) -> Shard:
+        return Shard(self.dense + other.dense, self.expert + other.expert)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Of the whole model: ``active`` are those that one token meets."""
+
+    total: int
+    active: int
+    per_rank: list[int]
+
+
+def norm(model: Model, size: int) -> int:
+    return size * (2 if model.normalization is Normalization.LayerNorm else 1)
+
+
+def attention(model: Model, tp: int) -> int:
+    """Parameters of one attention block on one of ``tp`` ranks, its input norm included."""
+    h = model.hidden_size
+    if model.is_mla:
+        q_dim = model.num_attention_heads * (model.qk_head_dim + model.qk_pos_emb_head_dim) // tp
+        if model.q_lora_rank:
+            query = h * model.q_lora_rank + model.q_lora_rank * q_dim
+            query += norm(model, model.q_lora_rank) if model.qk_layernorm else 0
+        else:
+            query = h * q_dim
+        rank = model.kv_lora_rank
+        key_value = h * (rank + model.qk_pos_emb_head_dim)
+        key_value += rank * model.num_attention_heads * (model.qk_head_dim + model.v_head_dim) // tp
+        key_value += norm(model, rank) if model.qk_layernorm else 0
+        project = model.num_attention_heads * model.v_head_dim // tp * h
+        return norm(model, h) + query + key_value + project
+    width = model.num_attention_heads * model.kv_channels // tp
+    groups = max(model.num_query_groups, tp)  # with more tensor ranks than groups each group is held more than once
+    qkv = width + 2 * groups * model.kv_channels // tp
+    count = norm(model, h) + h * qkv + width * h
+    if model.add_bias_linear or model.add_qkv_bias:
+        count += qkv
+    if model.add_bias_linear:
+        count += h
+    if model.qk_layernorm:
+        count += 2 * norm(model, model.kv_channels)
+    return count
+
+
+def feed_forward(model: Model, size: int, tp: int) -> int:
+    """Parameters of a dense feed-forward block of inner width ``size`` on one of ``tp`` ranks, without its norm."""
+    h = model.hidden_size
+    up = size * (2 if model.gated_linear_unit else 1) // tp
+    count = h * up + size // tp * h
+    return count + (up + h if model.add_bias_linear else 0)
+
+
+def layer(model: Model, index: int, tp: int, ep: int, etp: int) -> Shard:
+    """Parameters of decoder layer ``index`` on one rank."""
+    dense = attention(model, tp) + norm(model, model.hidden_size)
+    if not model.layer_is_moe(index):
+        return Shard(dense + feed_forward(model, model.ffn_hidden_size, tp), 0)
+    dense += model.num_moe_experts * model.hidden_size  # router
+    if model.moe_shared_expert_intermediate_size:
+        dense += feed_forward(model, model.moe_shared_expert_intermediate_size, tp)
+    experts = model.num_moe_experts // ep * feed_forward(model, model.moe_ffn_hidden_size, etp)
+    return Shard(dense, experts)
+
+
+def embedding(model: Model, tp: int, seq_length: int) -> int:
+    """Word embedding rows of one rank, and learned positions where the model has them."""
+    count = model.padded_vocab_size(tp) // tp * model.hidden_size
+    if model.position_embedding_type is PositionEmbedding.learned_absolute:
+        count += seq_length * model.hidden_size
+    return count
+
+
+def output_layer(model: Model, tp: int) -> int:
+    return model.padded_vocab_size(tp) // tp * model.hidden_size
+
+
+def stage_shards(spec: Spec) -> list[Shard]:
+    """Parameters held by one rank of each pipeline stage."""
+    model, lay = spec.model, spec.layout
+    out = [Shard(0, 0)] * lay.pp
+    by_kind = {
+        moe: layer(model, model.num_layers if moe else 0, lay.tp, lay.ep, lay.expert_tp)
+        for moe in {model.layer_is_moe(0), model.is_moe}
+    }
+    for chunk in chunks_of(spec) or ():
+        shard = out[chunk.stage]
+        moe = sum(model.layer_is_moe(i) for i in range(chunk.start, chunk.stop))
+        plain = chunk.num_layers - moe
+        for count, kind in ((moe, True), (plain, False)):
+            if count:
+                one = by_kind[kind]
+                shard += Shard(one.dense * count, one.expert * count)
+        if chunk.embeds:
+            shard += Shard(embedding(model, lay.tp, spec.seq_length), 0)
+        if chunk.loses:
+            shard += Shard(norm(model, model.hidden_size), 0)
+            if not model.tied or lay.pp > 1:  # a tied output on another stage than the embedding is a second copy
+                shard += Shard(output_layer(model, lay.tp), 0)
+        out[chunk.stage] = shard
+    return out
+
+
+def parameters(spec: Spec) -> ParameterCount:
+    """Of the whole model, what one token meets, and what a rank of each stage holds."""
+    model = spec.model
+    total = active = embedding(model, 1, spec.seq_length) + norm(model, model.hidden_size)
+    if not model.tied:
+        total += output_layer(model, 1)
+        active += output_layer(model, 1)
+    for i in range(model.num_layers):
+        shard = layer(model, i, 1, 1, 1)
+        total += shard.total
+        active += shard.dense
+        if shard.expert:
+            active += shard.expert // model.num_moe_experts * model.moe_router_topk
+    return ParameterCount(total, active, [s.total for s in stage_shards(spec)])

@@ -1,0 +1,93 @@
+"""Which layers stand on which pipeline stage and model chunk: Megatron-Core's own assignment.
+
+Source: megatron-core 0.15.3, transformer_block.get_num_layers_to_build and transformer_layer.get_transformer_layer_offset.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from configs import Layout, Spec
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One model chunk: the decoder layers [start, stop) and whether it embeds and whether it computes the loss."""
+
+    stage: int
+    start: int
+    stop: int
+    embeds: bool
+    loses: bool
+
+    @property
+    def num_layers(self) -> int:
+        return self.stop - self.start
+
+
+def stage_layers(num_layers: int, layout: Layout) -> list[int] | None:
+    """Slots on each pipeline stage, an embedding or loss that is accounted for taking one; None if they do not divide."""
+    first, last, pp = (
+        layout.num_layers_in_first_pipeline_stage,
+        layout.num_layers_in_last_pipeline_stage,
+        layout.pp,
+    )
+    if first or last:
+        if layout.account_for_embedding or layout.account_for_loss or pp == 1:
+            return None
+        middle = pp - bool(first) - bool(last)
+        rest = num_layers - first - last
+        if rest < 0 or (middle and rest % middle) or (not middle and rest):
+            return None
+        each = rest // middle if middle else 0
+        if middle and not each:
+            return None
+        return [first or each] + [each] * (pp - 2) + [last or each]
+    slots = num_layers + layout.account_for_embedding + layout.account_for_loss
+    return None if slots % pp else [slots // pp] * pp
+
+
+@functools.lru_cache(maxsize=4096)
+def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool]) -> tuple[Chunk, ...] | None:
+    """The model's chunks in the order in which a micro-batch passes them; None if the layers do not divide."""
+    pp, vpp, first, last, embedding, loss = layout_key
+    layout = Layout(
+        pp=pp,
+        vpp=vpp,
+        num_layers_in_first_pipeline_stage=first,
+        num_layers_in_last_pipeline_stage=last,
+        account_for_embedding=embedding,
+        account_for_loss=loss,
+    )
+    per_stage = stage_layers(num_layers, layout)
+    if per_stage is None or any(n % vpp for n in per_stage):
+        return None
+    out: list[Chunk] = []
+    start = 0
+    for virtual in range(vpp):
+        for stage in range(pp):
+            embeds = virtual == 0 and stage == 0
+            loses = virtual == vpp - 1 and stage == pp - 1
+            count = per_stage[stage] // vpp - (embeds and embedding) - (loses and loss)
+            if count < 0:
+                return None
+            out.append(Chunk(stage, start, start + count, embeds, loses))
+            start += count
+    return tuple(out) if start == num_layers else None
+
+
+def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
+    """The chunks of a spec's layout; None if its layers cannot be divided so."""
+    lay = spec.layout
+    return chunks(
+        spec.model.num_layers,
+        (
+            lay.pp,
+            lay.vpp,
+            lay.num_layers_in_first_pipeline_stage,
+            lay.num_layers_in_last_pipeline_stage,
+            lay.account_for_embedding,
+            lay.account_for_loss,
+        ),
+    )
