@@ -247,3 +247,12 @@ def _provenance(name: str, given: dict[str, str], spec: Spec) -> dict[str, str]:
         if key in who:
             who[key] = "override"
     return who
+
+
+def spec_from_record(record: dict[str, Any]) -> Spec:
+    """The spec that a run stored beside its logs, checked by today's schema.
+
+    Raises:
+        Refusal: a key or value that the schema does not know.
+    """
+    return _typed(Spec, record, "stored recipe: ")

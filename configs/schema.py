@@ -125,26 +125,34 @@ class Model:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The planner's few fitted constants for one GPU and software generation; see docs/planner.md for the fit and its spread.
+    """The planner's few fitted constants for one GPU and software generation; docs/planner.md tells the fit and its spread.
 
-    Fractions are of the datasheet's dense peak or bandwidth; ``_us`` are microseconds.
+    Efficiencies are fractions of the datasheet's dense peak or bandwidth; ``_us`` are microseconds.
     """
 
-    gemm_efficiency: float = 0.80  # large square bf16 GEMM, power throttling included
-    fp8_gemm_efficiency: float = 0.66
-    fp4_gemm_efficiency: float = 0.50
-    attention_efficiency: float = 0.60  # fused attention forward and backward, fraction of the bf16 peak
+    name: str = MISSING
+    gemm_efficiency: float = 0.75  # large bf16 GEMM, power throttling included
+    fp8_gemm_efficiency: float = 0.60
+    fp4_gemm_efficiency: float = 0.45
+    attention_efficiency: float = 0.50  # fused attention, fraction of the bf16 peak
+    flash_attention: bool = True  # False: scores are written to memory, as before FlashAttention
     memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
-    unfused_passes: float = 1.0  # how many times more bytes the elementwise kernels move than the fused minimum
-    kernel_launch_us: float = 4.0  # CPU time per launched kernel: the floor of small models
-    nvlink_efficiency: float = 0.75
-    network_efficiency: float = 0.80
-    collective_latency_us: float = 12.0
-    tp_overlap: float = 0.0  # fraction of tensor-parallel communication hidden under GEMMs
-    dp_overlap: float = 0.8  # fraction of data-parallel communication that may hide under the backward pass
-    expert_overlap: float = 0.0
+    elementwise_passes: float = 1.5  # bytes that elementwise kernels move over the fused minimum
+    gemm_bytes_exposed: float = 0.5  # share of a GEMM's operand traffic that its arithmetic does not hide
+    kernel_us: float = 3.0  # fixed cost of a kernel on the GPU: ramp, tail, gap
+    launch_us: float = 5.0  # CPU time to launch a kernel: the floor of small layers; 0 under CUDA graphs
+    nvlink_efficiency: float = 0.70
+    network_efficiency: float = 0.70
+    collective_us: float = 15.0
+    tp_overlap: float = 0.0  # share of tensor-parallel communication hidden under GEMMs
+    dp_overlap: float = 0.8  # share of a micro-batch's compute that data-parallel communication may hide under
+    expert_overlap: float = 0.0  # share of expert all-to-all hidden
     expert_imbalance: float = 1.0  # busiest rank's tokens over the mean
-    spread: float = 0.15  # one standard deviation of ln(measured / predicted) by cross-validation
+    grad_bytes: int = 4  # of a gradient in the data-parallel reduction
+    jitter_per_doubling: float = 0.0  # slowdown per doubling of nodes: stragglers, network contention
+    step_overhead_s: float = 0.02  # once a step: data, logging, optimizer launch, host synchronisation
+    overlapped: bool = True  # gradient reduction under the backward pass, parameter gather under the forward
+    spread: float = 0.15  # standard deviation of ln(measured / predicted) by cross-validation
     source: str = ""
 
 
@@ -216,6 +224,7 @@ class Layout:
     num_layers_in_last_pipeline_stage: int = 0
     account_for_embedding: bool = False
     account_for_loss: bool = False
+    flexible_pipeline: bool = False  # layers spread as evenly as they go (pipeline_model_parallel_layout), ends lighter
     cpu_offload_layers: int = 0
     optimizer_cpu_offload: bool = False
     cuda_graphs: bool = False

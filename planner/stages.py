@@ -49,9 +49,11 @@ def stage_layers(num_layers: int, layout: Layout) -> list[int] | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool]) -> tuple[Chunk, ...] | None:
+def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bool]) -> tuple[Chunk, ...] | None:
     """The model's chunks in the order in which a micro-batch passes them; None if the layers do not divide."""
-    pp, vpp, first, last, embedding, loss = layout_key
+    pp, vpp, first, last, embedding, loss, flexible = layout_key
+    if flexible:
+        return _spread(num_layers, pp, vpp)
     layout = Layout(
         pp=pp,
         vpp=vpp,
@@ -89,5 +91,25 @@ def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
             lay.num_layers_in_last_pipeline_stage,
             lay.account_for_embedding,
             lay.account_for_loss,
+            lay.flexible_pipeline,
         ),
     )
+
+
+def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
+    """Layers as evenly as they go over all chunks, the embedding and the loss each weighing as one layer."""
+    count = pp * vpp
+    slots = [(num_layers + 2) // count + (i < (num_layers + 2) % count) for i in range(count)]
+    if (num_layers + 2) % count == 0 or count == 1:
+        extra = 0
+    else:  # the longer chunks go to the middle, away from the embedding and the loss
+        extra = (count - (num_layers + 2) % count) // 2
+    slots = slots[-extra:] + slots[:-extra] if extra else slots
+    out: list[Chunk] = []
+    start = 0
+    for i in range(count):
+        size = max(slots[i] - (i == 0) - (i == count - 1), 0)
+        size = min(size, num_layers - start) if i < count - 1 else num_layers - start
+        out.append(Chunk(i % pp, start, start + size, i == 0, i == count - 1))
+        start += size
+    return tuple(out)

@@ -1,0 +1,339 @@
+"""``slipway report`` and ``slipway compare``: what a run did, from its own records, beside what was predicted."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import planner
+from configs import Refusal
+from launch.runs import GRAD_NORM, LOSS, LR, PEAK_MEMORY, SAVE_TIME, STEP_TIME, Run, Series
+
+WARM_UP_STEPS = 3  # compilation, allocator growth and cold caches are not the run's speed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers. Times in seconds, loss in nats per token; None where the run did not record it."""
+
+    name: str
+    recipe: str
+    state: str
+    ranks: int
+    gpu: str
+    precision: str
+    layout: str
+    steps: int
+    first_loss: float | None
+    final_loss: float | None
+    grad_norm: float | None
+    learning_rate: float | None
+    step_time_median_s: float | None
+    step_time_p90_s: float | None
+    tokens_per_s_per_gpu: float | None
+    model_tflops_per_gpu: float | None
+    mfu: float | None
+    flops_convention: str
+    peak_memory_gib: float | None
+    save_time_s: float | None
+    checkpoints: int
+    predicted_step_time_s: float | None
+    predicted_peak_gib: float | None
+
+    @property
+    def step_time_error(self) -> float | None:
+        if self.step_time_median_s is None or self.predicted_step_time_s is None:
+            return None
+        return self.predicted_step_time_s / self.step_time_median_s - 1
+
+
+def smooth(values: np.ndarray, half_life: float = 10.0) -> np.ndarray:
+    """Exponential moving average, bias-corrected as Adam's moments are."""
+    decay = 0.5 ** (1 / half_life)
+    out, average = np.empty(len(values)), 0.0
+    for i, v in enumerate(values):
+        average = decay * average + (1 - decay) * v
+        out[i] = average / (1 - decay ** (i + 1))
+    return out
+
+
+def _last(series: Series, count: int = 10) -> float | None:
+    return float(np.mean(series.values[-count:])) if len(series) else None
+
+
+def _settled(series: Series) -> np.ndarray:
+    """Values without the warm-up: the first steps of the run, and of each resume."""
+    if len(series) <= WARM_UP_STEPS:
+        return series.values
+    return series.values[WARM_UP_STEPS:]
+
+
+def describe_layout(spec: Any) -> str:
+    lay = spec.layout
+    parts = [f"{k.upper()}{v}" for k, v in (("tp", lay.tp), ("pp", lay.pp), ("vpp", lay.vpp), ("cp", lay.cp), ("ep", lay.ep)) if v > 1]
+    if lay.etp:
+        parts.append(f"ETP{lay.etp}")
+    if spec.dp > 1:
+        parts.append(f"DP{spec.dp}")
+    if lay.fsdp.value != "none":
+        parts.append("FSDP")
+    return " ".join(parts) or "one rank"
+
+
+def summarize(run: Run) -> Summary:
+    """The numbers of one run."""
+    spec = run.spec
+    times = _settled(run.get(STEP_TIME))
+    median = float(np.median(times)) if len(times) else None
+    tokens_rate = flops_rate = mfu = predicted_time = predicted_peak = None
+    if spec is not None and median:
+        tokens_rate = spec.batch.tokens / median / run.world_size
+        if run.on_gpu:
+            flops_rate = tokens_rate * planner.model_flops_per_token(spec) / 1e12
+            peak = planner.peak_tflops(spec)
+            mfu = flops_rate / peak if peak else None
+    if spec is not None and run.on_gpu:
+        verdict = planner.check(spec)
+        predicted_time = verdict.time.step_time_s if verdict.time else None
+        predicted_peak = verdict.memory.peak_gib if verdict.memory else None
+    loss = run.get(LOSS)
+    return Summary(
+        name=run.name,
+        recipe=spec.name if spec else "",
+        state=run.state,
+        ranks=run.world_size,
+        gpu=spec.gpu.name if spec and run.on_gpu else "cpu",
+        precision=spec.precision.name if spec else "",
+        layout=describe_layout(spec) if spec else "",
+        steps=int(loss.steps[-1]) + 1 if len(loss) else 0,
+        first_loss=float(loss.values[0]) if len(loss) else None,
+        final_loss=_last(loss),
+        grad_norm=_last(run.get(GRAD_NORM)),
+        learning_rate=_last(run.get(LR), 1),
+        step_time_median_s=median,
+        step_time_p90_s=float(np.percentile(times, 90)) if len(times) else None,
+        tokens_per_s_per_gpu=tokens_rate,
+        model_tflops_per_gpu=flops_rate,
+        mfu=mfu,
+        flops_convention="model FLOPs, causal attention, no recompute",
+        peak_memory_gib=float(run.get(PEAK_MEMORY).values.max()) if len(run.get(PEAK_MEMORY)) else None,
+        save_time_s=_last(run.get(SAVE_TIME)),
+        checkpoints=len([c for c in run.checkpoints if not c.endswith("-last")]),
+        predicted_step_time_s=predicted_time,
+        predicted_peak_gib=predicted_peak,
+    )
+
+
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("recipe", "recipe", "{}"),
+    ("state", "state", "{}"),
+    ("ranks", "ranks", "{}"),
+    ("hardware", "gpu", "{}"),
+    ("precision", "precision", "{}"),
+    ("layout", "layout", "{}"),
+    ("steps", "steps", "{}"),
+    ("first loss", "first_loss", "{:.4f}"),
+    ("final loss (mean of last 10)", "final_loss", "{:.4f}"),
+    ("gradient norm", "grad_norm", "{:.3f}"),
+    ("learning rate", "learning_rate", "{:.3g}"),
+    ("step time, median", "step_time_median_s", "{:.3f} s"),
+    ("step time, 90th percentile", "step_time_p90_s", "{:.3f} s"),
+    ("tokens/s per rank", "tokens_per_s_per_gpu", "{:,.0f}"),
+    ("model TFLOP/s per GPU", "model_tflops_per_gpu", "{:.1f}"),
+    ("MFU", "mfu", "{:.1%}"),
+    ("peak memory", "peak_memory_gib", "{:.2f} GiB"),
+    ("checkpoint save", "save_time_s", "{:.2f} s"),
+    ("checkpoints kept", "checkpoints", "{}"),
+    ("predicted step time", "predicted_step_time_s", "{:.3f} s"),
+    ("predicted peak memory", "predicted_peak_gib", "{:.2f} GiB"),
+)
+
+
+def table(summary: Summary) -> list[tuple[str, str]]:
+    """The summary's rows as label and text, what was not recorded left out."""
+    values = asdict(summary)
+    out = [(label, form.format(values[key])) for label, key, form in ROWS if values[key] not in (None, "")]
+    if summary.step_time_error is not None:
+        out.append(("step time, predicted against measured", f"{summary.step_time_error:+.1%}"))
+    return out
+
+
+def _figure(width: float = 7.0, height: float = 4.0) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
+    return plt.subplots(figsize=(width, height), layout="constrained")
+
+
+def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
+    figure, axes = _figure()
+    for run in runs:
+        loss = run.get(LOSS)
+        if not len(loss):
+            continue
+        (line,) = axes.plot(loss.steps, loss.values, linewidth=0.7, alpha=0.35)
+        axes.plot(loss.steps, smooth(loss.values), color=line.get_color(), linewidth=1.8, label=run.name)
+    if entropy:
+        axes.axhline(entropy, color="0.5", linestyle="--", linewidth=1)
+        axes.annotate("unigram entropy of the corpus", (0, entropy), xytext=(4, 4), textcoords="offset points", color="0.4")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    if len(runs) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _draw_times(runs: list[Run]) -> Any:
+    figure, axes = _figure(height=2.8)
+    for run in runs:
+        times = run.get(STEP_TIME)
+        if len(times):
+            axes.plot(times.steps, times.values, linewidth=1, label=run.name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("step time (s)")
+    return figure
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 60rem; padding: 1rem; }}
+h1 {{ font-size: 1.4rem; margin: .5rem 0; }} h2 {{ font-size: 1.1rem; margin: 1.5rem 0 .5rem; }}
+p.lead {{ margin: .25rem 0 1rem; color: #444; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+.wide {{ overflow-x: auto; }}
+td, th {{ text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e3e3e3; vertical-align: top; }}
+svg {{ width: 100%; height: auto; display: block; }}
+</style></head><body><h1>{title}</h1><p class="lead">{lead}</p>{body}</body></html>
+"""
+
+
+def _rows_html(rows: list[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
+    return f"<table>{cells}</table>"
+
+
+def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path]:
+    """Write loss.png, report.html and report.json of one run into ``out``. Returns their paths."""
+    summary = summarize(run)
+    _make(out)
+    figure = _draw_loss([run], entropy)
+    png = out / "loss.png"
+    figure.savefig(png, dpi=150)
+    lead = f"{summary.recipe or run.name}: {summary.steps} steps on {summary.ranks} ranks ({summary.gpu}), {summary.layout}; {summary.state}."
+    body = _svg(figure) + "<h2>Numbers</h2>" + _rows_html(table(summary)) + "<h2>Step time</h2>" + _svg(_draw_times([run]))
+    page = out / "report.html"
+    page.write_text(_PAGE.format(title=html.escape(f"Run {run.name}"), lead=html.escape(lead), body=body))
+    data = out / "report.json"
+    data.write_text(json.dumps(asdict(summary), indent=1))
+    return [png, page, data]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"{folder} cannot be made: {error.strerror}", "Give an --out that you may write to.") from None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Run B against run A. ``speed_up`` above 1: B is faster per token. Loss difference is relative, B over A."""
+
+    a: str
+    b: str
+    speed_up: float | None
+    loss_difference: float | None
+    loss_noise: float | None  # two standard errors
+    aligned_by: str
+    compared: int
+    sentence: str
+
+
+def _tokens(run: Run) -> np.ndarray | None:
+    loss = run.get(LOSS)
+    return (loss.steps + 1) * float(run.spec.batch.tokens) if run.spec else None
+
+
+def loss_difference(a: np.ndarray, b: np.ndarray, blocks: int = 10) -> tuple[float, float]:
+    """Relative difference of the later half of two aligned loss curves, and two standard errors of it.
+
+    Neighbouring steps are correlated; the error is that of block means (Flyvbjerg and Petersen 1989).
+    """
+    half = len(a) // 2
+    ratio = np.log(b[half:]) - np.log(a[half:])
+    count = min(blocks, len(ratio))
+    means = np.array([chunk.mean() for chunk in np.array_split(ratio, count)])
+    error = float(means.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
+    return float(math.expm1(ratio.mean())), 2 * error
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Align two runs by tokens where both know their batch, else by step, and weigh speed and loss.
+
+    Raises:
+        Refusal: too few common steps.
+    """
+    la, lb = a.get(LOSS), b.get(LOSS)
+    ta, tb = _tokens(a), _tokens(b)
+    if ta is not None and tb is not None and a.spec and b.spec and a.spec.batch.tokens != b.spec.batch.tokens:
+        aligned = "tokens"
+        grid = ta[(ta >= tb[0]) & (ta <= tb[-1])] if len(tb) else np.zeros(0)
+        va, vb = np.interp(grid, ta, la.values), np.interp(grid, tb, lb.values)
+    else:
+        aligned = "step"
+        _, ia, ib = np.intersect1d(la.steps, lb.steps, return_indices=True)
+        va, vb = la.values[ia], lb.values[ib]
+    if len(va) < 4:
+        raise Refusal(f"{a.path} and {b.path} have {len(va)} steps in common", "At least 4 are needed to compare them.")
+    difference, noise = loss_difference(va, vb)
+    sa, sb = summarize(a), summarize(b)
+    speed = sb.tokens_per_s_per_gpu / sa.tokens_per_s_per_gpu if sa.tokens_per_s_per_gpu and sb.tokens_per_s_per_gpu else None
+    seen = "no difference seen" if abs(difference) <= noise else ("its loss is lower" if difference < 0 else "its loss is higher")
+    faster = f"{b.name} is {speed:.2f}x as fast as {a.name}; " if speed else ""
+    sentence = f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}: {seen}."
+    return Comparison(a.name, b.name, speed, difference, noise, aligned, len(va), sentence)
+
+
+def write_comparison(a: Run, b: Run, out: Path) -> tuple[Comparison, list[Path]]:
+    """Write compare.png, compare.html and compare.json into ``out``."""
+    result = compare(a, b)
+    _make(out)
+    figure = _draw_loss([a, b])
+    png = out / "compare.png"
+    figure.savefig(png, dpi=150)
+    sa, sb = dict(table(summarize(a))), dict(table(summarize(b)))
+    labels = [label for label, _, _ in ROWS if label in sa or label in sb]
+    cells = "".join(
+        f"<tr><td>{html.escape(x)}</td><td>{html.escape(sa.get(x, ''))}</td><td>{html.escape(sb.get(x, ''))}</td></tr>"
+        for x in labels
+    )
+    head = f"<tr><th></th><th>{html.escape(a.name)}</th><th>{html.escape(b.name)}</th></tr>"
+    body = _svg(figure) + f'<h2>Numbers</h2><div class="wide"><table>{head}{cells}</table></div><h2>Step time</h2>' + _svg(_draw_times([a, b]))
+    page = out / "compare.html"
+    page.write_text(_PAGE.format(title=html.escape(f"{a.name} against {b.name}"), lead=html.escape(result.sentence), body=body))
+    data = out / "compare.json"
+    data.write_text(json.dumps(asdict(result), indent=1))
+    return result, [png, page, data]

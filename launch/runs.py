@@ -1,0 +1,134 @@
+"""Read what a run left behind: TensorBoard events, the stored recipe, checkpoints, the error log. No torch, no NeMo."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import Refusal
+from configs.load import spec_from_record
+from configs.schema import Spec
+
+RECORD = "slipway.json"
+LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
+SAVE_TIME, PEAK_MEMORY = "checkpoint_save_s", "peak_memory_gib"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One logged quantity: ``steps`` strictly rising, ``values`` beside them; a step trained twice keeps its last value."""
+
+    steps: np.ndarray
+    values: np.ndarray
+    wall_time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+_EMPTY = Series(np.zeros(0, int), np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder tells it."""
+
+    path: Path
+    spec: Spec | None
+    world_size: int
+    on_gpu: bool
+    series: dict[str, Series] = field(default_factory=dict)
+    checkpoints: tuple[str, ...] = ()
+    state: str = "finished"  # finished, running, stopped early
+
+    def get(self, name: str) -> Series:
+        return self.series.get(name, _EMPTY)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def is_run(path: Path) -> bool:
+    return (path / RECORD).is_file() or (path / "tensorboard").is_dir()
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folders at or below ``path``."""
+    if is_run(path):
+        return [path]
+    return sorted(p.parent for p in path.rglob(RECORD))
+
+
+def read_run(path: Path) -> Run:
+    """Read one run, finished, going on or crashed.
+
+    Raises:
+        Refusal: the folder holds no run.
+    """
+    if not path.is_dir() or not is_run(path):
+        raise Refusal(f"{path} holds no run", "Give the folder that holds slipway.json.")
+    spec, world, on_gpu = None, 1, False
+    record = path / RECORD
+    if record.is_file():
+        try:
+            held = json.loads(record.read_text())
+            spec = spec_from_record(held["spec"])
+            world, on_gpu = int(held.get("world_size", 1)), "cuda" in held.get("device", "")
+        except (ValueError, KeyError) as error:
+            raise Refusal(f"{record} cannot be read: {error}", "Restore it, or remove it to report on the events alone.") from None
+    series = _read_events(path / "tensorboard")
+    folder = path / "checkpoints"
+    checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
+    return Run(path, spec, world, on_gpu, series, checkpoints, _state(path, spec, series))
+
+
+def _step_of(name: str) -> tuple[int, str]:
+    digits = "".join(c for c in name.split("-")[0] if c.isdigit())
+    return (int(digits) if digits else -1, name)
+
+
+def _state(path: Path, spec: Spec | None, series: dict[str, Series]) -> str:
+    loss = series.get(LOSS, _EMPTY)
+    if spec is None or not len(loss):
+        return "stopped early"
+    if int(loss.steps[-1]) + 1 >= spec.run.max_steps:
+        return "finished"
+    newest = max((p.stat().st_mtime for p in (path / "tensorboard").glob("events*")), default=0.0)
+    typical = float(np.median(np.diff(loss.wall_time))) if len(loss) > 2 else 60.0
+    import time
+
+    return "running" if time.time() - newest < max(10 * typical, 60.0) else "stopped early"
+
+
+def _read_events(folder: Path) -> dict[str, Series]:
+    if not folder.is_dir():
+        return {}
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    merged: dict[str, dict[int, tuple[float, float]]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime):
+        events: Any = EventAccumulator(str(file), size_guidance={SCALARS: 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            rows = merged.setdefault(tag, {})
+            scalars = events.Scalars(tag)
+            if scalars:  # a resumed run trains again from its checkpoint: what the old one logged beyond is not this run
+                first = scalars[0].step
+                for step in [s for s in rows if s >= first]:
+                    del rows[step]
+            for e in scalars:
+                rows[e.step] = (e.value, e.wall_time)
+    out: dict[str, Series] = {}
+    for tag, rows in merged.items():
+        steps = sorted(rows)
+        out[tag] = Series(
+            np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps])
+        )
+    return out

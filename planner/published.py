@@ -1,0 +1,226 @@
+"""Published runs as specs: rows of a CSV with the columns of the ground truth, and the layouts that configs/layout remembers."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import configs
+from configs import Fsdp, Layout, Model, Recompute, Refusal, Spec
+from configs.load import ROOT
+from configs.schema import Activation, Normalization, PositionEmbedding
+from planner.stages import chunks_of
+
+NEEDED = ("model", "gpu", "n_gpus", "gbs", "mbs", "seq_len", "tp", "pp")
+_GPT_VOCABULARY = 51200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its spec, or why there is none."""
+
+    spec: Spec | None
+    skipped: str
+    software: str
+    group: str
+
+
+@functools.cache
+def _aliases() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "aliases.yaml").read_text())
+    return loaded
+
+
+def _plain(name: str) -> str:
+    bare = re.sub(r"\(.*?\)", "", name)
+    return re.sub(r"[^a-z0-9]", "", bare.lower())
+
+
+def software_of(source: str, framework: str) -> str:
+    """The software generation that a source's rows were measured with; empty if it is none we know."""
+    for pattern, name in _aliases()["software"]:
+        if pattern in source or pattern in framework:
+            return str(name)
+    return ""
+
+
+def _number(row: Mapping[str, str], key: str, default: int) -> int:
+    text = (row.get(key) or "").strip()
+    if not text or text == "-":
+        return default
+    value = float(text)
+    if value != int(value) or value < 0:
+        raise ValueError(f"{key}={text} is not a whole number")
+    return int(value)
+
+
+def find_model(row: Mapping[str, str]) -> Model:
+    """The model a row names, or a GPT of its hidden, layers and heads.
+
+    Raises:
+        ValueError: the name is unknown and the columns do not describe it.
+    """
+    name = row.get("model", "")
+    known = _aliases()["model"].get(_plain(name)) or (_plain(name) if _plain(name) in configs.model_names() else "")
+    for candidate in configs.model_names():
+        if not known and _plain(candidate) == _plain(name):
+            known = candidate
+    hidden, layers, heads = (_number(row, k, 0) for k in ("hidden", "layers", "heads"))
+    if known:
+        model = configs.model(known)
+        return replace(model, num_layers=layers) if layers and layers != model.num_layers and not hidden else model
+    if not (hidden and layers and heads):
+        raise ValueError(f"unknown model {name!r} without hidden, layers and heads")
+    if hidden % heads:
+        raise ValueError(f"hidden {hidden} is not a multiple of heads {heads}")
+    groups = _number(row, "kv_heads", heads)
+    ffn = _number(row, "ffn", 0)
+    gated = bool(ffn) and ffn < 4 * hidden and groups < heads
+    vocabulary = _number(row, "vocab", 0) or (250880 if "250k" in row.get("notes", "") else _GPT_VOCABULARY)
+    return Model(
+        name=_plain(name) or "gpt",
+        family="gpt3",
+        num_layers=layers,
+        hidden_size=hidden,
+        ffn_hidden_size=ffn or 4 * hidden,
+        num_attention_heads=heads,
+        num_query_groups=groups,
+        kv_channels=hidden // heads,
+        vocab_size=vocabulary,
+        seq_length=_number(row, "seq_len", 2048),
+        max_position_embeddings=1 << 30,
+        gated_linear_unit=gated,
+        activation_func=Activation.silu if gated else Activation.gelu,
+        normalization=Normalization.RMSNorm if gated else Normalization.LayerNorm,
+        add_bias_linear=not gated,
+        add_qkv_bias=not gated,
+        position_embedding_type=PositionEmbedding.rope if gated else PositionEmbedding.learned_absolute,
+        share_embeddings_and_output_weights=not gated,
+    )
+
+
+def _recompute(text: str) -> dict[str, Any]:
+    text = (text or "").strip().lower()
+    if text in ("", "none", "0", "false"):
+        return {}
+    if text.startswith("full") or text in ("1", "true"):
+        return {"recompute": Recompute.full}
+    inside = re.findall(r"\((.*?)\)", text)
+    names = re.split(r"[+,]", inside[0]) if inside else []
+    known = {"core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe", "shared_experts"}
+    if "layer" in names:  # torchtitan: every second layer in full
+        return {"recompute": Recompute.selective, "recompute_modules": ["core_attn", "mlp"]}
+    if "op" in names:
+        return {"recompute": Recompute.selective, "recompute_modules": ["layernorm"]}
+    return {"recompute": Recompute.selective, "recompute_modules": [n for n in names if n in known]}
+
+
+def spec_of_row(row: Mapping[str, str]) -> Spec:
+    """A row of a published table as a spec.
+
+    Raises:
+        ValueError: why it cannot be modelled.
+        Refusal: likewise.
+    """
+    notes = row.get("notes", "")
+    if "LoRA" in notes or "LoRA" in row.get("model", "") or "LoRA" in row.get("source", "") or "LORA" in notes:
+        raise ValueError("LoRA finetuning is not modelled")
+    gpu_name = _aliases()["gpu"].get(_plain(row.get("gpu", "")))
+    if gpu_name is None:
+        raise ValueError(f"unknown GPU {row.get('gpu', '')!r}; {configs.nearest(_plain(row.get('gpu', '')), configs.gpu_names())}")
+    precision = _aliases()["precision"].get(_plain(row.get("precision", "")))
+    if precision is None:
+        raise ValueError(f"unknown precision {row.get('precision')!r}")
+    if precision.startswith("fp8_delayed") and configs.gpu(gpu_name).compute_capability >= 100:
+        precision = "fp8_current"  # no published run on Blackwell uses delayed scaling
+    model = find_model(row)
+    gpus, gbs = _number(row, "n_gpus", 0), _number(row, "gbs", 0)
+    if not gpus or not gbs:
+        raise ValueError("n_gpus or gbs is not given")
+    tp, pp, vpp, cp = (max(_number(row, k, 1), 1) for k in ("tp", "pp", "vpp", "cp"))
+    layout = Layout(
+        tp=tp,
+        pp=pp,
+        vpp=vpp if pp > 1 else 1,
+        cp=cp,
+        ep=max(_number(row, "ep", 1), 1) if model.is_moe else 1,
+        etp=_number(row, "etp", 0) or (1 if model.is_moe else 0),
+        mbs=max(_number(row, "mbs", 1), 1),
+        gbs=gbs,
+        seq_length=_number(row, "seq_len", model.seq_length),
+        fsdp=Fsdp.megatron if _number(row, "fsdp", 0) else Fsdp.none,
+        sp=False if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "") else None,
+        distributed_optimizer="vTrain" not in row.get("source", ""),
+        **_recompute(row.get("recompute", "")),
+    )
+    spec = Spec(
+        name=model.name,
+        gpus=gpus,
+        model=model,
+        gpu=configs.gpu(gpu_name),
+        precision=configs.precision(precision),
+        layout=layout,
+        optim=configs.Optimizer(name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1),
+        data=configs.Data(name="mock"),
+        cluster=configs.Cluster(name="none", executor="local"),
+    )
+    if gpus % (tp * pp * cp):
+        raise ValueError(f"tp x pp x cp = {tp * pp * cp} does not divide {gpus} GPUs")
+    if gbs < spec.dp * layout.mbs:
+        raise ValueError(f"gbs={gbs} cannot feed {spec.dp} data-parallel ranks with mbs={layout.mbs}")
+    if layout.ep > 1 and model.num_moe_experts % layout.ep:
+        raise ValueError(f"ep={layout.ep} does not divide {model.num_moe_experts} experts")
+    return fit_pipeline(spec)
+
+
+def fit_pipeline(spec: Spec) -> Spec:
+    """The spec with the first way of splitting its layers that goes even: plain, loss and embedding counted, flexible."""
+    for embedding, loss in ((False, False), (True, True), (False, True), (True, False)):
+        trial = replace(spec, layout=replace(spec.layout, account_for_embedding=embedding, account_for_loss=loss))
+        if chunks_of(trial) is not None:
+            return trial
+    return replace(spec, layout=replace(spec.layout, flexible_pipeline=True))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV in the ground truth's columns.
+
+    Raises:
+        Refusal: no file, no rows, or a needed column missing.
+    """
+    if not path.is_file():
+        raise Refusal(f"there is no file {path}")
+    try:
+        with path.open(newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is not UTF-8 at byte {error.start}") from None
+    missing = [c for c in NEEDED if c not in columns]
+    if missing:
+        raise Refusal(f"{path} has no column {missing[0]}", "Needed are " + ", ".join(NEEDED) + ".")
+    if not rows:
+        raise Refusal(f"{path} holds no rows")
+    return rows
+
+
+def interpret(rows: Iterable[Mapping[str, str]]) -> list[Row]:
+    """Every row as a spec or with the reason why not."""
+    out: list[Row] = []
+    for row in rows:
+        software = software_of(row.get("source", ""), row.get("framework", ""))
+        group = row.get("source", "").split(" @")[0][:60]
+        try:
+            out.append(Row(spec_of_row(row), "", software, group))
+        except (ValueError, Refusal, ZeroDivisionError) as error:
+            reason = error.sentence() if isinstance(error, Refusal) else str(error)
+            out.append(Row(None, reason, software, group))
+    return out

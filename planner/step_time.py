@@ -1,0 +1,465 @@
+"""Seconds of a training step from first principles: kernels by shape, communication by link, the pipeline by simulation.
+
+Everything that depends only on how a layer is split is computed once and shared by all layouts that split it so.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+from configs import Calibration, Fsdp, Gpu, Model, Recompute, Spec
+from planner import flops
+from planner.calibration import calibration_for
+from planner.kernels import Device, Link, link
+from planner.parameters import stage_shards
+from planner.schedule import pipeline_time
+from planner.stages import chunks_of
+
+
+@dataclass(frozen=True)
+class Split:
+    """Everything that the cost of one layer depends on."""
+
+    model: Model
+    gpu: Gpu
+    cal: Calibration
+    gemm: str  # dtype of GEMM inputs
+    fp8_recipe: str
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+    mbs: int
+    seq_length: int
+    sequence_parallel: bool
+    recompute: Recompute
+    modules: tuple[str, ...]
+    tp_comm_overlap: bool
+    cuda_graphs: bool
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a micro-batch on one context rank."""
+        return self.mbs * self.seq_length / self.cp
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one layer's forward and backward on one rank, by what they are spent on."""
+
+    forward: dict[str, float]
+    backward: dict[str, float]
+    kernels: int = 0  # launched in the forward pass
+
+    @property
+    def forward_s(self) -> float:
+        return sum(self.forward.values())
+
+    @property
+    def backward_s(self) -> float:
+        return sum(self.backward.values())
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A step, predicted. ``breakdown`` are seconds on the busiest stage; they and the bubble sum to the step."""
+
+    step_time_s: float
+    low_s: float
+    high_s: float
+    tokens_per_s_per_gpu: float
+    model_tflops_per_gpu: float
+    model_tflops_full_attention: float
+    mfu: float
+    bubble_fraction: float
+    breakdown: dict[str, float] = field(default_factory=dict)
+    stage_forward_s: list[list[float]] = field(default_factory=list)
+    stage_backward_s: list[list[float]] = field(default_factory=list)
+    send_s: float = 0.0
+
+
+def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
+    lay = spec.layout
+    return Split(
+        spec.model,
+        spec.gpu,
+        cal,
+        gemm or spec.precision.gemm,
+        spec.precision.fp8_recipe if (gemm or spec.precision.gemm) in ("fp8", "fp4") else "",
+        lay.tp,
+        lay.cp,
+        lay.ep,
+        lay.expert_tp,
+        lay.mbs,
+        spec.seq_length,
+        lay.sequence_parallel,
+        lay.recompute,
+        tuple(lay.recompute_modules),
+        lay.tp_comm_overlap,
+        lay.cuda_graphs,
+    )
+
+
+class _Ledger:
+    """Adds up one layer's costs as its operations are walked through."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.device = Device(split.gpu, split.cal)
+        self.forward: dict[str, float] = {}
+        self.backward: dict[str, float] = {}
+        self.kernels = 0
+
+    def add(self, what: str, forward: float, backward: float, kernels: int = 0) -> None:
+        self.forward[what] = self.forward.get(what, 0.0) + forward
+        self.backward[what] = self.backward.get(what, 0.0) + backward
+        self.kernels += kernels
+
+    def linear(self, n_out: float, k_in: float, rows: float, groups: int = 1) -> None:
+        """A linear layer and its two gradients, ``groups`` of them in one launch; fp8 adds casts of inputs and gradients."""
+        s, d = self.split, self.device
+        forward = d.gemm(rows, n_out, k_in, s.gemm, groups)
+        backward = d.gemm(rows, k_in, n_out, s.gemm, groups) + d.gemm(n_out, k_in, rows, s.gemm, groups)
+        kernels = 1
+        if s.gemm in ("fp8", "fp4"):
+            # read bf16, write the quantized tensor and its transpose: input once, output gradient once; tensorwise
+            # scaling reads the tensor once more for its maximum
+            reads = 4.0 if s.fp8_recipe == "tensorwise" else 2.0
+            self.add(
+                "elementwise",
+                d.stream(groups * rows * k_in * (reads + 2.0), 2),
+                d.stream(groups * rows * n_out * (reads + 2.0), 2),
+            )
+            kernels += 3
+        self.add("gemm", forward, backward, kernels)
+
+    def stream(self, forward_bytes: float, backward_bytes: float, kernels: int) -> None:
+        passes = self.split.cal.elementwise_passes
+        self.add(
+            "elementwise",
+            self.device.stream(forward_bytes * passes, kernels),
+            self.device.stream(backward_bytes * passes, 2 * kernels),
+            kernels,
+        )
+
+
+def _attention(ledger: _Ledger, layer: int) -> None:
+    s, m, d = ledger.split, ledger.split.model, ledger.device
+    rows, h = s.tokens, m.hidden_size
+    shard = s.tp if s.sequence_parallel else 1
+    qk, v = (w / s.tp for w in flops.attention_width(m))
+    if m.is_mla:
+        heads = m.num_attention_heads / s.tp
+        if m.q_lora_rank:
+            ledger.linear(m.q_lora_rank, h, rows / shard)
+            ledger.linear(qk, m.q_lora_rank, rows)
+        else:
+            ledger.linear(qk, h, rows)
+        ledger.linear(m.kv_lora_rank + m.qk_pos_emb_head_dim, h, rows / shard)
+        ledger.linear(heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank, rows)
+        key_value = qk + v
+        ledger.stream(2 * rows * 6 * (qk + v), 2 * rows * 6 * (qk + v), 6)
+    else:
+        groups = max(m.num_query_groups, s.tp) / s.tp
+        key_value = 2 * groups * m.kv_channels
+        ledger.linear(qk + key_value, h, rows)
+        rotated = 2 * rows * (qk + key_value / 2)
+        ledger.stream(2 * rotated, 2 * rotated, 2)
+    ledger.linear(h, v, rows)
+    if m.qk_layernorm:
+        ledger.stream(4 * rows * (qk + key_value / 2), 6 * rows * (qk + key_value / 2), 2)
+
+    keys = flops.mean_keys(m, layer, s.seq_length, causal=s.cal.flash_attention)
+    work = 2.0 * rows * keys * (qk + v)
+    forward, backward = d.attention(work), 2.5 * d.attention(work)  # the backward computes the scores again
+    if not s.cal.flash_attention:
+        scores = m.num_attention_heads / s.tp * rows * s.seq_length * 2.0
+        forward = d.attention(work) + d.stream(6 * scores, 4)  # write, mask and softmax, dropout, read
+        backward = 2.0 * d.attention(work) + d.stream(7 * scores, 5)
+    if s.cp > 1:
+        ring = link(d, s.cp, s.tp)
+        moved = 2.0 * rows * key_value * (s.cp - 1)
+        exposed_forward = max(0.0, moved / ring.rate - 0.8 * forward) + ring.latency * (s.cp - 1)
+        exposed_backward = max(0.0, 2 * moved / ring.rate - 0.8 * backward) + ring.latency * (s.cp - 1)
+        ledger.add("cp", exposed_forward, exposed_backward)
+    ledger.add("attention", forward, backward, 2)
+
+
+def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
+    """One gather and one scatter a block and pass with sequence parallelism; all-reduces of the same volume without."""
+    s = ledger.split
+    if s.tp == 1:
+        return
+    ring = link(ledger.device, s.tp, 1)
+    whole = 2.0 * s.tokens * s.model.hidden_size
+    overlap = max(s.cal.tp_overlap, 0.7 if s.tp_comm_overlap else 0.0)
+    one = ring.gather(whole) * (1 - overlap)
+    backward = 3 if s.sequence_parallel else 2  # the input is gathered again for the weight gradient
+    ledger.add("tp", 2 * blocks * one, backward * blocks * one, 2 * blocks)
+
+
+def _norms_and_residuals(ledger: _Ledger) -> None:
+    s, m = ledger.split, ledger.split.model
+    rows = s.tokens / (s.tp if s.sequence_parallel else 1)
+    one = 2.0 * rows * m.hidden_size
+    dropout = 0 if s.cal.flash_attention else 1  # GPT-era recipes trained with dropout: a mask is written and read
+    ledger.stream((2 * 2 + 2 * 3 + dropout) * one, (2 * 3 + 2 * 2 + dropout) * one, 4)
+
+
+def _feed_forward(ledger: _Ledger, width: float, rows: float) -> None:
+    s, m = ledger.split, ledger.split.model
+    h, up = m.hidden_size, 2 if m.gated_linear_unit else 1
+    ledger.linear(up * width, h, rows)
+    ledger.linear(h, width, rows)
+    ledger.stream(2.0 * rows * width * (up + 1), 2.0 * rows * width * (2 * up + 1), 1)
+
+
+def _experts(ledger: _Ledger) -> None:
+    s, m, d = ledger.split, ledger.split.model, ledger.device
+    h = m.hidden_size
+    local = s.tokens / (s.tp if s.sequence_parallel else 1)  # tokens that this rank routes
+    ledger.linear(m.num_moe_experts, h, local)
+    ledger.stream(4.0 * local * m.num_moe_experts * 3, 4.0 * local * m.num_moe_experts * 3, 8)
+    routed = local * m.moe_router_topk
+    if s.ep > 1:
+        group = link(d, s.ep, s.etp)
+        moved = 2.0 * routed * h
+        one = group.all_to_all(moved) * (1 - s.cal.expert_overlap)
+        ledger.add("ep", 2 * one, 2 * one, 6)
+    if s.etp > 1:
+        ring = link(d, s.etp, 1)
+        one = ring.gather(2.0 * routed * s.etp * h)
+        ledger.add("tp", 2 * one, 2 * one, 2)
+    # permute, unpermute with probabilities: each reads and writes every routed copy
+    ledger.stream(2.0 * h * (2 * routed + 2 * routed), 2.0 * h * (2 * routed + 2 * routed), 6)
+    experts = m.num_moe_experts // s.ep
+    rows = routed * s.ep * s.etp * s.cal.expert_imbalance / m.num_moe_experts
+    width = m.moe_ffn_hidden_size / s.etp
+    up = 2 if m.gated_linear_unit else 1
+    ledger.linear(up * width, h, rows, experts)
+    ledger.linear(h, width, rows, experts)
+    ledger.stream(
+        2.0 * rows * experts * width * (up + 1), 2.0 * rows * experts * width * (2 * up + 1), 1
+    )
+    if m.moe_shared_expert_intermediate_size:
+        _feed_forward(ledger, m.moe_shared_expert_intermediate_size / s.tp, s.tokens)
+
+
+@functools.lru_cache(maxsize=8192)
+def layer_cost(split: Split, layer: int) -> Cost:
+    """One decoder layer on one rank. ``layer`` picks dense or expert, windowed or not."""
+    m = split.model
+    ledger = _Ledger(split)
+    _norms_and_residuals(ledger)
+    _attention(ledger, layer)
+    moe = m.layer_is_moe(layer)
+    if moe:
+        _experts(ledger)
+        _tensor_parallel(ledger, 2 if m.moe_shared_expert_intermediate_size else 1)
+    else:
+        _feed_forward(ledger, m.ffn_hidden_size / split.tp, split.tokens)
+        _tensor_parallel(ledger, 2)
+    if split.recompute is Recompute.full:
+        for what, seconds in ledger.forward.items():
+            ledger.backward[what] += seconds
+    elif split.recompute is Recompute.selective:
+        modules = split.modules or ("core_attn",)
+        share = {"core_attn": ("attention",), "layernorm": (), "moe_act": (), "moe": ("ep",), "mlp": ()}
+        for name in modules:
+            for what in share.get(name, ()):
+                if not (what == "attention" and split.cal.flash_attention and not split.modules):
+                    ledger.backward[what] += ledger.forward.get(what, 0.0)
+        if "mlp" in modules or "moe" in modules:
+            ledger.backward["gemm"] += 0.6 * ledger.forward["gemm"]
+        if "layernorm" in modules:
+            ledger.backward["elementwise"] += 0.3 * ledger.forward["elementwise"]
+    launch = 0.0 if split.cuda_graphs else split.cal.launch_us * 1e-6
+    for passes, times in ((1, ledger.forward), (2, ledger.backward)):
+        idle = ledger.kernels * passes * launch - sum(times.values())
+        if idle > 0:  # the CPU cannot launch kernels as fast as the GPU ends them
+            times["launch"] = times.get("launch", 0.0) + idle
+    return Cost(ledger.forward, ledger.backward, ledger.kernels)
+
+
+@functools.lru_cache(maxsize=1024)
+def embedding_cost(split: Split) -> Cost:
+    m = split.model
+    ledger = _Ledger(split)
+    one = 2.0 * split.tokens * m.hidden_size
+    ledger.stream(2 * one, 4 * one, 2)
+    if split.tp > 1:
+        ring = link(ledger.device, split.tp, 1)
+        ledger.add("tp", ring.gather(one), ring.gather(one))
+    return Cost(ledger.forward, ledger.backward)
+
+
+@functools.lru_cache(maxsize=1024)
+def loss_cost(split: Split) -> Cost:
+    """Final norm, logits (never in fp8) and cross-entropy over this rank's vocabulary."""
+    m, d = split.model, Device(split.gpu, split.cal)
+    ledger = _Ledger(split)
+    vocab = m.padded_vocab_size(split.tp) / split.tp
+    rows = split.tokens
+    dtype = "fp32" if split.gemm == "fp32" else "bf16"
+    ledger.add(
+        "loss",
+        d.gemm(rows, vocab, m.hidden_size, dtype) + d.stream(rows * vocab * 8.0, 4),
+        d.gemm(rows, m.hidden_size, vocab, dtype)
+        + d.gemm(vocab, m.hidden_size, rows, dtype)
+        + d.stream(rows * vocab * 8.0, 3),
+    )
+    if split.tp > 1:
+        ring = link(d, split.tp, 1)
+        whole = 2.0 * rows * m.hidden_size
+        ledger.add("tp", ring.gather(whole), 2 * ring.gather(whole))
+    return Cost(ledger.forward, ledger.backward)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Seconds of one stage's chunks, and what they are spent on over one micro-batch."""
+
+    forward: list[float]
+    backward: list[float]
+    spent: dict[str, float]
+
+
+def _stages(spec: Spec, split: Split) -> list[_Stage]:
+    model, lay = spec.model, spec.layout
+    edge = split_of(spec, split.cal, "bf16") if spec.precision.first_last_layers_bf16 else split
+    forward = [[0.0] * lay.vpp for _ in range(lay.pp)]
+    backward = [[0.0] * lay.vpp for _ in range(lay.pp)]
+    spent: list[dict[str, float]] = [{} for _ in range(lay.pp)]
+
+    def add(stage: int, virtual: int, cost: Cost, count: int = 1) -> None:
+        forward[stage][virtual] += count * cost.forward_s
+        backward[stage][virtual] += count * cost.backward_s
+        for times in (cost.forward, cost.backward):
+            for what, seconds in times.items():
+                spent[stage][what] = spent[stage].get(what, 0.0) + count * seconds
+
+    start_bf16 = spec.precision.num_layers_at_start_in_bf16
+    end_bf16 = model.num_layers - spec.precision.num_layers_at_end_in_bf16
+    for index, chunk in enumerate(chunks_of(spec) or ()):
+        virtual = index // lay.pp
+        kinds: dict[tuple[bool, bool, bool], int] = {}
+        for i in range(chunk.start, chunk.stop):
+            full_keys = not model.window_size or (model.window_every > 1 and (i + 1) % model.window_every == 0)
+            kind = (model.layer_is_moe(i), full_keys, i < start_bf16 or i >= end_bf16)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        for (moe, full_keys, bf16), count in kinds.items():
+            layer = _representative(model, moe, full_keys)
+            add(chunk.stage, virtual, layer_cost(edge if bf16 else split, layer), count)
+        if chunk.embeds:
+            add(chunk.stage, virtual, embedding_cost(split))
+        if chunk.loses:
+            add(chunk.stage, virtual, loss_cost(split))
+    return [_Stage(f, b, s) for f, b, s in zip(forward, backward, spent, strict=True)]
+
+
+def _representative(model: Model, moe: bool, full_keys: bool) -> int:
+    """A layer index of this kind, the same for every layer of the kind so that its cost is computed once."""
+    start = model.num_dense_layers if moe else 0
+    if not model.window_size or model.window_every == 1:
+        return start
+    every = model.window_every
+    if full_keys:
+        return -(-(start + 1) // every) * every - 1
+    return start if (start + 1) % every else start + 1
+
+
+def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) -> tuple[float, float]:
+    """Exposed seconds of gradient reduction and parameter gathering, and the optimizer's seconds.
+
+    Args:
+        window: seconds of compute under which the communication may hide: one micro-batch's forward and backward.
+    """
+    lay = spec.layout
+    dp_cp = max(spec.dp, 1) * lay.cp
+    expert_dp = max(1, spec.gpus // (lay.pp * lay.ep * lay.expert_tp))
+    weight_bytes = 1.0 if spec.precision.fp8_param_gather and spec.precision.gemm == "fp8" else 2.0
+    grad_bytes = float(cal.grad_bytes)
+    if spec.precision.gemm == "fp32":
+        weight_bytes = grad_bytes = 4.0
+    dense_link = link(device, dp_cp, lay.tp)
+    expert_link = link(device, expert_dp, lay.ep * lay.expert_tp)
+    comm = optimizer = 0.0
+    for shard in stage_shards(spec):
+        reduce = _reduce_time(dense_link, shard.dense, grad_bytes, weight_bytes, spec)
+        reduce += _reduce_time(expert_link, shard.expert, grad_bytes, weight_bytes, spec)
+        comm = max(comm, reduce)
+        owned = shard.total
+        if lay.distributed_optimizer or lay.fsdp is not Fsdp.none:
+            owned = shard.dense / dp_cp + shard.expert / expert_dp
+        # read gradient, two moments and master weight; write the last three and the bf16 weight; norm reads the gradient
+        optimizer = max(optimizer, device.stream(owned * 30.0 + shard.total / dp_cp * 4.0, 4))
+    if lay.optimizer_cpu_offload:
+        optimizer *= 8.0  # host memory and PCIe in place of HBM
+    if not cal.overlapped or not lay.overlap_grad_reduce:
+        return comm, optimizer
+    return max(comm - cal.dp_overlap * window, 0.05 * comm), optimizer
+
+
+def _reduce_time(ring: Link, count: int, grad_bytes: float, weight_bytes: float, spec: Spec) -> float:
+    if not count or ring.size == 1:
+        return 0.0
+    lay = spec.layout
+    if lay.fsdp is not Fsdp.none:
+        # weights are gathered for the forward and again for the backward pass of every micro-batch
+        return spec.batch.num_micro_batches * 2 * ring.gather(count * weight_bytes) + ring.gather(count * grad_bytes)
+    if lay.distributed_optimizer:
+        return ring.gather(count * grad_bytes) + ring.gather(count * weight_bytes)
+    return ring.all_reduce(count * grad_bytes)
+
+
+def step_time(spec: Spec, cal: Calibration | None = None) -> StepTime:
+    """Predict the seconds of one optimizer step of a legal spec."""
+    cal = cal or calibration_for(spec)
+    device = Device(spec.gpu, cal)
+    split = split_of(spec, cal)
+    lay, batch = spec.layout, spec.batch
+    stages = _stages(spec, split)
+    send = 0.0
+    if lay.pp > 1:
+        boundary = link(device, lay.pp, max(1, spec.gpus // lay.pp))
+        moved = 2.0 * split.tokens * spec.model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
+        send = boundary.send(moved)
+        if lay.vpp > 1:
+            send *= 0.5  # overlapped with the neighbouring chunk's compute
+    pipeline, bubble = pipeline_time([s.forward for s in stages], [s.backward for s in stages], batch.num_micro_batches, send)
+    busiest = max(stages, key=lambda s: sum(s.forward) + sum(s.backward))
+    one = sum(busiest.forward) + sum(busiest.backward)
+    window = one * (batch.num_micro_batches if lay.fsdp is not Fsdp.none else 1)
+    exposed, optimizer = _data_parallel(spec, cal, device, window)
+    nodes = max(1.0, spec.gpus / spec.gpu.gpus_per_node)
+    total = pipeline + exposed + optimizer + cal.step_overhead_s
+    jitter = total * cal.jitter_per_doubling * math.log2(nodes)
+    total += jitter
+    breakdown = {what: seconds * batch.num_micro_batches for what, seconds in busiest.spent.items()}
+    breakdown |= {
+        "bubble": max(pipeline - one * batch.num_micro_batches, 0.0),
+        "dp": exposed,
+        "optimizer": optimizer,
+        "other": cal.step_overhead_s + jitter,
+    }
+    rate = batch.tokens / total / spec.gpus
+    per_token = flops.model_flops_per_token(spec)
+    tflops = rate * per_token / 1e12
+    peak = flops.peak_tflops(spec)
+    width = math.exp(cal.spread)
+    return StepTime(
+        step_time_s=total,
+        low_s=total / width,
+        high_s=total * width,
+        tokens_per_s_per_gpu=rate,
+        model_tflops_per_gpu=tflops,
+        model_tflops_full_attention=rate * flops.model_flops_per_token(spec, causal=False) / 1e12,
+        mfu=tflops / peak if peak else 0.0,
+        bubble_fraction=bubble,
+        breakdown=breakdown,
+        stage_forward_s=[s.forward for s in stages],
+        stage_backward_s=[s.backward for s in stages],
+        send_s=send,
+    )
