@@ -136,6 +136,7 @@ class Calibration:
     fp4_gemm_efficiency: float = 0.45
     attention_efficiency: float = 0.50  # fused attention, fraction of the bf16 peak
     flash_attention: bool = True  # False: scores are written to memory, as before FlashAttention
+    dropout: bool = False  # GPT-era recipes: masks are written, kept and read
     memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
     elementwise_passes: float = 1.5  # bytes that elementwise kernels move over the fused minimum
     gemm_bytes_exposed: float = 0.5  # share of a GEMM's operand traffic that its arithmetic does not hide
@@ -224,6 +225,7 @@ class Layout:
     num_layers_in_last_pipeline_stage: int = 0
     account_for_embedding: bool = False
     account_for_loss: bool = False
+    split_unevenly: bool = False  # where the layers do not divide: count embedding and loss too, else shorten the last stage
     flexible_pipeline: bool = False  # layers spread as evenly as they go (pipeline_model_parallel_layout), ends lighter
     cpu_offload_layers: int = 0
     optimizer_cpu_offload: bool = False

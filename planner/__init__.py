@@ -1,1 +1,33 @@
 """Will it fit, is it legal, how fast will it be. Pure Python and NumPy; imports configs, never torch or NeMo."""
+
+from planner.flops import model_flops_per_token, peak_tflops
+from planner.memory import memory
+from planner.parameters import parameters
+from planner.rules import RULES, Violation, is_legal, require_legal, violations
+from planner.search import Candidate, Plan, plan, why_slower
+from planner.step_time import step_time
+from planner.verdict import Verdict, as_json, check, choose_layout, complete, layout_json, nearest_good
+
+__all__ = [
+    "RULES",
+    "Candidate",
+    "Plan",
+    "Verdict",
+    "Violation",
+    "as_json",
+    "check",
+    "choose_layout",
+    "complete",
+    "is_legal",
+    "layout_json",
+    "memory",
+    "model_flops_per_token",
+    "nearest_good",
+    "parameters",
+    "peak_tflops",
+    "plan",
+    "require_legal",
+    "step_time",
+    "violations",
+    "why_slower",
+]

@@ -18,7 +18,7 @@ NEAREST_PART = {"h200": "h100", "a100_40gb": "a100"}
 def _file(gpu: str) -> dict[str, Any]:
     path = ROOT / "calibration" / f"{gpu}.yaml"
     if not path.is_file():
-        return _file(NEAREST_PART[gpu]) if gpu in NEAREST_PART else {"newest": "", "generations": {}}
+        return _file(NEAREST_PART[gpu]) if gpu in NEAREST_PART else {"default": "", "generations": {}}
     loaded: dict[str, Any] = yaml.safe_load(path.read_text())
     return loaded
 
@@ -30,13 +30,13 @@ def generations(gpu: str) -> list[str]:
 
 @functools.cache
 def calibration(gpu: str, software: str = "") -> Calibration:
-    """Constants of ``gpu`` under ``software``; the newest generation if none is named.
+    """Constants of ``gpu`` under ``software``; the part's default generation if none is named.
 
     Raises:
         Refusal: a software generation that was never fitted for this part.
     """
     held = _file(gpu)
-    name = software or held["newest"]
+    name = software or held["default"]
     if not name:
         return Calibration(name="defaults")
     if name not in held["generations"]:
@@ -49,6 +49,6 @@ def calibration_for(spec: Spec) -> Calibration:
 
 
 def calibration_or_nearest(gpu: str, software: str) -> Calibration:
-    """As :func:`calibration`, but an unfitted generation falls back to the part's newest."""
+    """As :func:`calibration`, but an unfitted generation falls back to the part's default."""
     known = _file(gpu)["generations"]
     return calibration(gpu, software if software in known else "")

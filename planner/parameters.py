@@ -5,11 +5,12 @@ Checked against megatron-core's own modules in tests/planner/test_parameters.py.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from configs import Model, Spec
 from configs.schema import Normalization, PositionEmbedding
-from planner.stages import chunks_of
+from planner.stages import chunks, layout_key
 
 
 @dataclass(frozen=True)
@@ -103,28 +104,35 @@ def output_layer(model: Model, tp: int) -> int:
 
 def stage_shards(spec: Spec) -> list[Shard]:
     """Parameters held by one rank of each pipeline stage."""
-    model, lay = spec.model, spec.layout
-    out = [Shard(0, 0)] * lay.pp
+    lay = spec.layout
+    return list(_stage_shards(spec.model, layout_key(lay), lay.tp, lay.ep, lay.expert_tp, spec.seq_length))
+
+
+@functools.lru_cache(maxsize=16384)
+def _stage_shards(
+    model: Model, key: tuple[int, int, int, int, bool, bool, bool], tp: int, ep: int, etp: int, seq_length: int
+) -> tuple[Shard, ...]:
+    pp = key[0]
+    out = [Shard(0, 0)] * pp
     by_kind = {
-        moe: layer(model, model.num_layers if moe else 0, lay.tp, lay.ep, lay.expert_tp)
-        for moe in {model.layer_is_moe(0), model.is_moe}
+        moe: layer(model, model.num_layers if moe else 0, tp, ep, etp) for moe in {model.layer_is_moe(0), model.is_moe}
     }
-    for chunk in chunks_of(spec) or ():
+    first_expert = model.num_dense_layers if model.is_moe else model.num_layers
+    for chunk in chunks(model.num_layers, key) or ():
         shard = out[chunk.stage]
-        moe = sum(model.layer_is_moe(i) for i in range(chunk.start, chunk.stop))
-        plain = chunk.num_layers - moe
-        for count, kind in ((moe, True), (plain, False)):
+        moe = max(0, chunk.stop - max(chunk.start, first_expert))
+        for count, kind in ((moe, True), (chunk.num_layers - moe, False)):
             if count:
                 one = by_kind[kind]
                 shard += Shard(one.dense * count, one.expert * count)
         if chunk.embeds:
-            shard += Shard(embedding(model, lay.tp, spec.seq_length), 0)
+            shard += Shard(embedding(model, tp, seq_length), 0)
         if chunk.loses:
             shard += Shard(norm(model, model.hidden_size), 0)
-            if not model.tied or lay.pp > 1:  # a tied output on another stage than the embedding is a second copy
-                shard += Shard(output_layer(model, lay.tp), 0)
+            if not model.tied or pp > 1:  # a tied output on another stage than the embedding is a second copy
+                shard += Shard(output_layer(model, tp), 0)
         out[chunk.stage] = shard
-    return out
+    return tuple(out)
 
 
 def parameters(spec: Spec) -> ParameterCount:

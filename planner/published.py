@@ -61,6 +61,12 @@ def _number(row: Mapping[str, str], key: str, default: int) -> int:
     return int(value)
 
 
+def _in_notes(row: Mapping[str, str], key: str) -> int:
+    """A size that a source states in words: ``hidden=14336 layers=72 nheads=64``; the last statement counts."""
+    found = re.findall(rf"\bn?{key}=(\d+)", row.get("notes", ""))
+    return int(found[-1]) if found else 0
+
+
 def find_model(row: Mapping[str, str]) -> Model:
     """The model a row names, or a GPT of its hidden, layers and heads.
 
@@ -72,7 +78,9 @@ def find_model(row: Mapping[str, str]) -> Model:
     for candidate in configs.model_names():
         if not known and _plain(candidate) == _plain(name):
             known = candidate
-    hidden, layers, heads = (_number(row, k, 0) for k in ("hidden", "layers", "heads"))
+    hidden, layers, heads = (_number(row, k, 0) or _in_notes(row, k) for k in ("hidden", "layers", "heads"))
+    if hidden and layers and not heads:
+        heads = hidden // 128
     if known:
         model = configs.model(known)
         return replace(model, num_layers=layers) if layers and layers != model.num_layers and not hidden else model

@@ -105,56 +105,61 @@ def simulate(
     backward: Sequence[Sequence[float]],
     num_micro_batches: int,
     send: float = 0.0,
+    *,
+    record: bool = True,
 ) -> Timeline:
     """Run the schedule.
 
     Args:
         forward, backward: seconds of [stage][chunk]; with zero bubble half of the backward is the weight gradient.
         send: seconds from a stage's end of a pass to its neighbour's earliest start.
+        record: keep every task; without, only the makespan and the busy times.
     """
-    pp, vpp = len(forward), len(forward[0])
-    todo = orders(kind, pp, vpp, num_micro_batches)
-    done: dict[tuple[str, int, int, int], float] = {}
-    clock = [0.0] * pp
-    busy = [0.0] * pp
-    at = [0] * pp
-    tasks: list[Task] = []
+    pp, vpp, m = len(forward), len(forward[0]), num_micro_batches
+    todo = orders(kind, pp, vpp, m)
+    last = pp * vpp - 1
+    hop = send if pp > 1 else 0.0
     split = kind is Kind.zero_bubble
-
-    def ready(phase: str, stage: int, chunk: int, i: int) -> float | None:
-        if phase == "W":
-            return done.get(("B", stage, chunk, i))
-        if phase == "F":
-            if stage == 0 and chunk == 0:
-                return 0.0
-            source = ("F", stage - 1, chunk, i) if stage else ("F", pp - 1, chunk - 1, i)
-        elif stage == pp - 1 and chunk == vpp - 1:
-            return done.get(("F", stage, chunk, i))
-        else:
-            source = ("B", stage + 1, chunk, i) if stage < pp - 1 else ("B", 0, chunk + 1, i)
-        when = done.get(source)
-        return None if when is None else when + (send if pp > 1 else 0.0)
-
+    # when each pass ended, by position of its chunk in the model; negative: not yet
+    ended_f = [[-1.0] * m for _ in range(last + 1)]
+    ended_b = [[-1.0] * m for _ in range(last + 1)]
+    clock, busy, at = [0.0] * pp, [0.0] * pp, [0] * pp
+    tasks: list[Task] = []
     remaining = sum(len(o) for o in todo)
     while remaining:
-        moved = False
+        before = remaining
         for stage in range(pp):
-            while at[stage] < len(todo[stage]):
-                phase, chunk, i = todo[stage][at[stage]]
-                when = ready(phase, stage, chunk, i)
-                if when is None:
+            order, position, now = todo[stage], at[stage], clock[stage]
+            while position < len(order):
+                phase, chunk, i = order[position]
+                place = chunk * pp + stage
+                if phase == "F":
+                    when = 0.0 if place == 0 else ended_f[place - 1][i] + hop
+                    known = place == 0 or ended_f[place - 1][i] >= 0
+                    length = forward[stage][chunk]
+                elif phase == "B":
+                    source = ended_f[place][i] if place == last else ended_b[place + 1][i]
+                    known = source >= 0
+                    when = source if place == last else source + hop
+                    length = backward[stage][chunk] * (0.5 if split else 1.0)
+                else:
+                    known, when, length = ended_b[place][i] >= 0, ended_b[place][i], backward[stage][chunk] * 0.5
+                if not known:
                     break
-                length = forward[stage][chunk] if phase == "F" else backward[stage][chunk] * (0.5 if split else 1.0)
-                start = max(clock[stage], when)
-                clock[stage] = start + length
+                start = now if now > when else when
+                now = start + length
                 busy[stage] += length
-                done[(phase, stage, chunk, i)] = clock[stage]
-                tasks.append(Task(stage, chunk, i, phase, start, clock[stage]))
-                at[stage] += 1
+                if phase == "F":
+                    ended_f[place][i] = now
+                elif phase == "B":
+                    ended_b[place][i] = now
+                if record:
+                    tasks.append(Task(stage, chunk, i, phase, start, now))
+                position += 1
                 remaining -= 1
-                moved = True
-        if not moved:
-            raise ValueError(f"schedule deadlocks: pp={pp} vpp={vpp} micro-batches={num_micro_batches}")
+            at[stage], clock[stage] = position, now
+        if remaining == before:
+            raise ValueError(f"schedule deadlocks: pp={pp} vpp={vpp} micro-batches={m}")
     return Timeline(tasks, max(clock), busy)
 
 
@@ -171,19 +176,18 @@ def pipeline_time(
     if pp == 1:
         return m * work[0], 0.0
     kind = Kind.interleaved if vpp > 1 else Kind.one_f_one_b
-    shown = min(m, (3 * pp) if m % pp == 0 or vpp > 1 else 3 * pp + m % pp)
+    shown = min(m, 2 * pp + (0 if vpp > 1 else m % pp))
     if vpp > 1 and shown % pp:
         shown = -(-shown // pp) * pp  # an illegal remainder is costed as a whole group
-    makespan = simulate(kind, forward, backward, shown, send).makespan
+    makespan = simulate(kind, forward, backward, shown, send, record=False).makespan
     total = makespan + (m - shown) * max(work)
     return total, 1.0 - m * max(work) / total if total else 0.0
 
 
 def lower_bound(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int) -> float:
     """A time that no schedule of these stages can beat: the busiest stage's work, and the first micro-batch's way to it and back."""
-    pp = len(forward)
-    best = 0.0
-    for stage in range(pp):
-        reach = sum(forward[s][0] for s in range(stage)) + sum(backward[s][0] for s in range(stage))
-        best = max(best, m * (sum(forward[stage]) + sum(backward[stage])) + reach)
+    best = reach = 0.0
+    for f, b in zip(forward, backward, strict=True):
+        best = max(best, m * (sum(f) + sum(b)) + reach)
+        reach += f[0] + b[0]
     return best

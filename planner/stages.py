@@ -79,21 +79,22 @@ def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bo
     return tuple(out) if start == num_layers else None
 
 
+def layout_key(lay: Layout) -> tuple[int, int, int, int, bool, bool, bool]:
+    """What of a layout decides where layers stand."""
+    return (
+        lay.pp,
+        lay.vpp,
+        lay.num_layers_in_first_pipeline_stage,
+        lay.num_layers_in_last_pipeline_stage,
+        lay.account_for_embedding,
+        lay.account_for_loss,
+        lay.flexible_pipeline,
+    )
+
+
 def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
     """The chunks of a spec's layout; None if its layers cannot be divided so."""
-    lay = spec.layout
-    return chunks(
-        spec.model.num_layers,
-        (
-            lay.pp,
-            lay.vpp,
-            lay.num_layers_in_first_pipeline_stage,
-            lay.num_layers_in_last_pipeline_stage,
-            lay.account_for_embedding,
-            lay.account_for_loss,
-            lay.flexible_pipeline,
-        ),
-    )
+    return chunks(spec.model.num_layers, layout_key(spec.layout))
 
 
 def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:

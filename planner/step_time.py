@@ -14,7 +14,7 @@ from planner import flops
 from planner.calibration import calibration_for
 from planner.kernels import Device, Link, link
 from planner.parameters import stage_shards
-from planner.schedule import pipeline_time
+from planner.schedule import lower_bound, pipeline_time
 from planner.stages import chunks_of
 
 
@@ -53,11 +53,11 @@ class Cost:
     backward: dict[str, float]
     kernels: int = 0  # launched in the forward pass
 
-    @property
+    @functools.cached_property
     def forward_s(self) -> float:
         return sum(self.forward.values())
 
-    @property
+    @functools.cached_property
     def backward_s(self) -> float:
         return sum(self.backward.values())
 
@@ -204,7 +204,7 @@ def _norms_and_residuals(ledger: _Ledger) -> None:
     s, m = ledger.split, ledger.split.model
     rows = s.tokens / (s.tp if s.sequence_parallel else 1)
     one = 2.0 * rows * m.hidden_size
-    dropout = 0 if s.cal.flash_attention else 1  # GPT-era recipes trained with dropout: a mask is written and read
+    dropout = 1 if s.cal.dropout else 0  # a mask is written and read
     ledger.stream((2 * 2 + 2 * 3 + dropout) * one, (2 * 3 + 2 * 2 + dropout) * one, 4)
 
 
@@ -326,7 +326,8 @@ class _Stage:
     spent: dict[str, float]
 
 
-def _stages(spec: Spec, split: Split) -> list[_Stage]:
+def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
+    """Every stage's seconds; with ``account`` also what they are spent on."""
     model, lay = spec.model, spec.layout
     edge = split_of(spec, split.cal, "bf16") if spec.precision.first_last_layers_bf16 else split
     forward = [[0.0] * lay.vpp for _ in range(lay.pp)]
@@ -336,27 +337,47 @@ def _stages(spec: Spec, split: Split) -> list[_Stage]:
     def add(stage: int, virtual: int, cost: Cost, count: int = 1) -> None:
         forward[stage][virtual] += count * cost.forward_s
         backward[stage][virtual] += count * cost.backward_s
+        if not account:
+            return
         for times in (cost.forward, cost.backward):
             for what, seconds in times.items():
                 spent[stage][what] = spent[stage].get(what, 0.0) + count * seconds
 
-    start_bf16 = spec.precision.num_layers_at_start_in_bf16
-    end_bf16 = model.num_layers - spec.precision.num_layers_at_end_in_bf16
+    first, last = 0, model.num_layers
+    if spec.precision.first_last_layers_bf16:
+        first, last = spec.precision.num_layers_at_start_in_bf16, last - spec.precision.num_layers_at_end_in_bf16
+    costs: dict[tuple[bool, bool, bool], Cost] = {}
     for index, chunk in enumerate(chunks_of(spec) or ()):
         virtual = index // lay.pp
-        kinds: dict[tuple[bool, bool, bool], int] = {}
-        for i in range(chunk.start, chunk.stop):
-            full_keys = not model.window_size or (model.window_every > 1 and (i + 1) % model.window_every == 0)
-            kind = (model.layer_is_moe(i), full_keys, i < start_bf16 or i >= end_bf16)
-            kinds[kind] = kinds.get(kind, 0) + 1
-        for (moe, full_keys, bf16), count in kinds.items():
-            layer = _representative(model, moe, full_keys)
-            add(chunk.stage, virtual, layer_cost(edge if bf16 else split, layer), count)
+        for kind, count in _kinds(_shape(model), chunk.start, chunk.stop, first, last):
+            if kind not in costs:
+                moe, full_keys, bf16 = kind
+                costs[kind] = layer_cost(edge if bf16 else split, _representative(model, moe, full_keys))
+            add(chunk.stage, virtual, costs[kind], count)
         if chunk.embeds:
             add(chunk.stage, virtual, embedding_cost(split))
         if chunk.loses:
             add(chunk.stage, virtual, loss_cost(split))
     return [_Stage(f, b, s) for f, b, s in zip(forward, backward, spent, strict=True)]
+
+
+def _shape(model: Model) -> tuple[int, int, int, int]:
+    """What decides the kind of each layer."""
+    dense = model.num_dense_layers if model.is_moe else model.num_layers
+    return dense, model.window_size, model.window_every, model.num_layers
+
+
+@functools.lru_cache(maxsize=65536)
+def _kinds(
+    shape: tuple[int, int, int, int], start: int, stop: int, first: int, last: int
+) -> tuple[tuple[tuple[bool, bool, bool], int], ...]:
+    """How many layers of [start, stop) are (expert, seeing all keys, kept in bf16)."""
+    dense, window, every, _ = shape
+    counts: dict[tuple[bool, bool, bool], int] = {}
+    for i in range(start, stop):
+        kind = (i >= dense, not window or (every > 1 and (i + 1) % every == 0), i < first or i >= last)
+        counts[kind] = counts.get(kind, 0) + 1
+    return tuple(counts.items())
 
 
 def _representative(model: Model, moe: bool, full_keys: bool) -> int:
@@ -386,7 +407,7 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
     dense_link = link(device, dp_cp, lay.tp)
     expert_link = link(device, expert_dp, lay.ep * lay.expert_tp)
     comm = optimizer = 0.0
-    for shard in stage_shards(spec):
+    for shard in set(stage_shards(spec)):
         reduce = _reduce_time(dense_link, shard.dense, grad_bytes, weight_bytes, spec)
         reduce += _reduce_time(expert_link, shard.expert, grad_bytes, weight_bytes, spec)
         comm = max(comm, reduce)
@@ -414,39 +435,64 @@ def _reduce_time(ring: Link, count: int, grad_bytes: float, weight_bytes: float,
     return ring.all_reduce(count * grad_bytes)
 
 
-def step_time(spec: Spec, cal: Calibration | None = None) -> StepTime:
-    """Predict the seconds of one optimizer step of a legal spec."""
-    cal = cal or calibration_for(spec)
+@dataclass(frozen=True)
+class _Parts:
+    """A step before its pipeline is simulated."""
+
+    stages: list[_Stage]
+    send: float
+    exposed: float
+    optimizer: float
+    fixed: float  # seconds added once a step
+    stretch: float  # factor for stragglers
+
+
+def _parts(spec: Spec, cal: Calibration, *, account: bool) -> _Parts:
     device = Device(spec.gpu, cal)
     split = split_of(spec, cal)
     lay, batch = spec.layout, spec.batch
-    stages = _stages(spec, split)
+    stages = _stages(spec, split, account=account)
     send = 0.0
     if lay.pp > 1:
         boundary = link(device, lay.pp, max(1, spec.gpus // lay.pp))
         moved = 2.0 * split.tokens * spec.model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
-        send = boundary.send(moved)
-        if lay.vpp > 1:
-            send *= 0.5  # overlapped with the neighbouring chunk's compute
-    pipeline, bubble = pipeline_time([s.forward for s in stages], [s.backward for s in stages], batch.num_micro_batches, send)
-    busiest = max(stages, key=lambda s: sum(s.forward) + sum(s.backward))
-    one = sum(busiest.forward) + sum(busiest.backward)
+        send = boundary.send(moved) * (0.5 if lay.vpp > 1 else 1.0)  # interleaving overlaps it with the next chunk
+    one = max(sum(s.forward) + sum(s.backward) for s in stages)
     window = one * (batch.num_micro_batches if lay.fsdp is not Fsdp.none else 1)
     exposed, optimizer = _data_parallel(spec, cal, device, window)
     nodes = max(1.0, spec.gpus / spec.gpu.gpus_per_node)
-    total = pipeline + exposed + optimizer + cal.step_overhead_s
-    jitter = total * cal.jitter_per_doubling * math.log2(nodes)
-    total += jitter
+    stretch = 1.0 + cal.jitter_per_doubling * math.log2(nodes)
+    return _Parts(stages, send, exposed, optimizer, cal.step_overhead_s, stretch)
+
+
+def step_time_bound(spec: Spec, cal: Calibration | None = None) -> float:
+    """Seconds that the step cannot beat: everything but the simulation of its pipeline, and a bound of that."""
+    parts = _parts(spec, cal or calibration_for(spec), account=False)
+    pipeline = lower_bound([s.forward for s in parts.stages], [s.backward for s in parts.stages], spec.batch.num_micro_batches)
+    return (pipeline + parts.exposed + parts.optimizer + parts.fixed) * parts.stretch
+
+
+def step_time(spec: Spec, cal: Calibration | None = None) -> StepTime:
+    """Predict the seconds of one optimizer step of a legal spec."""
+    cal = cal or calibration_for(spec)
+    batch = spec.batch
+    parts = _parts(spec, cal, account=True)
+    pipeline, bubble = pipeline_time(
+        [s.forward for s in parts.stages], [s.backward for s in parts.stages], batch.num_micro_batches, parts.send
+    )
+    busiest = max(parts.stages, key=lambda s: sum(s.forward) + sum(s.backward))
+    one = sum(busiest.forward) + sum(busiest.backward)
+    before = pipeline + parts.exposed + parts.optimizer + parts.fixed
+    total = before * parts.stretch
     breakdown = {what: seconds * batch.num_micro_batches for what, seconds in busiest.spent.items()}
     breakdown |= {
         "bubble": max(pipeline - one * batch.num_micro_batches, 0.0),
-        "dp": exposed,
-        "optimizer": optimizer,
-        "other": cal.step_overhead_s + jitter,
+        "dp": parts.exposed,
+        "optimizer": parts.optimizer,
+        "other": parts.fixed + total - before,
     }
     rate = batch.tokens / total / spec.gpus
-    per_token = flops.model_flops_per_token(spec)
-    tflops = rate * per_token / 1e12
+    tflops = rate * flops.model_flops_per_token(spec) / 1e12
     peak = flops.peak_tflops(spec)
     width = math.exp(cal.spread)
     return StepTime(
@@ -459,7 +505,7 @@ def step_time(spec: Spec, cal: Calibration | None = None) -> StepTime:
         mfu=tflops / peak if peak else 0.0,
         bubble_fraction=bubble,
         breakdown=breakdown,
-        stage_forward_s=[s.forward for s in stages],
-        stage_backward_s=[s.backward for s in stages],
-        send_s=send,
+        stage_forward_s=[s.forward for s in parts.stages],
+        stage_backward_s=[s.backward for s in parts.stages],
+        send_s=parts.send,
     )

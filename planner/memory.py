@@ -1,0 +1,370 @@
+"""Bytes of one rank of each pipeline stage, by what they hold, and whether they fit.
+
+Parameters, gradients and optimizer states are counted tensor by tensor; activations operation by operation as Transformer
+Engine and Megatron-Core save them for the backward pass; the rest (logits, buffers, what lives outside the allocator) by
+formula. Sources: Korthikanti et al. arXiv:2205.05198 section 4 for the accounting, Megatron-Core's schedules for what is
+in flight, Transformer Engine's modules for what fp8 saves.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from configs import Calibration, Fsdp, Model, Recompute, Spec
+from planner import flops
+from planner.calibration import calibration_for
+from planner.parameters import Shard, layer, parameters, stage_shards
+from planner.stages import chunks_of
+
+GIB = 2**30
+# Outside the allocator: CUDA context and kernels, NCCL channels (NCCL_BUFFSIZE 4 MiB x channels x peers), cuDNN and cuBLAS.
+CONTEXT_GIB = 1.0
+NCCL_GIB_PER_GROUP = 0.35
+WORKSPACE_GIB = 0.25  # cuBLAS and Transformer Engine workspaces, inside the allocator
+FRAGMENTATION = 1.04  # reserved over allocated by PyTorch's caching allocator, expandable segments on
+_LOGITS_BYTES = 8.0  # of one logit: bf16 value, fp32 copy for the softmax, bf16 gradient
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """GiB on one rank of one stage. ``total_gib`` is the allocator's peak; outside it ``outside_gib`` is taken too."""
+
+    stage: int
+    parameters_gib: float
+    gradients_gib: float
+    optimizer_gib: float
+    activations_gib: float
+    logits_gib: float
+    buffers_gib: float
+
+    @property
+    def total_gib(self) -> float:
+        return (
+            self.parameters_gib
+            + self.gradients_gib
+            + self.optimizer_gib
+            + self.activations_gib
+            + self.logits_gib
+            + self.buffers_gib
+        )
+
+    @property
+    def static_gib(self) -> float:
+        """What stays between steps."""
+        return self.parameters_gib + self.gradients_gib + self.optimizer_gib
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All stages. ``peak_gib`` is the allocator's peak on the fullest stage, as torch.cuda.max_memory_allocated counts."""
+
+    stages: list[StageMemory]
+    capacity_gib: float
+    outside_gib: float
+    host_gib_per_gpu: float
+    checkpoint_gib: float
+
+    @property
+    def peak_stage(self) -> StageMemory:
+        return max(self.stages, key=lambda s: s.total_gib)
+
+    @property
+    def peak_gib(self) -> float:
+        return self.peak_stage.total_gib
+
+    @property
+    def needed_gib(self) -> float:
+        """Of the device: the peak with fragmentation, and what lives outside the allocator."""
+        return self.peak_gib * FRAGMENTATION + self.outside_gib
+
+    @property
+    def headroom_gib(self) -> float:
+        return self.capacity_gib - self.needed_gib
+
+    @property
+    def fits(self) -> bool:
+        return self.headroom_gib >= 0
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What the saved activations of a layer depend on."""
+
+    model: Model
+    gemm: str
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+    mbs: int
+    seq_length: int
+    sequence_parallel: bool
+    flash: bool
+    dropout: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes that one layer keeps for its backward pass, by what would bring them back."""
+
+    inputs: float  # residual stream at the layer's entry
+    norms: float
+    attention_inputs: float  # q, k, v
+    attention_scores: float  # unfused attention only
+    attention_output: float
+    up_projection: float  # MLA: k, v (and q) after the up projections
+    feed_forward_input: float
+    activation_input: float
+    activation_output: float
+    experts: float  # permuted copies and routing
+    masks: float  # dropout
+
+    @property
+    def total(self) -> float:
+        return (
+            self.inputs
+            + self.norms
+            + self.attention_inputs
+            + self.attention_scores
+            + self.attention_output
+            + self.up_projection
+            + self.feed_forward_input
+            + self.activation_input
+            + self.activation_output
+            + self.experts
+            + self.masks
+        )
+
+    def kept(self, modules: tuple[str, ...], moe: bool) -> float:
+        """Bytes left when ``modules`` are recomputed."""
+        left = self.total
+        if "core_attn" in modules:
+            left -= self.attention_scores
+        if "layernorm" in modules:
+            left -= self.norms
+        if "mla_up_proj" in modules:
+            left -= self.up_projection
+        if "moe_act" in modules and moe:
+            left -= self.activation_output
+        if ("mlp" in modules and not moe) or ("moe" in modules and moe):
+            left -= self.activation_input + self.activation_output + (self.experts if moe else 0.0)
+        return left
+
+
+@functools.lru_cache(maxsize=4096)
+def saved_by_layer(split: _Split, moe: bool) -> Saved:
+    """Bytes one micro-batch leaves behind in one layer of one rank."""
+    m = split.model
+    rows = split.mbs * split.seq_length / split.cp
+    shard = split.tp if split.sequence_parallel else 1
+    wide = 4.0 if split.gemm == "fp32" else 2.0
+    saved = 1.0 if split.gemm in ("fp8", "fp4") else wide  # a linear layer keeps its input in the GEMM's dtype
+    h = m.hidden_size
+    residual = wide * rows * h / shard
+    qk, v = (w / split.tp for w in flops.attention_width(m))
+    up_projection = 0.0
+    if m.is_mla:
+        low_rank = (m.q_lora_rank + m.kv_lora_rank + m.qk_pos_emb_head_dim) * rows / shard
+        attention_inputs = wide * low_rank * 2
+        up_projection = wide * rows * (2 * qk + v)
+    else:
+        attention_inputs = wide * rows * (qk + 2 * max(m.num_query_groups, split.tp) / split.tp * m.kv_channels)
+    heads = m.num_attention_heads / split.tp
+    scores = 0.0
+    if not split.flash:  # softmax output, its dropout mask and the dropped-out copy
+        scores = heads * rows * split.seq_length * ((2 * wide + 1) if split.dropout else wide)
+    attention_output = saved * rows * v + 4.0 * heads * rows + (wide * rows * v if saved < wide else 0.0)
+    norms = 2 * saved * rows * h / shard
+    masks = 2.0 * rows * h / shard if split.dropout else 0.0
+    up = 2 if m.gated_linear_unit else 1
+    if not moe:
+        width = m.ffn_hidden_size / split.tp
+        activation_in, activation_out, experts = wide * rows * up * width, saved * rows * width, 0.0
+        ff_input = residual
+    else:
+        local = rows / shard
+        routed = local * m.moe_router_topk * split.etp
+        width = m.moe_ffn_hidden_size / split.etp
+        activation_in, activation_out = wide * routed * up * width, saved * routed * width
+        experts = routed * h * (saved + wide) + local * (4.0 * m.num_moe_experts * 2 + h * wide)
+        if m.moe_shared_expert_intermediate_size:
+            shared = m.moe_shared_expert_intermediate_size / split.tp
+            activation_in += wide * rows * up * shared
+            activation_out += saved * rows * shared
+        ff_input = residual
+    return Saved(
+        residual,
+        norms,
+        attention_inputs,
+        scores,
+        attention_output,
+        up_projection,
+        ff_input,
+        activation_in,
+        activation_out,
+        experts,
+        masks,
+    )
+
+
+def in_flight(stage: int, pp: int, vpp: int, micro_batches: int) -> float:
+    """Micro-batches whose activations stage ``stage`` holds at its peak, in whole-stage units."""
+    if pp == 1:
+        return 1.0
+    if vpp == 1:
+        return float(min(micro_batches, pp - stage))
+    chunks = min(micro_batches * vpp, (pp - stage - 1) * 2 + (vpp - 1) * pp + 1)
+    return chunks / vpp
+
+
+def _parameter_bytes(spec: Spec) -> float:
+    p = spec.precision
+    if p.gemm == "fp32":
+        return 4.0
+    if p.gemm in ("fp8", "fp4"):
+        # the fp8 weight and its transpose; beside them the bf16 weight unless parameters are kept in fp8
+        return 2.0 if p.fp8_param_gather else 4.0
+    return 2.0
+
+
+def _static(spec: Spec, shard: Shard, cal: Calibration) -> tuple[float, float, float]:
+    """Bytes of parameters, gradients and optimizer states."""
+    lay = spec.layout
+    dp = max(spec.dp, 1) * lay.cp
+    expert_dp = max(1, spec.gpus // (lay.pp * lay.ep * lay.expert_tp))
+    grad = 4.0 if spec.precision.grad_reduce_in_fp32 or spec.precision.gemm == "fp32" else 2.0
+    states = 8.0 if spec.precision.gemm == "fp32" else 12.0
+    if spec.optim.precision_aware:
+        states, grad = 8.0, 2.0
+    weight = _parameter_bytes(spec)
+    full = lay.fsdp is not Fsdp.none
+    sharded = full or lay.distributed_optimizer
+    dense_by, expert_by = (dp, expert_dp) if sharded else (1, 1)
+    optimizer = states * (shard.dense / dense_by + shard.expert / expert_by)
+    if lay.optimizer_cpu_offload:
+        optimizer = 0.0
+    if full:
+        owned = shard.dense / dp + shard.expert / expert_dp
+        return weight * owned, grad * owned, optimizer
+    return weight * shard.total, grad * shard.total, optimizer
+
+
+def _layer_bytes(spec: Spec, split: _Split, moe: bool) -> tuple[float, float]:
+    """Bytes that stay after a layer's forward pass, and the most that exist while it runs its backward pass."""
+    saved = saved_by_layer(split, moe)
+    lay = spec.layout
+    if lay.recompute is Recompute.full:
+        return saved.inputs, saved.total
+    if lay.recompute is Recompute.selective:
+        kept = saved.kept(tuple(lay.recompute_modules) or ("core_attn",), moe)
+        return kept, saved.total - kept
+    return saved.total, 0.0
+
+
+def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory]:
+    """GiB of one rank of each stage."""
+    cal = cal or calibration_for(spec)
+    model, lay, batch = spec.model, spec.layout, spec.batch
+    flash = cal.flash_attention and lay.attention_backend not in ("unfused", "local")
+    split = _Split(
+        model,
+        spec.precision.gemm,
+        lay.tp,
+        lay.cp,
+        lay.ep,
+        lay.expert_tp,
+        lay.mbs,
+        spec.seq_length,
+        lay.sequence_parallel,
+        flash,
+        cal.dropout,
+    )
+    rows = lay.mbs * spec.seq_length / lay.cp
+    wide = 4.0 if spec.precision.gemm == "fp32" else 2.0
+    boundary = wide * rows * model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
+    per_stage = [[0, 0] for _ in range(lay.pp)]  # dense and expert layers
+    embeds, loses = [False] * lay.pp, [False] * lay.pp
+    for chunk in chunks_of(spec) or ():
+        moe = sum(model.layer_is_moe(i) for i in range(chunk.start, chunk.stop))
+        per_stage[chunk.stage][0] += chunk.num_layers - moe
+        per_stage[chunk.stage][1] += moe
+        embeds[chunk.stage] |= chunk.embeds
+        loses[chunk.stage] |= chunk.loses
+    kept_dense, working_dense = _layer_bytes(spec, split, False) if not model.is_moe or model.num_dense_layers else (0.0, 0.0)
+    kept_moe, working_moe = _layer_bytes(spec, split, True) if model.is_moe else (0.0, 0.0)
+    full_dense = saved_by_layer(split, False).total
+    out: list[StageMemory] = []
+    for stage, shard in enumerate(stage_shards(spec)):
+        weights, grads, states = _static(spec, shard, cal)
+        dense, moe = per_stage[stage]
+        layers = dense + moe
+        depth = in_flight(stage, lay.pp, lay.vpp, batch.num_micro_batches)
+        kept = dense * kept_dense + moe * kept_moe
+        if lay.recompute is Recompute.full:
+            if lay.recompute_method == "block" and lay.recompute_num_layers:
+                exact = max(dense - lay.recompute_num_layers, 0)
+                kept = (dense - exact) * kept_dense + exact * full_dense + moe * kept_moe
+            elif lay.recompute_num_layers > 1:
+                kept /= lay.recompute_num_layers
+        if lay.cpu_offload_layers:
+            kept *= max(layers - lay.cpu_offload_layers, 0) / max(layers, 1)
+        working = max(working_dense if dense else 0.0, working_moe if moe else 0.0)
+        if lay.recompute is Recompute.full and lay.recompute_num_layers > 1 and lay.recompute_method != "block":
+            working *= lay.recompute_num_layers
+        # while one layer's backward runs, the gradients of its widest activation and of its input exist too
+        gradients = wide * rows * (2 * model.ffn_hidden_size / lay.tp if dense else model.hidden_size) + 2 * boundary
+        activations = depth * kept + working + gradients
+        if embeds[stage]:
+            activations += depth * boundary
+        logits = 0.0
+        if loses[stage]:
+            vocabulary = model.padded_vocab_size(lay.tp) / lay.tp
+            logits = _LOGITS_BYTES * rows * vocabulary + 2 * boundary
+            if lay.pp == 1:  # logits live before the first layer's backward, whose working set then does not
+                activations -= min(working + gradients, logits)
+        buffers = WORKSPACE_GIB * GIB
+        if lay.pp > 1:
+            buffers += 4 * boundary
+        if lay.sequence_parallel:
+            buffers += wide * rows * model.hidden_size  # the gathered sequence
+        if lay.tp_comm_overlap:
+            buffers += 4 * wide * rows * model.hidden_size
+        if lay.fsdp is not Fsdp.none:
+            biggest = max(
+                layer(model, i, lay.tp, lay.ep, lay.expert_tp).total for i in {0, model.num_layers - 1}
+            )
+            table = model.padded_vocab_size(lay.tp) // lay.tp * model.hidden_size
+            buffers += (2 * biggest + table) * wide + (biggest + table) * 4.0  # two units gathered, one unit's gradients
+        out.append(
+            StageMemory(
+                stage,
+                weights / GIB,
+                grads / GIB,
+                states / GIB,
+                activations / GIB,
+                logits / GIB,
+                buffers / GIB,
+            )
+        )
+    return out
+
+
+def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
+    """The memory of a legal spec on its GPU."""
+    lay = spec.layout
+    stages = stage_memory(spec, cal)
+    groups = 2 + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
+    weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
+    states = 8.0 if spec.optim.precision_aware or spec.precision.gemm == "fp32" else 12.0
+    total = parameters(spec).total
+    offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
+    shard = (weights + states) * total / spec.gpus
+    return Memory(
+        stages=stages,
+        capacity_gib=spec.gpu.usable_memory_gib,
+        outside_gib=CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups,
+        # a process with CUDA and its data workers, the copy that an asynchronous save drains from, offloaded states
+        host_gib_per_gpu=6.0 + (shard + offloaded) / GIB,
+        checkpoint_gib=(weights + states) * total / GIB,
+    )

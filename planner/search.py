@@ -1,0 +1,219 @@
+"""Search every legal layout of a run and rank those that fit: branch and bound, so that what is left out is proven slower.
+
+The bound of a group of layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute): the busiest stage does at
+least its share of the model's work, whatever PP and VPP are, and nothing runs in negative time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from configs import Fsdp, Layout, Recompute, Refusal, Spec
+from planner.calibration import calibration_for
+from planner.memory import Memory, memory
+from planner.rules import divisors, is_legal
+from planner.step_time import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
+
+_RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
+    (Recompute.none, ()),
+    (Recompute.selective, ("layernorm",)),
+    (Recompute.selective, ("mlp",)),
+    (Recompute.selective, ("moe_act",)),
+    (Recompute.selective, ("mla_up_proj", "moe_act")),
+    (Recompute.full, ()),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One layout that is legal and fits, with what it costs."""
+
+    spec: Spec
+    time: StepTime
+    memory: Memory
+
+    @property
+    def layout(self) -> Layout:
+        return self.spec.layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ranked candidates, and how the space was covered."""
+
+    candidates: list[Candidate]
+    considered: int  # layouts whose cost was computed
+    pruned: int  # layouts proven slower than the last candidate kept, or too large whatever else is chosen
+    did_not_fit: int
+
+
+def _powers(limit: int) -> list[int]:
+    return [1 << i for i in range(limit.bit_length()) if 1 << i <= limit]
+
+
+def _tensor_sizes(spec: Spec) -> list[int]:
+    m = spec.model
+    sizes = [m.num_attention_heads, m.num_query_groups]
+    if not m.is_moe or m.num_dense_layers:
+        sizes.append(m.ffn_hidden_size)
+    domain = min(spec.gpu.nvlink_domain, 16, spec.gpus)
+    return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
+
+
+def _groups(spec: Spec) -> Iterator[Layout]:
+    """Every way of splitting a layer: the layout with PP and VPP left at 1."""
+    m, base = spec.model, spec.layout
+    context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
+    micro = [b for b in _powers(16) if base.gbs % b == 0]
+    experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
+    modes = [
+        (mode, modules)
+        for mode, modules in _RECOMPUTE
+        if not ("moe_act" in modules and not m.is_moe) and not ("mla_up_proj" in modules and not m.is_mla)
+    ]
+    for tp, cp, ep, mbs, (mode, modules) in itertools.product(_tensor_sizes(spec), context, experts, micro, modes):
+        for etp in ((0,) if not m.is_moe else (1,) if tp == 1 else (1, tp)):
+            for fsdp in (Fsdp.none, Fsdp.megatron):
+                yield replace(
+                    base,
+                    tp=tp,
+                    pp=1,
+                    vpp=1,
+                    cp=cp,
+                    ep=ep,
+                    etp=etp,
+                    mbs=mbs,
+                    recompute=mode,
+                    recompute_modules=list(modules),
+                    recompute_method="",
+                    recompute_num_layers=0,
+                    fsdp=fsdp,
+                    num_layers_in_first_pipeline_stage=0,
+                    num_layers_in_last_pipeline_stage=0,
+                    account_for_embedding=False,
+                    account_for_loss=False,
+                )
+
+
+def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
+    """The pipelines that ``group`` may have, legal as far as layers and GPUs go."""
+    layers, lay = spec.model.num_layers, group
+    room = spec.gpus // (lay.tp * lay.cp) if spec.gpus % (lay.tp * lay.cp) == 0 else 0
+    if not room:
+        return
+    if lay.fsdp is Fsdp.megatron:
+        yield lay
+        return
+    for embedding, loss in ((False, False), (True, True)):
+        slots = layers + embedding + loss
+        for pp in divisors(slots, room):
+            if room % pp or (pp == 1 and embedding):
+                continue
+            for vpp in divisors(slots // pp) if pp > 1 else [1]:
+                yield replace(lay, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
+
+
+def _bound(spec: Spec, group: Layout) -> float:
+    """Seconds that no pipeline of this group can beat."""
+    trial = replace(spec, layout=group)
+    split = split_of(trial, calibration_for(spec))
+    model = spec.model
+    dense = model.num_dense_layers if model.is_moe else model.num_layers
+    work = 0.0
+    for count, index in ((dense, 0), (model.num_layers - dense, model.num_layers - 1)):
+        if count:
+            cost = layer_cost(split, index)
+            work += count * (cost.forward_s + cost.backward_s)
+    if model.window_size or spec.precision.first_last_layers_bf16:
+        work *= 0.5  # layers differ in ways that one representative does not show: stay safely below
+    for cost in (embedding_cost(split), loss_cost(split)):
+        work += cost.forward_s + cost.backward_s
+    return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
+
+
+def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False) -> Plan:
+    """The ``top`` fastest legal layouts of ``spec`` that fit its GPUs: a best-first search.
+
+    The queue holds groups and layouts by their bounds, and costed candidates by their time. What is popped first cannot
+    be beaten by anything still in the queue, so the first ``top`` candidates popped are the answer.
+
+    Args:
+        exhaustive: cost every legal layout instead; the answer is the same, as a test shows.
+
+    Raises:
+        Refusal: no legal layout fits.
+    """
+    order = itertools.count()
+    queue: list[tuple[float, int, Layout | Spec | Candidate]] = [(_bound(spec, g), next(order), g) for g in _groups(spec)]
+    heapq.heapify(queue)
+    best: list[Candidate] = []
+    considered = did_not_fit = expanded = 0
+    too_large: set[tuple[object, ...]] = set()
+    while queue and (exhaustive or len(best) < top):
+        _, _, item = heapq.heappop(queue)
+        if isinstance(item, Candidate):
+            best.append(item)
+        elif isinstance(item, Layout):
+            for layout in _pipelines(spec, item):
+                trial = replace(spec, layout=layout)
+                if not is_legal(trial):
+                    continue
+                expanded += 1
+                if _static_key(layout) in too_large:
+                    did_not_fit += 1
+                    continue
+                heapq.heappush(queue, (step_time_bound(trial), next(order), trial))
+        else:
+            held = memory(item)
+            considered += 1
+            if held.fits:
+                time = step_time(item)
+                heapq.heappush(queue, (time.step_time_s, next(order), Candidate(item, time, held)))
+                continue
+            did_not_fit += 1
+            if max(s.static_gib for s in held.stages) + held.outside_gib > held.capacity_gib:
+                too_large.add(_static_key(item.layout))
+    if not best:
+        raise Refusal(
+            f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} fits "
+            f"{spec.gpu.usable_memory_gib:.0f} GiB",
+            "Use more GPUs, another GPU, or a batch that more ranks can share.",
+        )
+    return Plan(best[:top], considered, expanded - considered, did_not_fit)
+
+
+def _static_key(lay: Layout) -> tuple[object, ...]:
+    """What weights, gradients and optimizer states depend on: too large once, too large with any micro-batch."""
+    return (lay.tp, lay.pp, lay.vpp, lay.cp, lay.ep, lay.etp, lay.fsdp, lay.account_for_loss)
+
+
+_TERMS = {
+    "gemm": "matrix products run slower at these shapes",
+    "attention": "attention",
+    "elementwise": "memory-bound kernels",
+    "tp": "tensor-parallel communication",
+    "cp": "context-parallel exchange",
+    "ep": "expert all-to-all",
+    "bubble": "pipeline bubble",
+    "dp": "exposed data-parallel communication",
+    "optimizer": "optimizer step",
+    "loss": "logits and loss",
+    "launch": "kernel launches",
+    "other": "stragglers and step overhead",
+}
+
+
+def why_slower(candidate: Candidate, best: Candidate) -> str:
+    """The terms on which ``candidate`` loses to ``best``, largest first, in words and seconds."""
+    if candidate is best:
+        first = sorted(best.time.breakdown.items(), key=lambda x: -x[1])[:3]
+        return "spends " + ", ".join(f"{seconds:.2f} s on {_TERMS.get(k, k)}" for k, seconds in first)
+    keys = set(candidate.time.breakdown) | set(best.time.breakdown)
+    lost = {k: candidate.time.breakdown.get(k, 0.0) - best.time.breakdown.get(k, 0.0) for k in keys}
+    worst = [(k, s) for k, s in sorted(lost.items(), key=lambda x: -x[1]) if s > 0.002 * best.time.step_time_s][:2]
+    if not worst:
+        return "as fast as the best within 0.2 %"
+    return "loses " + " and ".join(f"{s:.2f} s on {_TERMS.get(k, k)}" for k, s in worst)
