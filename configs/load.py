@@ -21,8 +21,7 @@ from configs.schema import Gpu, Model, Optimizer, Precision, Spec
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
 PARALLEL_KEYS = tuple(
-    f"layout.{k}"
-    for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
+    f"layout.{k}" for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
 )
 
 _T = TypeVar("_T")
@@ -143,7 +142,10 @@ def _split(override: str) -> tuple[str, str]:
     key, eq, value = override.partition("=")
     if not eq or not key:
         raise Refusal(f"{override!r} is not an override", "Write key=value, for example layout.tp=4.")
-    return key.lstrip("+"), value
+    key = key.lstrip("+")
+    if key == "layout.fsdp":  # also as a switch
+        value = {"true": "megatron", "1": "megatron", "false": "none", "0": "none"}.get(value.lower(), value)
+    return key, value
 
 
 def _check_keys(overrides: Sequence[str]) -> dict[str, str]:

@@ -272,7 +272,9 @@ def prepare(
         _tokenize_all(shards, parts, tokenizer, skip_bad, dtype, workers or os.cpu_count() or 1, progress)
         result = _join(shards, parts, out, dtype)
     except OSError as error:
-        raise Refusal(f"{out} could not be written: {error.strerror}", "Make room and run the same command again; finished parts are kept.") from None
+        raise Refusal(
+            f"{out} could not be written: {error.strerror}", "Make room and run the same command again; finished parts are kept."
+        ) from None
     shutil.rmtree(parts)
     return result
 

@@ -52,7 +52,7 @@ def import_nemo() -> None:
     import torch.distributed.checkpoint  # noqa: F401
 
     import recipes.builder
-    import recipes.cpu.strategy  # noqa: F401
+    import recipes.cpu.strategy
 
     assert recipes.builder
     ranks.prepare_to_fork()

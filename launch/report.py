@@ -242,7 +242,9 @@ def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path
     figure = _draw_loss([run], entropy)
     png = out / "loss.png"
     figure.savefig(png, dpi=150)
-    lead = f"{summary.recipe or run.name}: {summary.steps} steps on {summary.ranks} ranks ({summary.gpu}), {summary.layout}; {summary.state}."
+    lead = (
+        f"{summary.recipe or run.name}: {summary.steps} steps on {summary.ranks} ranks ({summary.gpu}), {summary.layout}; {summary.state}."
+    )
     body = _svg(figure) + "<h2>Numbers</h2>" + _rows_html(table(summary)) + "<h2>Step time</h2>" + _svg(_draw_times([run]))
     page = out / "report.html"
     page.write_text(_PAGE.format(title=html.escape(f"Run {run.name}"), lead=html.escape(lead), body=body))
@@ -327,11 +329,12 @@ def write_comparison(a: Run, b: Run, out: Path) -> tuple[Comparison, list[Path]]
     sa, sb = dict(table(summarize(a))), dict(table(summarize(b)))
     labels = [label for label, _, _ in ROWS if label in sa or label in sb]
     cells = "".join(
-        f"<tr><td>{html.escape(x)}</td><td>{html.escape(sa.get(x, ''))}</td><td>{html.escape(sb.get(x, ''))}</td></tr>"
-        for x in labels
+        f"<tr><td>{html.escape(x)}</td><td>{html.escape(sa.get(x, ''))}</td><td>{html.escape(sb.get(x, ''))}</td></tr>" for x in labels
     )
     head = f"<tr><th></th><th>{html.escape(a.name)}</th><th>{html.escape(b.name)}</th></tr>"
-    body = _svg(figure) + f'<h2>Numbers</h2><div class="wide"><table>{head}{cells}</table></div><h2>Step time</h2>' + _svg(_draw_times([a, b]))
+    body = (
+        _svg(figure) + f'<h2>Numbers</h2><div class="wide"><table>{head}{cells}</table></div><h2>Step time</h2>' + _svg(_draw_times([a, b]))
+    )
     page = out / "compare.html"
     page.write_text(_PAGE.format(title=html.escape(f"{a.name} against {b.name}"), lead=html.escape(result.sentence), body=body))
     data = out / "compare.json"

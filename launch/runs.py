@@ -128,7 +128,5 @@ def _read_events(folder: Path) -> dict[str, Series]:
     out: dict[str, Series] = {}
     for tag, rows in merged.items():
         steps = sorted(rows)
-        out[tag] = Series(
-            np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps])
-        )
+        out[tag] = Series(np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps]))
     return out

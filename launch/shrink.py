@@ -68,10 +68,7 @@ def _shrink_model(spec: Spec, tp: int, pp: int, vpp: int) -> tuple[configs.Model
     """The toy model, its layer count, and the sizes of its first and last stage (0: even)."""
     m, lay = spec.model, spec.layout
     heads = 4
-    if m.num_query_groups == m.num_attention_heads:
-        groups = heads
-    else:
-        groups = 2
+    groups = heads if m.num_query_groups == m.num_attention_heads else 2
     chunks = pp * vpp
     extra = int(lay.account_for_embedding) + int(lay.account_for_loss)
     layers = chunks * (2 if extra else max(1, 4 // chunks)) - extra

@@ -101,9 +101,7 @@ class Link:
         if self.size == 1:
             return 0.0
         g, c = self.device.gpu, self.device.cal
-        rate = (
-            g.nvlink_gb_per_s * c.nvlink_efficiency if self.local >= self.size else g.nic_gb_per_s * c.network_efficiency
-        )
+        rate = g.nvlink_gb_per_s * c.nvlink_efficiency if self.local >= self.size else g.nic_gb_per_s * c.network_efficiency
         return sent_bytes / (rate * 1e9) + self.device.cal.collective_us * 1e-6
 
 

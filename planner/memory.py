@@ -40,14 +40,7 @@ class StageMemory:
 
     @property
     def total_gib(self) -> float:
-        return (
-            self.parameters_gib
-            + self.gradients_gib
-            + self.optimizer_gib
-            + self.activations_gib
-            + self.logits_gib
-            + self.buffers_gib
-        )
+        return self.parameters_gib + self.gradients_gib + self.optimizer_gib + self.activations_gib + self.logits_gib + self.buffers_gib
 
     @property
     def static_gib(self) -> float:
@@ -331,9 +324,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         if lay.tp_comm_overlap:
             buffers += 4 * wide * rows * model.hidden_size
         if lay.fsdp is not Fsdp.none:
-            biggest = max(
-                layer(model, i, lay.tp, lay.ep, lay.expert_tp).total for i in {0, model.num_layers - 1}
-            )
+            biggest = max(layer(model, i, lay.tp, lay.ep, lay.expert_tp).total for i in {0, model.num_layers - 1})
             table = model.padded_vocab_size(lay.tp) // lay.tp * model.hidden_size
             buffers += (2 * biggest + table) * wide + (biggest + table) * 4.0  # two units gathered, one unit's gradients
         out.append(

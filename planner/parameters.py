@@ -114,9 +114,7 @@ def _stage_shards(
 ) -> tuple[Shard, ...]:
     pp = key[0]
     out = [Shard(0, 0)] * pp
-    by_kind = {
-        moe: layer(model, model.num_layers if moe else 0, tp, ep, etp) for moe in {model.layer_is_moe(0), model.is_moe}
-    }
+    by_kind = {moe: layer(model, model.num_layers if moe else 0, tp, ep, etp) for moe in {model.layer_is_moe(0), model.is_moe}}
     first_expert = model.num_dense_layers if model.is_moe else model.num_layers
     for chunk in chunks(model.num_layers, key) or ():
         shard = out[chunk.stage]

@@ -164,7 +164,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gbs=gbs,
         seq_length=_number(row, "seq_len", model.seq_length),
         fsdp=Fsdp.megatron if _number(row, "fsdp", 0) else Fsdp.none,
-        sp=False if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "") else None,
+        sp=False
+        if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "")
+        else None,
         distributed_optimizer="vTrain" not in row.get("source", ""),
         **_recompute(row.get("recompute", "")),
     )
@@ -175,7 +177,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpu=configs.gpu(gpu_name),
         precision=configs.precision(precision),
         layout=layout,
-        optim=configs.Optimizer(name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1),
+        optim=configs.Optimizer(
+            name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1
+        ),
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(name="none", executor="local"),
     )

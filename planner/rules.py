@@ -86,7 +86,12 @@ def _divides(size: int, name: str, tp: int, model: Model) -> tuple[str, str] | N
     )
 
 
-@_rule("tp-heads", "tensor parallelism divides the attention heads", "each rank computes whole heads", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "tp-heads",
+    "tensor parallelism divides the attention heads",
+    "each rank computes whole heads",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _tp_heads(s: Spec) -> tuple[str, str] | None:
     return _divides(s.model.num_attention_heads, "attention heads", s.layout.tp, s.model)
 
@@ -101,7 +106,12 @@ def _tp_groups(s: Spec) -> tuple[str, str] | None:
     return _divides(s.model.num_query_groups, "query groups", s.layout.tp, s.model)
 
 
-@_rule("tp-ffn", "tensor parallelism divides the feed-forward width", "the first GEMM is split by columns, the second by rows", MCORE + "tensor_parallel.layers divide()")
+@_rule(
+    "tp-ffn",
+    "tensor parallelism divides the feed-forward width",
+    "the first GEMM is split by columns, the second by rows",
+    MCORE + "tensor_parallel.layers divide()",
+)
 def _tp_ffn(s: Spec) -> tuple[str, str] | None:
     m = s.model
     if m.is_moe and not m.num_dense_layers:
@@ -109,13 +119,23 @@ def _tp_ffn(s: Spec) -> tuple[str, str] | None:
     return _divides(m.ffn_hidden_size, "feed-forward channels", s.layout.tp, m)
 
 
-@_rule("tp-shared-expert", "tensor parallelism divides the shared expert's width", "the shared expert is a dense block", MCORE + "moe.shared_experts")
+@_rule(
+    "tp-shared-expert",
+    "tensor parallelism divides the shared expert's width",
+    "the shared expert is a dense block",
+    MCORE + "moe.shared_experts",
+)
 def _tp_shared(s: Spec) -> tuple[str, str] | None:
     size = s.model.moe_shared_expert_intermediate_size
     return _divides(size, "shared-expert channels", s.layout.tp, s.model) if size else None
 
 
-@_rule("sp-needs-tp", "sequence parallelism needs tensor parallelism", "it shards what tensor ranks would hold twice", MCORE + "ModelParallelConfig.__post_init__")
+@_rule(
+    "sp-needs-tp",
+    "sequence parallelism needs tensor parallelism",
+    "it shards what tensor ranks would hold twice",
+    MCORE + "ModelParallelConfig.__post_init__",
+)
 def _sp_needs_tp(s: Spec) -> tuple[str, str] | None:
     if s.layout.sp and s.layout.tp == 1:
         return "layout.sp=true with layout.tp=1", "Leave layout.sp unset, or use layout.tp=2 or more."
@@ -169,7 +189,12 @@ def _tp_nvlink(s: Spec) -> tuple[str, str] | None:
 # --- the world and the batch ----------------------------------------------------------------------------------------------
 
 
-@_rule("world-size", "TP x PP x CP divides the GPUs", "data-parallel ranks are what is left", MCORE + "parallel_state.initialize_model_parallel")
+@_rule(
+    "world-size",
+    "TP x PP x CP divides the GPUs",
+    "data-parallel ranks are what is left",
+    MCORE + "parallel_state.initialize_model_parallel",
+)
 def _world(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     ranks = lay.tp * lay.pp * lay.cp
@@ -182,7 +207,12 @@ def _world(s: Spec) -> tuple[str, str] | None:
     )
 
 
-@_rule("expert-world", "ETP x EP x PP divides the GPUs", "expert-data ranks are what is left", MCORE + "parallel_state.initialize_model_parallel")
+@_rule(
+    "expert-world",
+    "ETP x EP x PP divides the GPUs",
+    "expert-data ranks are what is left",
+    MCORE + "parallel_state.initialize_model_parallel",
+)
 def _expert_world(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     ranks = lay.expert_tp * lay.ep * lay.pp
@@ -194,15 +224,29 @@ def _expert_world(s: Spec) -> tuple[str, str] | None:
     return f"etp={lay.expert_tp} x ep={lay.ep} x pp={lay.pp} = {ranks} does not divide gpus={s.gpus}", fix
 
 
-@_rule("whole-nodes", "a run takes whole nodes", "SLURM and torchrun start the same number of ranks on every node", "NeMo-Run SlurmExecutor nodes x ntasks_per_node", advice=True)
+@_rule(
+    "whole-nodes",
+    "a run takes whole nodes",
+    "SLURM and torchrun start the same number of ranks on every node",
+    "NeMo-Run SlurmExecutor nodes x ntasks_per_node",
+    advice=True,
+)
 def _nodes(s: Spec) -> tuple[str, str] | None:
     per = s.gpu.gpus_per_node
     if s.gpus <= per or s.gpus % per == 0:
         return None
-    return f"gpus={s.gpus} is not a multiple of the {per} GPUs of a {s.gpu.name} node", f"Use gpus={s.gpus // per * per} or {(s.gpus // per + 1) * per}."
+    return (
+        f"gpus={s.gpus} is not a multiple of the {per} GPUs of a {s.gpu.name} node",
+        f"Use gpus={s.gpus // per * per} or {(s.gpus // per + 1) * per}.",
+    )
 
 
-@_rule("batch", "the global batch is a multiple of micro-batch x data-parallel ranks", "every rank gets the same number of micro-batches", MCORE + "num_microbatches_calculator")
+@_rule(
+    "batch",
+    "the global batch is a multiple of micro-batch x data-parallel ranks",
+    "every rank gets the same number of micro-batches",
+    MCORE + "num_microbatches_calculator",
+)
 def _batch(s: Spec) -> tuple[str, str] | None:
     lay, dp = s.layout, s.dp
     if not dp or lay.gbs % (lay.mbs * dp) == 0:
@@ -222,7 +266,12 @@ def _batch(s: Spec) -> tuple[str, str] | None:
 # --- pipeline parallelism ---------------------------------------------------------------------------------------------------
 
 
-@_rule("vpp-needs-pp", "interleaving needs pipeline parallelism", "model chunks are interleaved over pipeline ranks", MCORE + "parallel_state.initialize_model_parallel")
+@_rule(
+    "vpp-needs-pp",
+    "interleaving needs pipeline parallelism",
+    "model chunks are interleaved over pipeline ranks",
+    MCORE + "parallel_state.initialize_model_parallel",
+)
 def _vpp_needs_pp(s: Spec) -> tuple[str, str] | None:
     if s.layout.vpp > 1 and s.layout.pp == 1:
         return f"layout.vpp={s.layout.vpp} with layout.pp=1", "Use layout.vpp=1, or layout.pp=2 or more."
@@ -258,7 +307,12 @@ def _legal_pp(s: Spec) -> list[int]:
     return [p for p in divisors(slots) if slots // p % s.layout.vpp == 0 or p == 1]
 
 
-@_rule("pp-layers", "pipeline stages divide the layers, an accounted embedding or loss counting as one", "stages hold the same number of slots", MCORE + "transformer_block.get_num_layers_to_build")
+@_rule(
+    "pp-layers",
+    "pipeline stages divide the layers, an accounted embedding or loss counting as one",
+    "stages hold the same number of slots",
+    MCORE + "transformer_block.get_num_layers_to_build",
+)
 def _pp_layers(s: Spec) -> tuple[str, str] | None:
     lay, layers = s.layout, s.model.num_layers
     if lay.num_layers_in_first_pipeline_stage or lay.num_layers_in_last_pipeline_stage:
@@ -274,16 +328,29 @@ def _pp_layers(s: Spec) -> tuple[str, str] | None:
     return f"layout.pp={lay.pp} does not divide {slots} layers", fix + "."
 
 
-@_rule("vpp-layers", "model chunks divide each stage's layers", "every chunk of a stage holds the same number of slots", MCORE + "transformer_block.get_num_layers_to_build")
+@_rule(
+    "vpp-layers",
+    "model chunks divide each stage's layers",
+    "every chunk of a stage holds the same number of slots",
+    MCORE + "transformer_block.get_num_layers_to_build",
+)
 def _vpp_layers(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     per_stage = stage_layers(s.model.num_layers, lay)
     if lay.pp == 1 or per_stage is None or not any(n % lay.vpp for n in per_stage):
         return None
-    return f"layout.vpp={lay.vpp} does not divide the {per_stage[0]} layers of a stage", f"Use layout.vpp={nearest_values(lay.vpp, divisors(per_stage[0]))}."
+    return (
+        f"layout.vpp={lay.vpp} does not divide the {per_stage[0]} layers of a stage",
+        f"Use layout.vpp={nearest_values(lay.vpp, divisors(per_stage[0]))}.",
+    )
 
 
-@_rule("pp-account", "an accounted embedding or loss fits on its chunk", "a chunk cannot hold fewer than no layers", MCORE + "transformer_block.get_num_layers_to_build")
+@_rule(
+    "pp-account",
+    "an accounted embedding or loss fits on its chunk",
+    "a chunk cannot hold fewer than no layers",
+    MCORE + "transformer_block.get_num_layers_to_build",
+)
 def _pp_account(s: Spec) -> tuple[str, str] | None:
     per_stage = stage_layers(s.model.num_layers, s.layout)
     if per_stage is None or any(n % s.layout.vpp for n in per_stage) or chunks_of(s) is not None:
@@ -312,7 +379,13 @@ def _interleaved(s: Spec) -> tuple[str, str] | None:
     )
 
 
-@_rule("tied-pp", "tied embeddings over several stages cost a copy and an all-reduce", "first and last stage each hold the table and sum its gradients", MCORE + "distributed.finalize_model_grads", advice=True)
+@_rule(
+    "tied-pp",
+    "tied embeddings over several stages cost a copy and an all-reduce",
+    "first and last stage each hold the table and sum its gradients",
+    MCORE + "distributed.finalize_model_grads",
+    advice=True,
+)
 def _tied(s: Spec) -> tuple[str, str] | None:
     if s.model.tied and s.layout.pp > 1:
         return "tied embeddings are held twice with layout.pp > 1", "Use layout.pp=1 if it fits."
@@ -322,39 +395,76 @@ def _tied(s: Spec) -> tuple[str, str] | None:
 # --- context parallelism and sequence -----------------------------------------------------------------------------------------
 
 
-@_rule("cp-sequence", "2 x CP divides the sequence", "each rank takes one chunk from the front and one from the back, so that causal work balances", "megatron-core 0.15.3 utils.get_batch_on_this_cp_rank", when="step")
+@_rule(
+    "cp-sequence",
+    "2 x CP divides the sequence",
+    "each rank takes one chunk from the front and one from the back, so that causal work balances",
+    "megatron-core 0.15.3 utils.get_batch_on_this_cp_rank",
+    when="step",
+)
 def _cp_sequence(s: Spec) -> tuple[str, str] | None:
     lay, seq = s.layout, s.seq_length
     if lay.cp == 1 or seq % (2 * lay.cp) == 0:
         return None
-    return f"sequence {seq} is not a multiple of 2 x layout.cp={lay.cp}", f"Use layout.seq_length={-(-seq // (2 * lay.cp)) * 2 * lay.cp} or layout.cp={nearest_values(lay.cp, divisors(max(seq // 2, 1)))}."
+    return (
+        f"sequence {seq} is not a multiple of 2 x layout.cp={lay.cp}",
+        f"Use layout.seq_length={-(-seq // (2 * lay.cp)) * 2 * lay.cp} or layout.cp={nearest_values(lay.cp, divisors(max(seq // 2, 1)))}.",
+    )
 
 
-@_rule("cp-backend", "context parallelism needs Transformer Engine's flash or fused attention", "the ring exchange of keys and values lives there", "Transformer Engine attention.dot_product_attention context_parallel", when="step")
+@_rule(
+    "cp-backend",
+    "context parallelism needs Transformer Engine's flash or fused attention",
+    "the ring exchange of keys and values lives there",
+    "Transformer Engine attention.dot_product_attention context_parallel",
+    when="step",
+)
 def _cp_backend(s: Spec) -> tuple[str, str] | None:
     if s.layout.cp > 1 and s.layout.attention_backend in ("unfused", "local"):
-        return f"layout.cp={s.layout.cp} with layout.attention_backend={s.layout.attention_backend}", "Use layout.attention_backend=auto, flash or fused."
+        return (
+            f"layout.cp={s.layout.cp} with layout.attention_backend={s.layout.attention_backend}",
+            "Use layout.attention_backend=auto, flash or fused.",
+        )
     return None
 
 
 @_rule("attention-backend", "the attention backend is a known one", "Megatron-Core's AttnBackend", MCORE + "transformer.enums.AttnBackend")
 def _backend(s: Spec) -> tuple[str, str] | None:
     legal = ("auto", "flash", "fused", "unfused", "local")
-    return None if s.layout.attention_backend in legal else (f"layout.attention_backend={s.layout.attention_backend} is unknown", "Use one of " + ", ".join(legal) + ".")
+    return (
+        None
+        if s.layout.attention_backend in legal
+        else (f"layout.attention_backend={s.layout.attention_backend} is unknown", "Use one of " + ", ".join(legal) + ".")
+    )
 
 
-@_rule("window-cp", "sliding windows and context parallelism do not mix with the ring exchange", "Transformer Engine supports windows under CP only with all-to-all", "Transformer Engine 2.x context_parallel cp_comm_type", advice=True)
+@_rule(
+    "window-cp",
+    "sliding windows and context parallelism do not mix with the ring exchange",
+    "Transformer Engine supports windows under CP only with all-to-all",
+    "Transformer Engine 2.x context_parallel cp_comm_type",
+    advice=True,
+)
 def _window_cp(s: Spec) -> tuple[str, str] | None:
     if s.model.window_size and s.layout.cp > 1:
         return f"a sliding window of {s.model.window_size} with layout.cp={s.layout.cp}", "Use layout.cp=1."
     return None
 
 
-@_rule("position-limit", "the sequence stays within the positions that the model was made for", "beyond them rotary positions are extrapolated", "the model's own config", advice=True)
+@_rule(
+    "position-limit",
+    "the sequence stays within the positions that the model was made for",
+    "beyond them rotary positions are extrapolated",
+    "the model's own config",
+    advice=True,
+)
 def _positions(s: Spec) -> tuple[str, str] | None:
     m = s.model
     if m.position_embedding_type is not PositionEmbedding.alibi and s.seq_length > m.max_position_embeddings:
-        return f"sequence {s.seq_length} exceeds the {m.max_position_embeddings} positions of {m.name}", f"Use layout.seq_length={m.max_position_embeddings} or less."
+        return (
+            f"sequence {s.seq_length} exceeds the {m.max_position_embeddings} positions of {m.name}",
+            f"Use layout.seq_length={m.max_position_embeddings} or less.",
+        )
     return None
 
 
@@ -363,7 +473,11 @@ def _positions(s: Spec) -> tuple[str, str] | None:
 
 @_rule("ep-needs-experts", "expert parallelism needs experts", "there is nothing to spread", MCORE + "TransformerConfig.__post_init__")
 def _ep_needs(s: Spec) -> tuple[str, str] | None:
-    return (f"layout.ep={s.layout.ep} with the dense model {s.model.name}", "Use layout.ep=1.") if s.layout.ep > 1 and not s.model.is_moe else None
+    return (
+        (f"layout.ep={s.layout.ep} with the dense model {s.model.name}", "Use layout.ep=1.")
+        if s.layout.ep > 1 and not s.model.is_moe
+        else None
+    )
 
 
 @_rule("ep-experts", "expert parallelism divides the experts", "each rank holds whole experts", MCORE + "moe.moe_layer.BaseMoELayer")
@@ -375,23 +489,46 @@ def _ep_experts(s: Spec) -> tuple[str, str] | None:
 @_rule("etp-ffn", "expert tensor parallelism divides an expert's width", "experts are split as the dense block is", MCORE + "moe.experts")
 def _etp_ffn(s: Spec) -> tuple[str, str] | None:
     n, etp = s.model.moe_ffn_hidden_size, s.layout.expert_tp
-    return (f"layout.etp={etp} does not divide an expert's {n} channels", f"Use layout.etp={nearest_values(etp, divisors(n))}.") if s.model.is_moe and n % etp else None
+    return (
+        (f"layout.etp={etp} does not divide an expert's {n} channels", f"Use layout.etp={nearest_values(etp, divisors(n))}.")
+        if s.model.is_moe and n % etp
+        else None
+    )
 
 
 @_rule("etp-bias", "experts with biases need ETP = 1", "the bias would be added once a rank", MCORE + "TransformerConfig.__post_init__")
 def _etp_bias(s: Spec) -> tuple[str, str] | None:
-    return (f"layout.etp={s.layout.expert_tp} with biased experts", "Use layout.etp=1.") if s.model.is_moe and s.model.add_bias_linear and s.layout.expert_tp > 1 else None
+    return (
+        (f"layout.etp={s.layout.expert_tp} with biased experts", "Use layout.etp=1.")
+        if s.model.is_moe and s.model.add_bias_linear and s.layout.expert_tp > 1
+        else None
+    )
 
 
-@_rule("allgather-dispatcher", "the all-gather dispatcher sends every token to every expert rank", "it is right only for a few experts", "NVIDIA Megatron-LM moe/README", advice=True)
+@_rule(
+    "allgather-dispatcher",
+    "the all-gather dispatcher sends every token to every expert rank",
+    "it is right only for a few experts",
+    "NVIDIA Megatron-LM moe/README",
+    advice=True,
+)
 def _allgather(s: Spec) -> tuple[str, str] | None:
-    return (f"layout.dispatcher=allgather with layout.ep={s.layout.ep}", "Use layout.dispatcher=alltoall.") if s.model.is_moe and s.layout.dispatcher is Dispatcher.allgather and s.layout.ep > 8 else None
+    return (
+        (f"layout.dispatcher=allgather with layout.ep={s.layout.ep}", "Use layout.dispatcher=alltoall.")
+        if s.model.is_moe and s.layout.dispatcher is Dispatcher.allgather and s.layout.ep > 8
+        else None
+    )
 
 
 # --- memory savers ------------------------------------------------------------------------------------------------------------
 
 
-@_rule("recompute-modules", "selective recompute names modules that exist", "each is a code path in the layer", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "recompute-modules",
+    "selective recompute names modules that exist",
+    "each is a code path in the layer",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _modules(s: Spec) -> tuple[str, str] | None:
     lay, m = s.layout, s.model
     if lay.recompute is not Recompute.selective:
@@ -404,11 +541,20 @@ def _modules(s: Spec) -> tuple[str, str] | None:
         if name == "moe_act" and not m.is_moe:
             return f"recomputing moe_act in the dense model {m.name}", "Leave it out."
         if name in ("moe_act", "layernorm") and s.precision.fp8_recipe == "delayed":
-            return f"recomputing {name} with precision={s.precision.name}: delayed scaling would update its history twice", "Use precision=fp8_current."
+            return (
+                f"recomputing {name} with precision={s.precision.name}: delayed scaling would update its history twice",
+                "Use precision=fp8_current.",
+            )
     return None
 
 
-@_rule("recompute-full", "full recompute has a method and a number of layers within a stage", "uniform groups or the first layers of a stage are recomputed", MCORE + "TransformerConfig.__post_init__", when="step")
+@_rule(
+    "recompute-full",
+    "full recompute has a method and a number of layers within a stage",
+    "uniform groups or the first layers of a stage are recomputed",
+    MCORE + "TransformerConfig.__post_init__",
+    when="step",
+)
 def _full(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     if lay.recompute is not Recompute.full:
@@ -420,7 +566,12 @@ def _full(s: Spec) -> tuple[str, str] | None:
     return None
 
 
-@_rule("offload", "activation offload excludes pipeline parallelism and recompute", "the offload hooks assume one pass in order", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "offload",
+    "activation offload excludes pipeline parallelism and recompute",
+    "the offload hooks assume one pass in order",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _offload(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     if not lay.cpu_offload_layers:
@@ -430,11 +581,19 @@ def _offload(s: Spec) -> tuple[str, str] | None:
     if lay.recompute is not Recompute.none:
         return "layout.cpu_offload_layers together with recompute", "Use one of them."
     if not 0 < lay.cpu_offload_layers < s.model.num_layers:
-        return f"layout.cpu_offload_layers={lay.cpu_offload_layers} of {s.model.num_layers} layers", f"Use at most {s.model.num_layers - 1}."
+        return (
+            f"layout.cpu_offload_layers={lay.cpu_offload_layers} of {s.model.num_layers} layers",
+            f"Use at most {s.model.num_layers - 1}.",
+        )
     return None
 
 
-@_rule("cuda-graphs", "CUDA graphs exclude recompute and offload", "a captured graph cannot replay a Python-level recomputation", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "cuda-graphs",
+    "CUDA graphs exclude recompute and offload",
+    "a captured graph cannot replay a Python-level recomputation",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _graphs(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     if lay.cuda_graphs and lay.recompute is not Recompute.none:
@@ -444,30 +603,64 @@ def _graphs(s: Spec) -> tuple[str, str] | None:
     return None
 
 
-@_rule("fsdp-pp", "Megatron-FSDP is used without pipeline parallelism or interleaving", "NeMo wraps one model chunk", "NeMo 2.7.3 MegatronStrategy; Megatron-Core docs, Megatron-FSDP", advice=True)
+@_rule(
+    "fsdp-pp",
+    "Megatron-FSDP is used without pipeline parallelism or interleaving",
+    "NeMo wraps one model chunk",
+    "NeMo 2.7.3 MegatronStrategy; Megatron-Core docs, Megatron-FSDP",
+    advice=True,
+)
 def _fsdp_pp(s: Spec) -> tuple[str, str] | None:
-    return (f"layout.fsdp=megatron with layout.pp={s.layout.pp}", "Use layout.pp=1.") if s.layout.fsdp is Fsdp.megatron and s.layout.pp > 1 else None
+    return (
+        (f"layout.fsdp=megatron with layout.pp={s.layout.pp}", "Use layout.pp=1.")
+        if s.layout.fsdp is Fsdp.megatron and s.layout.pp > 1
+        else None
+    )
 
 
-@_rule("fsdp-optimizer", "Megatron-FSDP shards the optimizer too", "its buffers are the distributed optimizer's", "NeMo 2.7.3 MegatronStrategy", when="step")
+@_rule(
+    "fsdp-optimizer",
+    "Megatron-FSDP shards the optimizer too",
+    "its buffers are the distributed optimizer's",
+    "NeMo 2.7.3 MegatronStrategy",
+    when="step",
+)
 def _fsdp_opt(s: Spec) -> tuple[str, str] | None:
-    return ("layout.fsdp=megatron with layout.distributed_optimizer=false", "Leave layout.distributed_optimizer on.") if s.layout.fsdp is Fsdp.megatron and not s.layout.distributed_optimizer else None
+    return (
+        ("layout.fsdp=megatron with layout.distributed_optimizer=false", "Leave layout.distributed_optimizer on.")
+        if s.layout.fsdp is Fsdp.megatron and not s.layout.distributed_optimizer
+        else None
+    )
 
 
 # --- precision ----------------------------------------------------------------------------------------------------------------
 
 
-@_rule("precision-gpu", "the GPU's tensor cores have the precision", "each recipe needs its architecture's formats", "Transformer Engine fp8 check_*_support", when="step")
+@_rule(
+    "precision-gpu",
+    "the GPU's tensor cores have the precision",
+    "each recipe needs its architecture's formats",
+    "Transformer Engine fp8 check_*_support",
+    when="step",
+)
 def _precision_gpu(s: Spec) -> tuple[str, str] | None:
     p, cc = s.precision, s.gpu.compute_capability
     if p.gemm == "fp32" or (p.min_compute_capability <= cc and (not p.max_compute_capability or cc <= p.max_compute_capability)):
         return None
     if cc < 90:
         return f"precision={p.name} on {s.gpu.name}, which has no fp8", "Use precision=bf16."
-    return f"precision={p.name} on {s.gpu.name} (compute capability {cc / 10:.1f})", "Use precision=" + ("mxfp8 or fp8_current." if cc >= 100 else "fp8_current, fp8_delayed or fp8_blockwise.")
+    return f"precision={p.name} on {s.gpu.name} (compute capability {cc / 10:.1f})", "Use precision=" + (
+        "mxfp8 or fp8_current." if cc >= 100 else "fp8_current, fp8_delayed or fp8_blockwise."
+    )
 
 
-@_rule("fp8-dimensions", "fp8 GEMMs have dimensions that are multiples of 16 (32 for mxfp8, 128 blocks for blockwise)", "the scaled tiles must be whole", "Transformer Engine assert_dim_for_fp8_exec", when="step")
+@_rule(
+    "fp8-dimensions",
+    "fp8 GEMMs have dimensions that are multiples of 16 (32 for mxfp8, 128 blocks for blockwise)",
+    "the scaled tiles must be whole",
+    "Transformer Engine assert_dim_for_fp8_exec",
+    when="step",
+)
 def _fp8_dims(s: Spec) -> tuple[str, str] | None:
     p, m, lay = s.precision, s.model, s.layout
     if p.gemm not in ("fp8", "fp4"):
@@ -481,18 +674,35 @@ def _fp8_dims(s: Spec) -> tuple[str, str] | None:
         sizes["expert channels of a rank"] = m.moe_ffn_hidden_size // lay.expert_tp
     for name, size in sizes.items():
         if size % unit:
-            return f"precision={p.name}: {name} = {size} is not a multiple of {unit}", "Use precision=bf16, or a smaller layout.tp or layout.cp."
+            return (
+                f"precision={p.name}: {name} = {size} is not a multiple of {unit}",
+                "Use precision=bf16, or a smaller layout.tp or layout.cp.",
+            )
     return None
 
 
-@_rule("fp8-param-gather", "fp8 parameters are gathered by a distributed optimizer or FSDP", "only they hold the fp32 master that fp8 weights are cast from", "NVIDIA Megatron-LM issue 2272 and arguments.py", when="step")
+@_rule(
+    "fp8-param-gather",
+    "fp8 parameters are gathered by a distributed optimizer or FSDP",
+    "only they hold the fp32 master that fp8 weights are cast from",
+    "NVIDIA Megatron-LM issue 2272 and arguments.py",
+    when="step",
+)
 def _param_gather(s: Spec) -> tuple[str, str] | None:
     if s.precision.fp8_param_gather and not s.layout.distributed_optimizer and s.layout.fsdp is Fsdp.none:
-        return f"precision={s.precision.name} gathers fp8 parameters and layout.distributed_optimizer=false", "Leave layout.distributed_optimizer on, or use precision.fp8_param_gather=false."
+        return (
+            f"precision={s.precision.name} gathers fp8 parameters and layout.distributed_optimizer=false",
+            "Leave layout.distributed_optimizer on, or use precision.fp8_param_gather=false.",
+        )
     return None
 
 
-@_rule("bf16-layers", "the layers kept in bf16 fit on a stage", "they are counted from a stage's ends", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "bf16-layers",
+    "the layers kept in bf16 fit on a stage",
+    "they are counted from a stage's ends",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _bf16_layers(s: Spec) -> tuple[str, str] | None:
     p = s.precision
     most = s.model.num_layers // s.layout.pp
@@ -502,7 +712,13 @@ def _bf16_layers(s: Spec) -> tuple[str, str] | None:
     return None
 
 
-@_rule("nvfp4", "nvfp4 can be planned but not trained here", "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it", "NeMo 2.7.3 recipes.precision", advice=True)
+@_rule(
+    "nvfp4",
+    "nvfp4 can be planned but not trained here",
+    "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
+    "NeMo 2.7.3 recipes.precision",
+    advice=True,
+)
 def _nvfp4(s: Spec) -> tuple[str, str] | None:
     return ("precision=nvfp4 is planned only", "Train with precision=mxfp8.") if s.precision.gemm == "fp4" else None
 

@@ -75,7 +75,7 @@ def _groups(spec: Spec) -> Iterator[Layout]:
         if not ("moe_act" in modules and not m.is_moe) and not ("mla_up_proj" in modules and not m.is_mla)
     ]
     for tp, cp, ep, mbs, (mode, modules) in itertools.product(_tensor_sizes(spec), context, experts, micro, modes):
-        for etp in ((0,) if not m.is_moe else (1,) if tp == 1 else (1, tp)):
+        for etp in (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp):
             for fsdp in (Fsdp.none, Fsdp.megatron):
                 yield replace(
                     base,

@@ -101,10 +101,8 @@ def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
     """Layers as evenly as they go over all chunks, the embedding and the loss each weighing as one layer."""
     count = pp * vpp
     slots = [(num_layers + 2) // count + (i < (num_layers + 2) % count) for i in range(count)]
-    if (num_layers + 2) % count == 0 or count == 1:
-        extra = 0
-    else:  # the longer chunks go to the middle, away from the embedding and the loss
-        extra = (count - (num_layers + 2) % count) // 2
+    # the longer chunks go to the middle, away from the embedding and the loss
+    extra = (-(num_layers + 2) % count) // 2
     slots = slots[-extra:] + slots[:-extra] if extra else slots
     out: list[Chunk] = []
     start = 0

@@ -209,7 +209,7 @@ def _norms_and_residuals(ledger: _Ledger) -> None:
 
 
 def _feed_forward(ledger: _Ledger, width: float, rows: float) -> None:
-    s, m = ledger.split, ledger.split.model
+    m = ledger.split.model
     h, up = m.hidden_size, 2 if m.gated_linear_unit else 1
     ledger.linear(up * width, h, rows)
     ledger.linear(h, width, rows)
@@ -240,9 +240,7 @@ def _experts(ledger: _Ledger) -> None:
     up = 2 if m.gated_linear_unit else 1
     ledger.linear(up * width, h, rows, experts)
     ledger.linear(h, width, rows, experts)
-    ledger.stream(
-        2.0 * rows * experts * width * (up + 1), 2.0 * rows * experts * width * (2 * up + 1), 1
-    )
+    ledger.stream(2.0 * rows * experts * width * (up + 1), 2.0 * rows * experts * width * (2 * up + 1), 1)
     if m.moe_shared_expert_intermediate_size:
         _feed_forward(ledger, m.moe_shared_expert_intermediate_size / s.tp, s.tokens)
 
@@ -306,9 +304,7 @@ def loss_cost(split: Split) -> Cost:
     ledger.add(
         "loss",
         d.gemm(rows, vocab, m.hidden_size, dtype) + d.stream(rows * vocab * 8.0, 4),
-        d.gemm(rows, m.hidden_size, vocab, dtype)
-        + d.gemm(vocab, m.hidden_size, rows, dtype)
-        + d.stream(rows * vocab * 8.0, 3),
+        d.gemm(rows, m.hidden_size, vocab, dtype) + d.gemm(vocab, m.hidden_size, rows, dtype) + d.stream(rows * vocab * 8.0, 3),
     )
     if split.tp > 1:
         ring = link(d, split.tp, 1)
@@ -411,7 +407,7 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
         reduce = _reduce_time(dense_link, shard.dense, grad_bytes, weight_bytes, spec)
         reduce += _reduce_time(expert_link, shard.expert, grad_bytes, weight_bytes, spec)
         comm = max(comm, reduce)
-        owned = shard.total
+        owned = float(shard.total)
         if lay.distributed_optimizer or lay.fsdp is not Fsdp.none:
             owned = shard.dense / dp_cp + shard.expert / expert_dp
         # read gradient, two moments and master weight; write the last three and the bf16 weight; norm reads the gradient

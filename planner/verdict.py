@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from configs import Fsdp, Recompute, Refusal, Resolved, Spec
+from configs import Fsdp, Layout, Recompute, Refusal, Resolved, Spec
 from configs.load import ROOT
 from planner.calibration import calibration_for
 from planner.memory import Memory, memory
@@ -43,7 +43,7 @@ def check(spec: Spec) -> Verdict:
     """Legality, memory and time of a complete spec."""
     broken, advice = violations(spec), violations(spec, advice=True)
     countable = chunks_of(spec) is not None and not spec.model.num_attention_heads % spec.layout.tp
-    count = parameters(spec) if countable else parameters(replace(spec, layout=replace(spec.layout, tp=1, pp=1, vpp=1, num_layers_in_first_pipeline_stage=0, num_layers_in_last_pipeline_stage=0)))
+    count = parameters(spec if countable else replace(spec, layout=Layout()))
     if broken:
         return Verdict(spec, broken, advice, replace(count, per_rank=count.per_rank if countable else []), None, None)
     cal = calibration_for(spec)
@@ -83,7 +83,13 @@ def published_layout(spec: Spec) -> Spec | None:
             continue
         layout = replace(
             spec.layout,
-            **{k: int(row[k]) for k in ("tp", "pp", "vpp", "cp", "ep", "etp", "mbs")},
+            tp=int(row["tp"]),
+            pp=int(row["pp"]),
+            vpp=int(row["vpp"]),
+            cp=int(row["cp"]),
+            ep=int(row["ep"]),
+            etp=int(row["etp"]),
+            mbs=int(row["mbs"]),
             fsdp=Fsdp(row["fsdp"]),
             recompute=Recompute(row["recompute"]),
             source=row["source"],

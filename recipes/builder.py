@@ -7,7 +7,6 @@ Every choice a recipe makes is made here, visibly, one small function a part. Wh
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from nemo.collections import llm
 from nemo.utils.exp_manager import TimingCallback
 
 from configs import Fsdp, Recompute, Refusal, Spec
+from configs.schema import Activation
 from recipes.data import IndexedData, MockData, NullTokenizer
 from recipes.record import RunRecord
 from recipes.schedule import CosineSchedule
@@ -118,7 +118,8 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
     config.gradient_accumulation_fusion = not cpu
     config.masked_softmax_fusion = not cpu
     config.bias_dropout_fusion = not cpu
-    config.bias_activation_fusion = not cpu
+    # Megatron-Core has no fused squared ReLU and refuses the flag with it
+    config.bias_activation_fusion = not cpu and model.activation_func is not Activation.squared_relu
     config.cross_entropy_loss_fusion = not cpu
     config.persist_layer_norm = not cpu
     if cpu:
@@ -150,12 +151,13 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
 
 def _strategy(spec: Spec, cpu: bool) -> run.Config:
     layout = spec.layout
+    kind = nl.MegatronStrategy
     if cpu:
-        from recipes.cpu.strategy import CpuStrategy as Strategy
-    else:
-        Strategy = nl.MegatronStrategy
+        from recipes.cpu.strategy import CpuStrategy
+
+        kind = CpuStrategy
     strategy = run.Config(
-        Strategy,
+        kind,
         tensor_model_parallel_size=layout.tp,
         sequence_parallel=layout.sequence_parallel,
         pipeline_model_parallel_size=layout.pp,
@@ -368,8 +370,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def import_family(family: str) -> Any:
-    """The module that holds a family's factories."""
-    return importlib.import_module(f"recipes.{family}")

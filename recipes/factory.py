@@ -116,15 +116,11 @@ def factory(function: Callable[..., Any]) -> Callable[..., Any]:
         options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
         unknown = set(options) - set(PARAMETERS)
         if unknown:
-            raise Refusal(
-                f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; "
-                f"{configs.nearest(sorted(unknown)[0], PARAMETERS)}"
-            )
+            raise Refusal(f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; {configs.nearest(sorted(unknown)[0], PARAMETERS)}")
         return function(**options)
 
     parameters = [
-        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
-        for n, (kind, _) in PARAMETERS.items()
+        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind) for n, (kind, _) in PARAMETERS.items()
     ]
     returns = inspect.signature(function).return_annotation
     call.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
@@ -160,8 +156,6 @@ def _refuse_what_needs_a_gpu(recipe: str, options: dict[str, Any]) -> None:
     spec = spec_of(recipe, options)
     if not trains_on_cpu(spec):
         raise Refusal(
-            f"{recipe} needs {spec.gpus} {spec.gpu.name.upper()} GPUs and this machine has none, only "
-            f"{os.cpu_count()} CPU cores",
-            f"Rehearse it here with: slipway rehearse {recipe}; or send it to a cluster with: "
-            f"slipway launch {recipe} cluster=YOURS.",
+            f"{recipe} needs {spec.gpus} {spec.gpu.name.upper()} GPUs and this machine has none, only {os.cpu_count()} CPU cores",
+            f"Rehearse it here with: slipway rehearse {recipe}; or send it to a cluster with: slipway launch {recipe} cluster=YOURS.",
         )

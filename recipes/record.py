@@ -67,7 +67,5 @@ class RunRecord(pl.Callback):
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
         temporary = self.run_dir / (RECORD + ".tmp")
-        temporary.write_text(
-            json.dumps({"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}, indent=1)
-        )
+        temporary.write_text(json.dumps({"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}, indent=1))
         temporary.replace(self.run_dir / RECORD)

@@ -62,7 +62,14 @@ PRIORS: dict[str, Prior] = {
 }
 
 # The generation that stands nearest to NeMo 2.7.3 on megatron-core 0.15.3, part by part.
-DEFAULT = {"h100": "nemo_2025", "b200": "bridge_2025", "b300": "bridge_2026", "gb200": "bridge_2025", "gb300": "bridge_2025", "a100": "megatron_2022"}
+DEFAULT = {
+    "h100": "nemo_2025",
+    "b200": "bridge_2025",
+    "b300": "bridge_2026",
+    "gb200": "bridge_2025",
+    "gb300": "bridge_2025",
+    "a100": "megatron_2022",
+}
 
 # Which generations share one stack; what is known of each, not fitted.
 KNOWN: dict[str, dict[str, object]] = {
@@ -99,9 +106,7 @@ def load(path: Path) -> list[Point]:
         notes = row["notes"].lower()
         if not rate or any(w in notes for w in ("superseded", "inconsistent", "suspicious", "proxy")):
             continue
-        out.append(
-            Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0)
-        )
+        out.append(Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0))
     return out
 
 
@@ -199,7 +204,9 @@ def main() -> None:
         if args.cv and len({p.model for p in points}) > 1:
             print("    cross-validated:", summary(cross_validate(points, software)), flush=True)
         spread = float(np.sqrt(np.mean(errors**2)))
-        out[gpu][software] = {k: float(f"{v:.4g}") for k, v in values.items()} | KNOWN.get(software, {}) | {"spread": round(max(spread, 0.03), 3)}
+        out[gpu][software] = (
+            {k: float(f"{v:.4g}") for k, v in values.items()} | KNOWN.get(software, {}) | {"spread": round(max(spread, 0.03), 3)}
+        )
     if args.write:
         for gpu, held in out.items():
             path = Path(__file__).parents[2] / "configs" / "calibration" / f"{gpu}.yaml"

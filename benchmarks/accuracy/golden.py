@@ -106,19 +106,39 @@ def _spec(args: Mapping[str, Any], gpu: str) -> tuple[Spec, Calibration]:
         fsdp=Fsdp.megatron if str(args.get("--data-parallel-sharding-strategy", "")) == "optim_grads_params" else Fsdp.none,
         num_layers_in_first_pipeline_stage=first,
         num_layers_in_last_pipeline_stage=last,
-        attention_backend="unfused" if str(args.get("--attention-backend", "")) == "unfused" or str(args.get("--transformer-impl", "")) == "local" else "auto",
+        attention_backend="unfused"
+        if str(args.get("--attention-backend", "")) == "unfused" or str(args.get("--transformer-impl", "")) == "local"
+        else "auto",
     )
     precision = configs.precision("bf16" if bf16 else "fp32")
     if "--fp8-format" in args:
-        precision = configs.precision({"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8"}.get(str(args.get("--fp8-recipe", "delayed")), "fp8_delayed"))
+        precision = configs.precision(
+            {"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8"}.get(
+                str(args.get("--fp8-recipe", "delayed")), "fp8_delayed"
+            )
+        )
         precision = replace(precision, fp8_param_gather="--fp8-param-gather" in args)
     optim = Optimizer(
-        name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1,
+        name="adam",
+        lr=1e-4,
+        min_lr=1e-5,
+        weight_decay=0.1,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_eps=1e-8,
+        warmup_steps=1,
         precision_aware="--use-precision-aware-optimizer" in args,
     )
     spec = Spec(
-        name="golden", gpus=GPUS, model=model, gpu=configs.gpu(gpu), precision=precision, layout=layout, optim=optim,
-        data=Data(name="mock"), cluster=configs.Cluster(name="none", executor="local"),
+        name="golden",
+        gpus=GPUS,
+        model=model,
+        gpu=configs.gpu(gpu),
+        precision=precision,
+        layout=layout,
+        optim=optim,
+        data=Data(name="mock"),
+        cluster=configs.Cluster(name="none", executor="local"),
     )
     if spec.gpus % (tp * pp * cp):
         raise ValueError("more than one node")
@@ -145,8 +165,6 @@ def load(path: Path) -> list[Golden]:
             except (ValueError, KeyError, configs.Refusal) as error:
                 why = str(error)
         out.append(
-            Golden(
-                row["case"], file, spec, cal, float(row["mem_max_allocated_bytes"] or 0), float(row["mem_allocated_bytes"] or 0), why
-            )
+            Golden(row["case"], file, spec, cal, float(row["mem_max_allocated_bytes"] or 0), float(row["mem_allocated_bytes"] or 0), why)
         )
     return out

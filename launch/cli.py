@@ -1,0 +1,607 @@
+"""The ``slipway`` command. Each command imports what it needs when it runs, so that ``--help`` and ``check`` start at once."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from configs.errors import Refusal
+
+if TYPE_CHECKING:
+    from configs import Spec
+
+app = typer.Typer(
+    name="slipway",
+    help="Megatron-Core training recipes that are checked, planned, rehearsed, launched and measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Text to Megatron .bin/.idx.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Name = Annotated[str, typer.Argument(help="A recipe, as slipway list shows them.", metavar="NAME")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="key=value, as gpu=h200 gpus=64 layout.tp=4.", metavar="[KEY=VALUE]...")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_json(value: Any) -> None:
+    print(json_module.dumps(value, indent=1))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 120)
+
+
+def _table(*columns: str, right: tuple[int, ...] = ()) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in right else "left", overflow="fold")
+    return table
+
+
+def _resolve(name: str, overrides: list[str] | None) -> tuple[Spec, str]:
+    import configs
+    import planner
+
+    return planner.choose_layout(configs.load(name, overrides or []))
+
+
+def _layout_words(spec: Spec) -> str:
+    lay = spec.layout
+    sizes = [("TP", lay.tp), ("PP", lay.pp), ("VPP", lay.vpp), ("CP", lay.cp), ("EP", lay.ep), ("ETP", lay.etp)]
+    words = [f"{k}{v}" for k, v in sizes if v > 1 or k in ("TP", "PP") or (k == "ETP" and v)]
+    words += [f"DP{spec.dp}", f"MBS{lay.mbs}", f"GBS{lay.gbs}"]
+    if lay.recompute.value != "none":
+        words.append("recompute " + lay.recompute.value + (f" ({', '.join(lay.recompute_modules)})" if lay.recompute_modules else ""))
+    if lay.fsdp.value != "none":
+        words.append("Megatron-FSDP")
+    return " ".join(words)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"slipway {version('slipway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None: ...
+
+
+@app.command("list")
+def list_recipes(json: Json = False) -> None:
+    """The recipes, and what each trains."""
+    import configs
+
+    rows: list[dict[str, Any]] = []
+    for name in configs.recipe_names():
+        spec = configs.load(name).spec
+        from planner.parameters import parameters
+
+        count = parameters(spec)
+        rows.append(
+            {
+                "name": name,
+                "family": spec.model.family,
+                "parameters": count.total,
+                "active": count.active,
+                "seq_length": spec.seq_length,
+                "gpu": spec.gpu.name,
+                "gpus": spec.gpus,
+            }
+        )
+    if json:
+        return _print_json(rows)
+    table = _table("recipe", "family", "parameters", "active", "sequence", "default", right=(2, 3, 4))
+    for r in rows:
+        table.add_row(
+            r["name"],
+            r["family"],
+            f"{r['parameters'] / 1e9:,.3g} B",
+            f"{r['active'] / 1e9:,.3g} B",
+            f"{r['seq_length']:,}",
+            f"{r['gpus']} x {r['gpu']}",
+        )
+    _console().print(table)
+    return None
+
+
+@app.command()
+def show(name: Name, overrides: Overrides = None, json: Json = False) -> None:
+    """One recipe resolved: each value and who set it, and where it differs from NeMo's recipe of the same name."""
+    from launch.show import resolved_rows, upstream_difference
+
+    rows = resolved_rows(name, overrides or [])
+    difference = upstream_difference(name)
+    if json:
+        return _print_json({"values": rows, "upstream_difference": difference})
+    table = _table("key", "value", "set by")
+    for row in rows:
+        table.add_row(row["key"], str(row["value"]), row["set_by"])
+    console = _console()
+    console.print(table)
+    if difference:
+        console.print(f"Against NeMo 2.7.3's {name} (upstream -> ours):")
+        for line in difference:
+            console.print("  " + line, markup=False)
+    return None
+
+
+@app.command()
+def check(
+    name: Name,
+    overrides: Overrides = None,
+    json: Json = False,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw the pipeline's timeline: PATH.png and PATH.svg.")] = None,
+) -> None:
+    """Is it legal, does it fit, how fast will it be: without a GPU, in well under a second."""
+    import planner
+
+    spec, chosen_by = _resolve(name, overrides)
+    verdict = planner.check(spec)
+    good = planner.nearest_good(spec) if not (verdict.legal and verdict.fits) else None
+    if plot and verdict.time:
+        from planner.pictures import draw_timeline
+
+        draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, f"{spec.name}: {_layout_words(spec)}")
+    if json:
+        out = planner.as_json(verdict) | {"layout_chosen_by": chosen_by}
+        if good:
+            out["nearest"] = planner.layout_json(good.spec)
+        _print_json(out)
+    else:
+        _print_verdict(verdict, chosen_by, good)
+    if not verdict.legal:
+        raise Refusal(verdict.violations[0].message, verdict.violations[0].fix)
+    if verdict.memory and not verdict.memory.fits:
+        m = verdict.memory
+        raise Refusal(
+            f"{spec.name} needs {m.needed_gib:.1f} GiB on stage {m.peak_stage.stage} and a {spec.gpu.name.upper()} has {m.capacity_gib:.1f}",
+            "The nearest layout that fits is shown above." if good else "",
+        )
+
+
+def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
+    console = _console()
+    spec = verdict.spec
+    console.print(f"[bold]{spec.name}[/bold] on {spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}, sequence {spec.seq_length:,}")
+    console.print(f"layout   {_layout_words(spec)}   ({chosen_by})")
+    console.print(f"size     {verdict.parameters.total:,} parameters, {verdict.parameters.active:,} active per token")
+    for v in verdict.violations:
+        console.print(f"[red]illegal[/red]  {v.rule}: {v.message} {v.fix}")
+    for v in verdict.advice:
+        console.print(f"[yellow]advice[/yellow]   {v.rule}: {v.message} {v.fix}")
+    if verdict.memory:
+        m = verdict.memory
+        word = "[green]fits[/green]    " if m.fits else "[red]too big[/red] "
+        console.print(
+            f"{word} {m.needed_gib:.1f} of {m.capacity_gib:.1f} GiB (allocator peak {m.peak_gib:.1f} on stage {m.peak_stage.stage}); headroom {m.headroom_gib:+.1f} GiB; host {m.host_gib_per_gpu:.0f} GiB per GPU; checkpoint {m.checkpoint_gib:,.0f} GiB"
+        )
+        table = _table(
+            "stage", "parameters", "gradients", "optimizer", "activations", "logits", "buffers", "total GiB", right=tuple(range(8))
+        )
+        shown = m.stages if len(m.stages) <= 6 else [*m.stages[:2], *m.stages[-2:]]
+        for s in shown:
+            parts = (s.parameters_gib, s.gradients_gib, s.optimizer_gib, s.activations_gib, s.logits_gib, s.buffers_gib, s.total_gib)
+            table.add_row(str(s.stage), *(f"{x:.2f}" for x in parts))
+        console.print(table)
+    if verdict.time:
+        t = verdict.time
+        console.print(f"step     {t.step_time_s:.2f} s  (two in three between {t.low_s:.2f} and {t.high_s:.2f})")
+        console.print(
+            f"speed    {t.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, {t.model_tflops_per_gpu:.0f} model TFLOP/s per GPU (causal attention; {t.model_tflops_full_attention:.0f} by full), MFU {t.mfu:.1%}, bubble {t.bubble_fraction:.1%}"
+        )
+        spent = sorted(t.breakdown.items(), key=lambda x: -x[1])
+        console.print("spent    " + ", ".join(f"{k} {s:.2f} s" for k, s in spent if s > 0.002 * t.step_time_s))
+    if good:
+        console.print(
+            f"nearest  {_layout_words(good.spec)}: legal, needs {good.memory.needed_gib:.1f} GiB, {good.time.step_time_s:.2f} s a step"
+        )
+        lay = good.layout
+        keys = {
+            "tp": lay.tp,
+            "pp": lay.pp,
+            "vpp": lay.vpp,
+            "cp": lay.cp,
+            "ep": lay.ep,
+            "mbs": lay.mbs,
+            "recompute": lay.recompute.value,
+            "fsdp": lay.fsdp.value,
+        }
+        if lay.account_for_loss:
+            keys |= {"account_for_embedding": "true", "account_for_loss": "true"}
+        if lay.etp:
+            keys["etp"] = lay.etp
+        modules = f" 'layout.recompute_modules=[{','.join(lay.recompute_modules)}]'" if lay.recompute_modules else ""
+        console.print("         " + " ".join(f"layout.{k}={v}" for k, v in keys.items()) + modules, markup=False)
+
+
+@app.command()
+def plan(
+    name: Name,
+    overrides: Overrides = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many candidates.")] = 10,
+    json: Json = False,
+    plot: Annotated[
+        Optional[Path], typer.Option(help="Draw memory against speed and the best pipeline: PATH.png, PATH.svg, PATH_timeline.png, .svg.")
+    ] = None,
+) -> None:
+    """Search every legal layout, rank those that fit, and say on which term each loses."""
+    import configs
+    import planner
+
+    resolved = configs.load(name, overrides or [])
+    found = planner.plan(resolved.spec, top=top)
+    best = found.candidates[0]
+    if plot:
+        from planner.pictures import draw_plan, draw_timeline
+
+        draw_plan(found, plot)
+        draw_timeline(best.time, best.spec.batch.num_micro_batches, plot.with_name(plot.name + "_timeline"), _layout_words(best.spec))
+    if json:
+        candidates = [planner.as_json(planner.check(c.spec)) | {"why": planner.why_slower(c, best)} for c in found.candidates]
+        return _print_json(
+            {"candidates": candidates, "considered": found.considered, "pruned": found.pruned, "did_not_fit": found.did_not_fit}
+        )
+    console = _console()
+    spec = resolved.spec
+    console.print(
+        f"[bold]{spec.name}[/bold] on {spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}, batch {spec.layout.gbs} x {spec.seq_length:,}"
+    )
+    table = _table("", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why", right=(0, 2, 3, 4, 5))
+    for i, c in enumerate(found.candidates, 1):
+        table.add_row(
+            str(i),
+            _layout_words(c.spec),
+            f"{c.time.step_time_s:.2f}",
+            f"{c.time.tokens_per_s_per_gpu:,.0f}",
+            f"{c.time.mfu:.1%}",
+            f"{c.memory.needed_gib:.1f}",
+            planner.why_slower(c, best),
+        )
+    console.print(table)
+    console.print(f"{found.considered} layouts costed, {found.pruned} more proven slower, {found.did_not_fit} did not fit")
+    return None
+
+
+@app.command()
+def advise(name: Name, overrides: Overrides = None, json: Json = False) -> None:
+    """Which techniques this model needs on this hardware, why, and what each buys in GiB and seconds."""
+    import configs
+    import planner
+    from planner.advise import advise as judge
+
+    resolved = configs.load(name, overrides or [])
+    best, advice = judge(resolved.spec)
+    if json:
+        return _print_json({"layout": planner.layout_json(best.spec), "techniques": [a.__dict__ for a in advice]})
+    console = _console()
+    console.print(
+        f"best     {_layout_words(best.spec)}: {best.time.step_time_s:.2f} s a step, {best.memory.needed_gib:.1f} of {best.memory.capacity_gib:.1f} GiB"
+    )
+    table = _table("technique", "use", "saves GiB", "saves s", "why", right=(2, 3))
+    for a in advice:
+        table.add_row(
+            a.technique,
+            "yes" if a.use else "no",
+            "" if a.gib is None else f"{a.gib:+.1f}",
+            "" if a.seconds is None else f"{a.seconds:+.2f}",
+            a.why,
+        )
+    console.print(table)
+    return None
+
+
+@app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A CSV with the columns of published throughput or memory tables.")],
+    out: Annotated[Optional[Path], typer.Option(help="Write the rows with their predictions.")] = None,
+    json: Json = False,
+) -> None:
+    """Predict published runs and say how far off."""
+    from planner.validate import summarize, write
+    from planner.validate import validate as predict_file
+
+    predicted = predict_file(file)
+    if out:
+        try:
+            write(out, predicted)
+        except OSError as error:
+            raise Refusal(f"{out} cannot be written: {error.strerror}") from None
+    summary = summarize(predicted)
+    if json:
+        return _print_json(summary)
+    console = _console()
+    console.print(f"{summary['rows']} rows, {summary['modelled']} modelled, {summary['compared']} with a stated speed")
+    table = _table("source", "rows", "MAPE", "median", "within 10 %", "skipped", right=(1, 2, 3, 4, 5))
+    overall = {k: summary[k] for k in ("mape", "median_ape", "within_10pct")} | {
+        "rows": summary["compared"],
+        "skipped": summary["rows"] - summary["modelled"],
+    }
+    for group, s in [*summary["groups"].items(), ("all", overall)]:
+        shown = [f"{s[k]:.1%}" if s[k] is not None else "" for k in ("mape", "median_ape", "within_10pct")]
+        table.add_row(group, str(s["rows"]), *shown, str(s["skipped"]))
+    console.print(table)
+    if summary["memory"]["rows"]:
+        m = summary["memory"]
+        console.print(f"peak memory: {m['rows']} rows, MAPE {m['mape']:.1%}, median {m['median_ape']:.1%}")
+    for reason, count in list(summary["skipped"].items())[:8]:
+        console.print(f"skipped {count}: {reason}", markup=False)
+    return None
+
+
+@app.command()
+def rehearse(
+    name: Name,
+    overrides: Overrides = None,
+    json: Json = False,
+    max_ranks: Annotated[int, typer.Option(min=1, max=64, help="CPU ranks to use at most, where the layout allows.")] = 8,
+) -> None:
+    """Run the recipe on CPU at toy size with its true parallel structure; its loss must equal that of one process."""
+    import planner
+    from launch.ranks import RankFailure
+
+    spec, _ = _resolve(name, overrides)
+    planner.require_legal(spec)
+    _needs_nemo("rehearse")
+    from launch.rehearse import RELATIVE_TOLERANCE
+    from launch.rehearse import rehearse as run
+
+    if not json:
+        print(f"importing NeMo, then {_layout_words(spec)} at toy size on CPU ranks ...", file=sys.stderr, flush=True)
+    try:
+        with _quiet_stdout():
+            result = run(spec, max_ranks=max_ranks)
+    except RankFailure as failure:
+        print(failure.log, file=sys.stderr)
+        raise
+    toy = planner.layout_json(result.toy)
+    if json:
+        _print_json(
+            {
+                "name": name,
+                "ranks": result.toy.gpus,
+                "layout": toy,
+                "losses": result.losses,
+                "reference_losses": result.reference_losses,
+                "max_abs_diff": result.max_abs_diff,
+                "max_rel_diff": result.max_rel_diff,
+                "agrees": result.agrees,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        console = _console()
+        table = _table("step", "loss, split", "loss, one process", "difference", right=(0, 1, 2, 3))
+        for i, (a, b) in enumerate(zip(result.losses, result.reference_losses, strict=True)):
+            table.add_row(str(i + 1), f"{a:.7f}", f"{b:.7f}", f"{a - b:+.1e}")
+        console.print(f"[bold]{name}[/bold] as a toy on {result.toy.gpus} CPU ranks: {_layout_words(result.toy)}; {result.seconds:.0f} s")
+        console.print(table)
+        word = "[green]the same training[/green]" if result.agrees else "[red]NOT the same training[/red]"
+        console.print(f"{word}: largest relative difference {result.max_rel_diff:.1e} (allowed {RELATIVE_TOLERANCE:.0e})")
+    if not result.agrees:
+        raise typer.Exit(1)
+
+
+class _quiet_stdout:
+    """Send what NeMo prints on import to stderr, so that --json is clean."""
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self.saved = os.dup(1)
+        os.dup2(2, 1)
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.flush()
+        os.dup2(self.saved, 1)
+        os.close(self.saved)
+
+
+def _needs_nemo(command: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("nemo") is None or find_spec("megatron") is None:
+        raise Refusal(
+            f"slipway {command} needs NeMo and Megatron-Core, which are not installed",
+            "Install them with: make setup, or pip install 'slipway[nemo]' with requirements/constraints.txt.",
+        )
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="The YAML file to write.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the full recipe as YAML; slipway launch FILE.yaml trains exactly that."""
+    _needs_nemo("export")
+    with _quiet_stdout():
+        from launch.export import export_recipe
+
+        export_recipe(name, overrides or [], out)
+    print(out)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder of runs.")],
+    out: Annotated[Optional[Path], typer.Option(help="Where to write; the run's own folder if not given.")] = None,
+    entropy: Annotated[Optional[float], typer.Option(help="Unigram entropy of the corpus, drawn as a line.")] = None,
+    json: Json = False,
+) -> None:
+    """What a run did: loss, speed, memory, predicted against measured; writes loss.png, report.html, report.json."""
+    from dataclasses import asdict
+
+    from launch import report as reports
+    from launch.runs import find_runs, read_run
+
+    paths = find_runs(run) if run.is_dir() else []
+    if not paths:
+        raise Refusal(f"{run} holds no run", "Give the folder that holds slipway.json, or a folder of such folders.")
+    summaries = []
+    written: list[Path] = []
+    for path in paths:
+        one = read_run(path)
+        summaries.append(reports.summarize(one))
+        folder = (out / path.name if len(paths) > 1 else out) if out else path
+        written += reports.write_report(one, folder, entropy)
+    if json:
+        return _print_json([asdict(s) for s in summaries] if len(summaries) > 1 else asdict(summaries[0]))
+    console = _console()
+    if len(summaries) == 1:
+        table = _table("", "")
+        for label, text in reports.table(summaries[0]):
+            table.add_row(label, text)
+    else:
+        table = _table("run", "state", "layout", "steps", "loss", "step s", "tokens/s/rank", right=(3, 4, 5, 6))
+        for s in summaries:
+            table.add_row(
+                s.name,
+                s.state,
+                s.layout,
+                str(s.steps),
+                f"{s.final_loss:.4f}" if s.final_loss else "",
+                f"{s.step_time_median_s:.3f}" if s.step_time_median_s else "",
+                f"{s.tokens_per_s_per_gpu:,.0f}" if s.tokens_per_s_per_gpu else "",
+            )
+    console.print(table)
+    for path in written:
+        console.print(f"wrote {path}", markup=False)
+    return None
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run to compare with.")],
+    b: Annotated[Path, typer.Argument(help="The run to judge.")],
+    out: Annotated[Path, typer.Option(help="Where to write compare.png, compare.html and compare.json.")] = Path("compare"),
+    json: Json = False,
+) -> None:
+    """Run B against run A: speed-up, and the loss difference with its noise."""
+    from dataclasses import asdict
+
+    from launch.report import write_comparison
+    from launch.runs import read_run
+
+    result, written = write_comparison(read_run(a), read_run(b), out)
+    if json:
+        return _print_json(asdict(result))
+    print(result.sentence)
+    for path in written:
+        print(f"wrote {path}")
+    return None
+
+
+def _progress(description: str) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn(description),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@data_app.command("tokenizer")
+def data_tokenizer(
+    files: Annotated[list[str], typer.Argument(help="Text files, .jsonl files, or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json into.")],
+    vocab_size: Annotated[int, typer.Option(help="Number of ids.")] = 32000,
+    pattern: Annotated[str, typer.Option(help="Which names to take from folders.")] = "*",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that are not UTF-8.")] = False,
+) -> None:
+    """Train a byte-level BPE tokenizer."""
+    from launch.prepare import train_tokenizer
+
+    size = train_tokenizer(files, out, vocab_size, pattern=pattern, skip_bad=skip_bad)
+    print(f"{out}: {size} ids")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    files: Annotated[list[str], typer.Argument(help="Text files, .jsonl files with a text field, or folders.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder that holds tokenizer.json.")],
+    out: Annotated[str, typer.Option(help="PREFIX of the .bin and .idx to write.")],
+    workers: Annotated[Optional[int], typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which names to take from folders.")] = "*",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that are not UTF-8, and count them.")] = False,
+    json: Json = False,
+) -> None:
+    """Tokenize text into PREFIX.bin and PREFIX.idx: parallel, resumable, never half a file."""
+    from dataclasses import asdict
+
+    from launch.prepare import prepare
+
+    with _progress("tokenizing") as bar:
+        task = bar.add_task("", total=None)
+        result = prepare(
+            files,
+            tokenizer,
+            out,
+            pattern=pattern,
+            workers=workers,
+            skip_bad=skip_bad,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if json:
+        return _print_json(asdict(result))
+    print(
+        f"{out}.bin, {out}.idx: {result.documents:,} documents, {result.tokens:,} tokens"
+        + (f", {result.skipped} files left out" if result.skipped else "")
+    )
+    print(f"unigram entropy {result.unigram_entropy:.3f} nats per token")
+    return None
+
+
+def main() -> None:
+    """Run the command: exit 0 good, 1 a fault of ours, 2 a refusal in one sentence on stderr."""
+    import click
+
+    try:
+        app(standalone_mode=False)
+    except Refusal as refusal:
+        print(f"slipway: {refusal.sentence()}", file=sys.stderr)
+        sys.exit(2)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as usage:
+        print(
+            f"slipway: {usage.format_message()} See slipway {' '.join(a for a in sys.argv[1:2] if not a.startswith('-'))} --help.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("slipway: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        print("slipway: this is a fault of ours, not yours; the traceback above is what a report needs.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
