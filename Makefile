@@ -13,8 +13,8 @@ setup: .venv/.ready
 .venv/.ready: requirements/lock.txt pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"slipway is locked for Python 3.11 and this is {v[0]}.{v[1]}: say make setup PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements/lock.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check -e .
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements/lock.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --disable-pip-version-check -e .
 	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') > /dev/null || true
 	touch .venv/.ready
 

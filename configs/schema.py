@@ -81,6 +81,7 @@ class Model:
     position_embedding_type: PositionEmbedding = PositionEmbedding.rope
     rotary_base: float = 10000.0
     make_vocab_size_divisible_by: int = 128
+    pad_vocab: bool = True  # False: NeMo's class names the vocabulary itself, and does not pad it
     init_method_std: float = 0.02
     # Mixture of experts; num_moe_experts = 0 is a dense model
     num_moe_experts: int = 0
@@ -119,6 +120,8 @@ class Model:
 
     def padded_vocab_size(self, tp: int) -> int:
         """Vocabulary rows after Megatron's padding to ``make_vocab_size_divisible_by * tp`` (NeMo: _vocab_size_with_padding)."""
+        if not self.pad_vocab:
+            return self.vocab_size
         multiple = self.make_vocab_size_divisible_by * tp
         return -(-self.vocab_size // multiple) * multiple
 

@@ -454,7 +454,7 @@ def report(
 
     paths = find_runs(run) if run.is_dir() else []
     if not paths:
-        raise Refusal(f"{run} holds no run", "Give the folder that holds slipway.json, or a folder of such folders.")
+        raise Refusal(f"{run} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders.")
     summaries = []
     written: list[Path] = []
     for path in paths:
@@ -466,7 +466,7 @@ def report(
         return _print_json([asdict(s) for s in summaries] if len(summaries) > 1 else asdict(summaries[0]))
     console = _console()
     if len(summaries) == 1:
-        table = _table("", "")
+        table = _table("quantity", "value")
         for label, text in reports.table(summaries[0]):
             table.add_row(label, text)
     else:

@@ -106,7 +106,7 @@ def summarize(run: Run) -> Summary:
     loss = run.get(LOSS)
     return Summary(
         name=run.name,
-        recipe=spec.name if spec else "",
+        recipe=spec.model.name if spec else "",
         state=run.state,
         ranks=run.world_size,
         gpu=spec.gpu.name if spec and run.on_gpu else "cpu",

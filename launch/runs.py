@@ -14,7 +14,7 @@ from configs import Refusal
 from configs.load import spec_from_record
 from configs.schema import Spec
 
-RECORD = "slipway.json"
+RECORD = "slipway/recipe.json"
 LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
 SAVE_TIME, PEAK_MEMORY = "checkpoint_save_s", "peak_memory_gib"
 
@@ -62,7 +62,7 @@ def find_runs(path: Path) -> list[Path]:
     """The run folders at or below ``path``."""
     if is_run(path):
         return [path]
-    return sorted(p.parent for p in path.rglob(RECORD))
+    return sorted(p.parents[1] for p in path.rglob(RECORD))
 
 
 def read_run(path: Path) -> Run:
@@ -72,7 +72,7 @@ def read_run(path: Path) -> Run:
         Refusal: the folder holds no run.
     """
     if not path.is_dir() or not is_run(path):
-        raise Refusal(f"{path} holds no run", "Give the folder that holds slipway.json.")
+        raise Refusal(f"{path} holds no run", "Give the folder that holds slipway/recipe.json.")
     spec, world, on_gpu = None, 1, False
     record = path / RECORD
     if record.is_file():

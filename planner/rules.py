@@ -131,6 +131,17 @@ def _tp_shared(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "tp-vocab",
+    "tensor parallelism divides a vocabulary that is not padded",
+    "each rank holds as many rows",
+    MCORE + "tensor_parallel.layers VocabParallelEmbedding",
+)
+def _tp_vocab(s: Spec) -> tuple[str, str] | None:
+    m = s.model
+    return None if m.pad_vocab else _divides(m.vocab_size, "vocabulary rows", s.layout.tp, m)
+
+
+@_rule(
     "sp-needs-tp",
     "sequence parallelism needs tensor parallelism",
     "it shards what tensor ranks would hold twice",

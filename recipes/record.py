@@ -1,4 +1,4 @@
-"""What a run keeps about itself: ``slipway.json`` beside its logs, and the check that a directory holds this run and no other."""
+"""What a run keeps about itself: ``slipway/recipe.json`` beside its logs, and the check that a directory holds this run and no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 
 from configs import Refusal
 
-RECORD = "slipway.json"
+RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
 _IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
 
 
@@ -65,7 +65,9 @@ class RunRecord(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_rank:
             return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = self.run_dir / (RECORD + ".tmp")
-        temporary.write_text(json.dumps({"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}, indent=1))
-        temporary.replace(self.run_dir / RECORD)
+        path = self.run_dir / RECORD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}
+        temporary.write_text(json.dumps(held, indent=1))
+        temporary.replace(path)

@@ -1,0 +1,70 @@
+"""Ask Megatron-Core itself: build one rank of a spec in a fake world, on the meta device. Imported in forked children only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from configs import Spec
+from recipes.cpu.emulation import fake_world
+from recipes.cpu.reference import layer_spec
+
+
+class _Tokenizer:
+    def __init__(self, size: int) -> None:
+        self.vocab_size = size
+
+
+def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
+    """(decoder layers, parameters) of each model chunk that ``rank`` of ``spec.gpus`` holds. Raises what Megatron raises."""
+    import fiddle as fdl
+    from megatron.core import parallel_state
+    from nemo.collections.llm.gpt.model.base import GPTModel
+
+    from recipes.builder import build
+
+    lay = spec.layout
+    with fake_world(rank, spec.gpus):
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=lay.tp,
+            pipeline_model_parallel_size=lay.pp,
+            virtual_pipeline_model_parallel_size=lay.vpp if lay.vpp > 1 else None,
+            context_parallel_size=lay.cp,
+            expert_model_parallel_size=lay.ep,
+            expert_tensor_parallel_size=lay.etp or None,
+            create_gloo_process_groups=False,
+        )
+        config: Any = build(spec, cpu=True).model.config
+        for name, value in {
+            "tensor_model_parallel_size": lay.tp,
+            "pipeline_model_parallel_size": lay.pp,
+            "virtual_pipeline_model_parallel_size": lay.vpp if lay.vpp > 1 else None,
+            "context_parallel_size": lay.cp,
+            "expert_model_parallel_size": lay.ep,
+            "expert_tensor_parallel_size": lay.etp or None,
+            "sequence_parallel": lay.sequence_parallel,
+            "pipeline_dtype": torch.bfloat16,
+            "params_dtype": torch.bfloat16,
+            "num_layers_in_first_pipeline_stage": lay.num_layers_in_first_pipeline_stage or None,
+            "num_layers_in_last_pipeline_stage": lay.num_layers_in_last_pipeline_stage or None,
+            "account_for_embedding_in_pipeline_split": lay.account_for_embedding,
+            "account_for_loss_in_pipeline_split": lay.account_for_loss,
+            "use_cpu_initialization": False,
+            "perform_initialization": False,
+            "init_model_with_meta_device": True,
+            "transformer_layer_spec": layer_spec,
+        }.items():
+            setattr(config, name, value)
+        built = fdl.build(config)
+        assert GPTModel
+        chunks = []
+        for stage in range(lay.vpp):
+            model = built.configure_model(_Tokenizer(spec.model.vocab_size), vp_stage=stage if lay.vpp > 1 else None)
+            chunks.append((len(model.decoder.layers), sum(p.numel() for p in model.parameters())))
+        return chunks
+
+
+def stage_rank(spec: Spec, stage: int) -> int:
+    """The first global rank of a pipeline stage: Megatron orders ranks tp-cp-ep-dp-pp."""
+    return stage * (spec.gpus // spec.layout.pp)

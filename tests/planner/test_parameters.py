@@ -1,0 +1,97 @@
+"""Parameters per rank equal, exactly, those of the module that Megatron-Core builds for that rank."""
+
+from __future__ import annotations
+
+import pytest
+
+import configs
+from configs import Spec
+from planner.parameters import parameters, stage_shards
+from planner.verdict import split_layers
+
+# published totals: the models' cards and papers
+TOTALS = {
+    "llama3_8b": 8_030_261_248,
+    "llama3_70b": 70_553_706_496,
+    "llama31_405b": 405_853_388_800,
+    "llama2_7b": 6_738_415_616,
+    "llama32_1b": 1_235_814_400,
+    "mixtral_8x7b": 46_702_792_704,
+    "qwen3_8b": 8_190_735_360,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "qwen3_235b_a22b": 235_093_634_560,
+    "deepseek_v3": 671_026_404_352,
+}
+
+LAYOUTS = [
+    (name, layout)
+    for name, layouts in {
+        "llama3_8b": ["", "tp=2 pp=2", "tp=4 pp=2 vpp=4 cp=2"],
+        "llama3_70b": ["tp=4 pp=4 vpp=5 cp=2", "tp=8 pp=2"],
+        "llama31_8b": ["tp=2 cp=2"],
+        "llama31_70b": ["tp=8 pp=4"],
+        "llama31_405b": ["tp=8 pp=8 vpp=2 cp=4", "tp=8 pp=9 vpp=7 cp=2"],
+        "llama32_1b": ["", "pp=4", "tp=2"],
+        "llama32_3b": ["pp=2 tp=4"],
+        "llama2_7b": ["tp=2", "pp=4"],
+        "llama2_13b": ["tp=4 pp=2"],
+        "llama2_70b": ["tp=4 pp=4"],
+        "mixtral_8x7b": ["pp=4 ep=8 vpp=8", "tp=2 ep=4 etp=1", "tp=2 ep=4"],
+        "mixtral_8x22b": ["tp=2 pp=4 vpp=14 cp=2 ep=8"],
+        "gpt3_175b": ["tp=4 pp=8 vpp=6", "tp=8 pp=4"],
+        "nemotron4_15b": ["tp=4", "tp=2 pp=2"],
+        "nemotron4_340b": ["tp=8 pp=12 vpp=8"],
+        "qwen3_8b": ["tp=4", "pp=4"],
+        "qwen3_30b_a3b": ["tp=4 pp=2 ep=4 etp=1", "ep=8"],
+        "qwen3_235b_a22b": ["tp=4 pp=16 ep=8 etp=1"],
+        "deepseek_v3": ["tp=2 pp=16 ep=64 etp=1", "ep=32 pp=8"],
+        "llama3_tiny": ["tp=2", "pp=2 vpp=2"],
+        "mixtral_tiny": ["ep=2"],
+    }.items()
+    for layout in layouts
+]
+
+
+def spec_of(name: str, layout: str) -> Spec:
+    sizes = dict(item.split("=") for item in layout.split())
+    ranks = 1
+    for key in ("tp", "pp", "cp"):
+        ranks *= int(sizes.get(key, 1))
+    gpus = max(ranks, int(sizes.get("ep", 1)) * int(sizes.get("etp", sizes.get("tp", 1))) * int(sizes.get("pp", 1)))
+    while gpus % ranks:
+        gpus += int(sizes.get("pp", 1))
+    overrides = [f"gpus={gpus}", "layout.tp=1", *(f"layout.{k}={v}" for k, v in sizes.items())]
+    return split_layers(configs.load(name, overrides).spec)
+
+
+@pytest.mark.parametrize("name", sorted(TOTALS))
+def test_whole_models_have_their_published_size(name: str) -> None:
+    assert parameters(configs.load(name, ["layout.tp=1"]).spec).total == TOTALS[name]
+
+
+def test_more_tensor_ranks_never_hold_more() -> None:
+    held = [stage_shards(spec_of("llama3_70b", f"tp={tp}"))[0].total for tp in (1, 2, 4, 8)]
+    assert held == sorted(held, reverse=True)
+
+
+@pytest.mark.nemo
+def test_every_rank_equals_megatron(in_child) -> None:  # type: ignore[no-untyped-def]
+    cases = []
+    for name, layout in LAYOUTS:
+        spec = spec_of(name, layout)
+        for stage in sorted({0, spec.layout.pp // 2, spec.layout.pp - 1}):
+            cases.append((name, layout, spec, stage))
+
+    def build() -> list[int]:
+        from tests.megatron import build_rank, stage_rank
+
+        return [sum(n for _, n in build_rank(spec, stage_rank(spec, stage))) for _, _, spec, stage in cases]
+
+    real = in_child(build)
+    wrong = [
+        (name, layout, stage, stage_shards(spec)[stage].total, count)
+        for (name, layout, spec, stage), count in zip(cases, real, strict=True)
+        if stage_shards(spec)[stage].total != count
+    ]
+    assert len(cases) > 60
+    assert not wrong

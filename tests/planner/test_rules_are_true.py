@@ -1,0 +1,143 @@
+"""The rules agree with Megatron-Core in both directions: random toy layouts, asked of the stack itself in a fake world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import configs
+from configs import Layout, Model, Recompute, Spec
+from planner.rules import RULES, violations
+
+BUILD_RULES = {r.id for r in RULES if r.when == "build" and not r.advice}
+
+
+def _toys() -> list[Model]:
+    tiny = configs.model("llama3_tiny")
+    dense = replace(tiny, num_layers=12, hidden_size=96, ffn_hidden_size=240, num_attention_heads=12, num_query_groups=6, kv_channels=8, vocab_size=512)
+    experts = replace(
+        configs.model("mixtral_tiny"),
+        num_layers=6,
+        hidden_size=64,
+        ffn_hidden_size=96,
+        num_attention_heads=8,
+        num_query_groups=4,
+        kv_channels=8,
+        vocab_size=512,
+        num_moe_experts=6,
+        moe_ffn_hidden_size=96,
+    )
+    latent = replace(
+        configs.model("deepseek_v3"),
+        num_layers=8,
+        hidden_size=64,
+        ffn_hidden_size=96,
+        num_attention_heads=8,
+        num_query_groups=8,
+        kv_channels=8,
+        vocab_size=512,
+        make_vocab_size_divisible_by=128,
+        num_moe_experts=8,
+        moe_router_topk=2,
+        moe_ffn_hidden_size=48,
+        moe_shared_expert_intermediate_size=48,
+        num_dense_layers=2,
+        moe_router_num_groups=2,
+        moe_router_group_topk=1,
+        q_lora_rank=16,
+        kv_lora_rank=8,
+        qk_head_dim=8,
+        qk_pos_emb_head_dim=8,
+        v_head_dim=8,
+    )
+    return [dense, experts, latent]
+
+
+def agreement(count: int, seed: int) -> dict[str, Any]:
+    """Draw layouts and compare. Runs in a forked child that has the CPU emulation."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+
+    from tests.megatron import build_rank, stage_rank
+
+    models = _toys()
+    seen = {"agree_legal": 0, "agree_illegal": 0}
+    wrong: list[str] = []
+    broken: dict[str, int] = {}
+
+    @st.composite
+    def specs(draw: Any) -> Spec:
+        model = draw(st.sampled_from(models))
+        tp, pp = draw(st.sampled_from([1, 1, 2, 2, 3, 4, 6])), draw(st.sampled_from([1, 1, 2, 2, 3, 4, 6]))
+        cp = draw(st.sampled_from([1, 1, 1, 2, 4]))
+        gpus = draw(st.one_of(st.just(tp * pp * cp), st.just(2 * tp * pp * cp), st.sampled_from([4, 8, 12, 16, 24, 48])))
+        uneven = draw(st.integers(0, 5)) == 0
+        layout = Layout(
+            tp=tp,
+            pp=pp,
+            vpp=draw(st.sampled_from([1, 1, 1, 2, 3])),
+            cp=cp,
+            ep=draw(st.sampled_from([1, 1, 2, 3, 4])),
+            etp=draw(st.sampled_from([0, 0, 1, 2])),
+            sp=draw(st.sampled_from([None, None, None, True, False])),
+            gbs=48,
+            seq_length=96,
+            recompute=draw(st.sampled_from(list(Recompute))),
+            recompute_modules=draw(st.sampled_from([[], [], ["mlp"], ["layernorm"], ["mla_up_proj"], ["bogus"]])),
+            num_layers_in_first_pipeline_stage=draw(st.sampled_from([0, 1, 2, 3])) if uneven else 0,
+            num_layers_in_last_pipeline_stage=draw(st.sampled_from([0, 1, 2, 4])) if uneven else 0,
+            account_for_embedding=draw(st.integers(0, 4)) == 0,
+            account_for_loss=draw(st.integers(0, 4)) == 0,
+        )
+        base = configs.load("llama3_tiny").spec
+        return replace(base, model=model, gpus=gpus, layout=layout)
+
+    @seeded(seed)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(specs())
+    def compare(spec: Spec) -> None:
+        ours = [v for v in violations(spec) if v.rule in BUILD_RULES]
+        for v in ours:
+            broken[v.rule] = broken.get(v.rule, 0) + 1
+        theirs = ""
+        try:
+            for stage in range(spec.layout.pp) if spec.gpus % spec.layout.pp == 0 else [0]:
+                build_rank(spec, stage_rank(spec, stage))
+        except Exception as error:
+            theirs = f"{type(error).__name__}: {str(error)[:160]}"
+        if bool(ours) == bool(theirs):
+            seen["agree_illegal" if ours else "agree_legal"] += 1
+        else:
+            wrong.append(f"{spec.model.name} gpus={spec.gpus} {spec.layout}: ours {[v.rule for v in ours]}, Megatron {theirs!r}")
+
+    compare()
+    return {**seen, "wrong": wrong, "rules_met": broken}
+
+
+def _check(result: dict[str, Any], at_least: int) -> None:
+    total = result["agree_legal"] + result["agree_illegal"]
+    assert not result["wrong"], "\n".join(result["wrong"][:5])
+    assert total >= at_least
+    assert result["agree_legal"] > 0.08 * total, "too few legal layouts were drawn to prove the other direction"
+
+
+@pytest.mark.nemo
+def test_a_hundred_random_layouts_agree(in_child) -> None:  # type: ignore[no-untyped-def]
+    _check(in_child(lambda: agreement(120, seed=1)), 100)
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_thousand_random_layouts_agree(in_child) -> None:  # type: ignore[no-untyped-def]
+    result = in_child(lambda: agreement(1100, seed=2))
+    _check(result, 1000)
+    assert len(result["rules_met"]) >= 12
+
+
+def test_every_rule_says_what_why_and_where_from() -> None:
+    assert len({r.id for r in RULES}) == len(RULES) > 30
+    for rule in RULES:
+        assert rule.says and rule.why and rule.source and rule.check
