@@ -38,16 +38,17 @@ class Rule:
     check: Callable[[Spec], tuple[str, str] | None]
     advice: bool = False
     when: str = "build"  # build: config, groups or modules refuse; step: the first training step does
+    stricter: bool = False  # the stack accepts it and silently builds another model: refused all the same
 
 
 RULES: list[Rule] = []
 
 
 def _rule(
-    rule_id: str, says: str, why: str, source: str, *, advice: bool = False, when: str = "build"
+    rule_id: str, says: str, why: str, source: str, *, advice: bool = False, when: str = "build", stricter: bool = False
 ) -> Callable[[Callable[[Spec], tuple[str, str] | None]], Callable[[Spec], tuple[str, str] | None]]:
     def add(check: Callable[[Spec], tuple[str, str] | None]) -> Callable[[Spec], tuple[str, str] | None]:
-        RULES.append(Rule(rule_id, says, why, source, check, advice, when))
+        RULES.append(Rule(rule_id, says, why, source, check, advice, when, stricter))
         return check
 
     return add
@@ -169,6 +170,18 @@ def _sp_sequence(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "ep-tp-needs-sp",
+    "expert and tensor parallelism together need sequence parallelism",
+    "without it every tensor rank would dispatch the same tokens; this version cannot even word its warning (NameError)",
+    MCORE + "ModelParallelConfig.__post_init__",
+)
+def _ep_tp_sp(s: Spec) -> tuple[str, str] | None:
+    if s.model.is_moe and s.layout.ep > 1 and s.layout.tp > 1 and not s.layout.sequence_parallel:
+        return f"layout.sp=false with layout.tp={s.layout.tp} and layout.ep={s.layout.ep}", "Leave layout.sp unset."
+    return None
+
+
+@_rule(
     "moe-tp-needs-sp",
     "experts with tensor parallelism need sequence parallelism",
     "without it every tensor rank would dispatch the same tokens",
@@ -176,7 +189,7 @@ def _sp_sequence(s: Spec) -> tuple[str, str] | None:
     when="step",
 )
 def _moe_tp_sp(s: Spec) -> tuple[str, str] | None:
-    if s.model.is_moe and s.layout.tp > 1 and not s.layout.sequence_parallel:
+    if s.model.is_moe and s.layout.ep == 1 and s.layout.tp > 1 and not s.layout.sequence_parallel:
         return f"layout.sp=false with layout.tp={s.layout.tp} and experts", "Leave layout.sp unset."
     return None
 
@@ -302,14 +315,26 @@ def _pp_uneven(s: Spec) -> tuple[str, str] | None:
         return None
     if lay.account_for_embedding or lay.account_for_loss:
         return "uneven stages together with layout.account_for_embedding or account_for_loss", "Use one or the other."
-    if lay.pp == 1:
-        return "uneven pipeline stages with layout.pp=1", "Leave them unset, or use layout.pp=2 or more."
-    if stage_layers(layers, lay) is None:
+    if lay.pp > 1 and stage_layers(layers, lay) is None:
         middle = lay.pp - bool(first) - bool(last)
         return (
             f"first={first} and last={last} leave {layers - first - last} of {layers} layers for {middle} stages",
             "Choose them so that the rest divides evenly.",
         )
+    return None
+
+
+@_rule(
+    "uneven-needs-pp",
+    "uneven stages need pipeline parallelism",
+    "with one stage Megatron-Core builds only the layers of the stage that is named, and trains that smaller model",
+    MCORE + "transformer_block.get_num_layers_to_build",
+    stricter=True,
+)
+def _uneven_needs_pp(s: Spec) -> tuple[str, str] | None:
+    lay = s.layout
+    if lay.pp == 1 and (lay.num_layers_in_first_pipeline_stage or lay.num_layers_in_last_pipeline_stage):
+        return "uneven pipeline stages with layout.pp=1", "Leave them unset, or use layout.pp=2 or more."
     return None
 
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from nemo.core.optim.lr_scheduler import CosineAnnealing
-from nemo.lightning.pytorch.optim.lr_scheduler import CosineAnnealingScheduler
+from nemo.lightning.pytorch.optim import LRSchedulerModule
 
 _SHAPE = ("max_steps", "warmup_steps", "constant_steps", "decay_steps", "min_lr")
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class _Cosine(CosineAnnealing):
             _log.warning("learning-rate schedule stretched on resume: %s -> %s", stored, ours)
 
 
-class CosineSchedule(CosineAnnealingScheduler):
+class CosineSchedule(LRSchedulerModule):
     """NeMo's cosine schedule with a stated answer to "what if the checkpoint's schedule differs".
 
     Args:
@@ -45,8 +45,10 @@ class CosineSchedule(CosineAnnealingScheduler):
     """
 
     def __init__(self, decay_steps: int, warmup_steps: int, min_lr: float, extend: bool = False) -> None:
-        super().__init__(max_steps=decay_steps, warmup_steps=warmup_steps, constant_steps=0, min_lr=min_lr)
+        super().__init__()
         self.decay_steps = decay_steps
+        self.warmup_steps = warmup_steps
+        self.min_lr = min_lr
         self.extend = extend
 
     def scheduler(self, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -63,5 +65,5 @@ class CosineSchedule(CosineAnnealingScheduler):
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": policy, "interval": "step", "frequency": 1},
-            "monitor": self.monitor,
+            "monitor": "val_loss",
         }

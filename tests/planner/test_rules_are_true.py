@@ -12,11 +12,14 @@ from configs import Layout, Model, Recompute, Spec
 from planner.rules import RULES, violations
 
 BUILD_RULES = {r.id for r in RULES if r.when == "build" and not r.advice}
+STRICTER = {r.id for r in RULES if r.stricter}
 
 
 def _toys() -> list[Model]:
     tiny = configs.model("llama3_tiny")
-    dense = replace(tiny, num_layers=12, hidden_size=96, ffn_hidden_size=240, num_attention_heads=12, num_query_groups=6, kv_channels=8, vocab_size=512)
+    dense = replace(
+        tiny, num_layers=12, hidden_size=96, ffn_hidden_size=240, num_attention_heads=12, num_query_groups=6, kv_channels=8, vocab_size=512
+    )
     experts = replace(
         configs.model("mixtral_tiny"),
         num_layers=6,
@@ -102,12 +105,15 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
         ours = [v for v in violations(spec) if v.rule in BUILD_RULES]
         for v in ours:
             broken[v.rule] = broken.get(v.rule, 0) + 1
-        theirs = ""
+        theirs, layers = "", 0
         try:
             for stage in range(spec.layout.pp) if spec.gpus % spec.layout.pp == 0 else [0]:
-                build_rank(spec, stage_rank(spec, stage))
+                layers += sum(count for count, _ in build_rank(spec, stage_rank(spec, stage)))
         except Exception as error:
             theirs = f"{type(error).__name__}: {str(error)[:160]}"
+        if not theirs and layers != spec.model.num_layers:
+            # accepted, and not the model that was asked for: only a stricter rule may say so
+            theirs = f"builds {layers} of {spec.model.num_layers} layers" if {v.rule for v in ours} & STRICTER else ""
         if bool(ours) == bool(theirs):
             seen["agree_illegal" if ours else "agree_legal"] += 1
         else:

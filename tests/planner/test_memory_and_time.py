@@ -1,0 +1,88 @@
+"""Laws that memory and time obey, whatever the constants: conservation, monotonicity, the published FLOP counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import configs
+from configs import Fsdp, Recompute
+from planner.flops import model_flops_per_token
+from planner.memory import in_flight, memory
+from planner.step_time import step_time, step_time_bound
+
+
+def _spec(*overrides: str):  # type: ignore[no-untyped-def]
+    return configs.load("llama3_70b", ["layout.tp=4", "layout.pp=4", "layout.vpp=5", "layout.cp=2", *overrides]).spec
+
+
+@pytest.mark.parametrize(("name", "gflops"), [("llama3_8b", 51.5), ("llama3_70b", 449.2), ("llama31_405b", 2523.0)])
+def test_flops_per_token_are_nvidias(name: str, gflops: float) -> None:
+    # Megatron-Bridge performance summary, causal attention at 8,192
+    assert model_flops_per_token(configs.load(name, ["layout.tp=1"]).spec) / 1e9 == pytest.approx(gflops, rel=2e-3)
+
+
+def test_stages_add_up_and_the_peak_is_the_fullest() -> None:
+    held = memory(_spec())
+    for s in held.stages:
+        parts = s.parameters_gib + s.gradients_gib + s.optimizer_gib + s.activations_gib + s.logits_gib + s.buffers_gib
+        assert s.total_gib == pytest.approx(parts)
+    assert held.peak_gib == max(s.total_gib for s in held.stages)
+
+
+def test_recompute_trades_memory_for_time() -> None:
+    none, full = _spec(), _spec("layout.recompute=full")
+    assert memory(full).peak_gib < memory(none).peak_gib
+    assert step_time(full).step_time_s > step_time(none).step_time_s
+
+
+def test_sharding_the_optimizer_saves_what_it_shards() -> None:
+    sharded = _spec("gpus=128")
+    whole = replace(sharded, layout=replace(sharded.layout, distributed_optimizer=False))
+    ranks = sharded.dp * sharded.layout.cp
+    ratio = memory(whole).stages[0].optimizer_gib / memory(sharded).stages[0].optimizer_gib
+    assert ratio == pytest.approx(ranks)
+    fsdp = replace(sharded, layout=replace(sharded.layout, pp=1, vpp=1, fsdp=Fsdp.megatron))
+    assert (
+        memory(fsdp).stages[0].parameters_gib < memory(replace(fsdp, layout=replace(fsdp.layout, fsdp=Fsdp.none))).stages[0].parameters_gib
+    )
+
+
+def test_in_flight_is_the_schedules() -> None:
+    assert [in_flight(s, 4, 1, 16) for s in range(4)] == [4, 3, 2, 1]
+    assert in_flight(0, 4, 1, 2) == 2
+    assert in_flight(0, 4, 2, 16) == pytest.approx(((4 - 1) * 2 + 4 + 1) / 2)  # Megatron-Core's warm-up, in stages of two chunks
+
+
+def test_more_data_parallel_ranks_never_slow_a_step_of_the_same_share() -> None:
+    times = [step_time(_spec(f"gpus={n}", f"layout.gbs={n}")).step_time_s for n in (32, 64, 128, 256)]
+    assert times == sorted(times), "the same work per rank takes no less time on more ranks"
+    assert times[-1] < 1.1 * times[0]
+
+
+def test_the_interval_holds_the_prediction_and_the_bound_is_below_it() -> None:
+    spec = _spec()
+    t = step_time(spec)
+    assert t.low_s < t.step_time_s < t.high_s
+    assert step_time_bound(spec) <= t.step_time_s
+    spent = sum(t.breakdown.values())
+    assert spent == pytest.approx(t.step_time_s, rel=0.02), "the breakdown sums to the step"
+
+
+@pytest.mark.parametrize("name", configs.recipe_names())
+def test_every_recipe_is_legal_and_fits_by_default(name: str) -> None:
+    import planner
+
+    verdict = planner.check(planner.complete(configs.load(name)))
+    assert verdict.legal, verdict.violations
+    assert verdict.fits
+    assert verdict.time and 0.05 < verdict.time.mfu < 0.75 or name.endswith("_tiny")
+
+
+def test_selective_and_uniform_recompute_lie_between() -> None:
+    none = memory(_spec()).peak_gib
+    selective = memory(_spec("layout.recompute=selective", "layout.recompute_modules=[mlp]")).peak_gib
+    full = memory(_spec("layout.recompute=full")).peak_gib
+    assert full < selective < none
+    assert Recompute.full.value == "full"

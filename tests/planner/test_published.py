@@ -1,0 +1,96 @@
+"""validate: rows of published tables become specs, or say why not; the figures are computed as they are named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import Refusal
+from planner.published import read_rows, spec_of_row
+from planner.validate import predict, spearman, statistics, summarize
+
+COLUMNS = "source,framework,model,params_b,gpu,n_gpus,precision,gbs,mbs,seq_len,tp,pp,vpp,cp,ep,etp,fsdp,recompute,tokens_per_s_per_gpu,tflops_per_gpu,step_time_s,mfu,peak_mem_gb,notes,hidden,layers,heads".split(
+    ","
+)
+
+
+def row(**values: str) -> dict[str, str]:
+    base = dict.fromkeys(COLUMNS, "")
+    return (
+        base
+        | {
+            "model": "Llama3 8B",
+            "gpu": "H100",
+            "n_gpus": "8",
+            "precision": "bf16",
+            "gbs": "128",
+            "mbs": "1",
+            "seq_len": "8192",
+            "tp": "1",
+            "pp": "1",
+            "cp": "2",
+        }
+        | values
+    )
+
+
+def test_a_known_model_and_an_unknown_one_described_by_its_sizes() -> None:
+    assert spec_of_row(row()).model.name == "llama3_8b"
+    gpt = spec_of_row(row(model="GPT h3072 L30", hidden="3072", layers="30", heads="32", cp="1", seq_len="2048")).model
+    assert (gpt.ffn_hidden_size, gpt.vocab_size, gpt.tied) == (12288, 51200, True)
+    with pytest.raises(ValueError, match="unknown model 'Foo'"):
+        spec_of_row(row(model="Foo"))
+
+
+def test_what_cannot_be_modelled_is_skipped_counted_and_told(tmp_path: Path) -> None:
+    rows = [
+        row(tokens_per_s_per_gpu="10000"),
+        row(model="Foo"),
+        row(gpu="TPU"),
+        row(n_gpus="7"),
+        row(n_gpus="8.5"),
+        row(gbs="-4"),
+        row(notes="LoRA"),
+    ]
+    predicted = predict(rows)
+    summary = summarize(predicted)
+    assert summary["rows"] == 7
+    assert summary["modelled"] == 1
+    assert sum(summary["skipped"].values()) == 6
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    with source.open("w", newline="") as f:
+        writer = csv.DictWriter(f, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.cli", "validate", str(source), "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = json.loads(done.stdout)
+    assert {"rows", "modelled", "mape", "median_ape", "within_10pct", "groups"} <= set(printed)
+    written = list(csv.DictReader(out.open()))
+    assert written[0]["predicted_tokens_per_s_per_gpu"] and not written[0]["skipped"]
+    assert written[1]["skipped"] and not written[1]["predicted_step_time_s"]
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("model,gpu\na,b\n")
+    with pytest.raises(Refusal, match="no column n_gpus"):
+        read_rows(path)
+
+
+def test_statistics_are_what_they_are_called() -> None:
+    s = statistics([0.1, -0.2, 0.05])
+    assert s["mape"] == pytest.approx(0.35 / 3)
+    assert s["median_ape"] == pytest.approx(0.1)
+    assert s["within_10pct"] == pytest.approx(2 / 3)
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)

@@ -1,0 +1,48 @@
+"""The search returns what exhaustive costing returns, legal and fitting."""
+
+from __future__ import annotations
+
+import pytest
+
+import configs
+import planner
+from configs import Refusal
+from planner.search import plan
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("llama3_8b", ["gpus=8", "layout.gbs=64"]),
+        ("llama2_13b", ["gpus=16", "layout.gbs=64"]),
+        ("mixtral_8x7b", ["gpus=16", "layout.gbs=32"]),
+    ],
+)
+def test_pruning_loses_nothing(name: str, overrides: list[str]) -> None:
+    spec = configs.load(name, overrides).spec
+    fast, slow = plan(spec, 5), plan(spec, 5, exhaustive=True)
+    assert [c.time.step_time_s for c in fast.candidates] == pytest.approx([c.time.step_time_s for c in slow.candidates])
+    assert fast.considered < slow.considered
+
+
+def test_candidates_are_legal_fit_and_are_ranked() -> None:
+    found = plan(configs.load("llama3_70b").spec, 10)
+    times = [c.time.step_time_s for c in found.candidates]
+    assert times == sorted(times)
+    for c in found.candidates:
+        assert planner.is_legal(c.spec)
+        assert c.memory.fits
+        assert planner.why_slower(c, found.candidates[0])
+
+
+def test_what_cannot_fit_is_refused_in_one_sentence() -> None:
+    with pytest.raises(Refusal, match="no legal layout of llama31_405b on 8 h100"):
+        plan(configs.load("llama31_405b", ["gpus=8", "layout.gbs=8"]).spec)
+
+
+def test_the_given_layout_stays_and_a_missing_one_is_chosen() -> None:
+    given, why = planner.choose_layout(configs.load("llama3_70b", ["layout.tp=8", "layout.pp=2"]))
+    assert (given.layout.tp, given.layout.pp, why) == (8, 2, "given")
+    published, why = planner.choose_layout(configs.load("llama31_70b", ["gpus=64", "layout.gbs=128"]))
+    assert why.startswith("published: ")
+    assert published.layout.source
