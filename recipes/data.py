@@ -7,6 +7,7 @@ from typing import Any
 from nemo.collections.common.tokenizers.null_tokenizer import NullTokenizer as _NullTokenizer
 from nemo.collections.llm.gpt.data.mock import MockDataModule, _MockGPTDataset
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.lightning.data import WrappedDataLoader
 from nemo.lightning.io.mixin import IOMixin
 
 MOCK_SEED = 42
@@ -24,7 +25,32 @@ class NullTokenizer(_NullTokenizer, IOMixin):
 
 
 class MockData(MockDataModule):
-    """Random tokens, the same in every layout. Upstream passes the attention-mask flag where the seed belongs."""
+    """Random tokens, the same in every layout.
+
+    Upstream passes the attention-mask flag where the seed belongs, and keeps no state: a resumed run would train on its
+    first samples again.
+    """
+
+    init_global_step = 0
+
+    def train_dataloader(self) -> Any:
+        self.init_global_step = self.data_sampler.init_global_step = self.trainer.global_step
+        loader = super().train_dataloader()
+        return WrappedDataLoader(
+            mode="train",  # what tells the sampler to go on where the checkpoint stopped
+            dataset=loader.dataset,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.persistent_workers,
+            collate_fn=loader.dataset.collate_fn,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        steps = self.trainer.global_step - self.init_global_step
+        return {"consumed_samples": self.data_sampler.compute_consumed_samples(steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        PreTrainingDataModule.load_state_dict(self, state_dict)
 
     def setup(self, stage: str = "") -> None:
         def dataset(name: str, samples: int, offset: int) -> Any:
