@@ -430,13 +430,22 @@ def export(
     out: Annotated[Path, typer.Option(help="The YAML file to write.")],
     overrides: Overrides = None,
 ) -> None:
-    """Write the full recipe as YAML; slipway launch FILE.yaml trains exactly that."""
+    """Write the full recipe as YAML; slipway run FILE.yaml trains exactly that."""
     _needs_nemo("export")
     with _quiet_stdout():
         from launch.export import export_recipe
 
         export_recipe(name, overrides or [], out)
     print(out)
+
+
+@app.command()
+def run(file: Annotated[Path, typer.Argument(help="A recipe that slipway export wrote.")]) -> None:
+    """Train an exported recipe on this machine: its ranks are started here."""
+    _needs_nemo("run")
+    from launch.export import train
+
+    train(file)
 
 
 @app.command()
@@ -554,7 +563,7 @@ def data_prepare(
     from launch.prepare import prepare
 
     with _progress("tokenizing") as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", total=None, visible=False)
         result = prepare(
             files,
             tokenizer,
@@ -562,7 +571,7 @@ def data_prepare(
             pattern=pattern,
             workers=workers,
             skip_bad=skip_bad,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
     if json:
         return _print_json(asdict(result))
@@ -576,28 +585,23 @@ def data_prepare(
 
 def main() -> None:
     """Run the command: exit 0 good, 1 a fault of ours, 2 a refusal in one sentence on stderr."""
-    import click
-
     try:
         app(standalone_mode=False)
     except Refusal as refusal:
         print(f"slipway: {refusal.sentence()}", file=sys.stderr)
         sys.exit(2)
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         sys.exit(done.exit_code)
-    except click.ClickException as usage:
-        print(
-            f"slipway: {usage.format_message()} See slipway {' '.join(a for a in sys.argv[1:2] if not a.startswith('-'))} --help.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("slipway: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
-    except Exception:
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors; typer carries a click of its own in some versions
+            print(f"slipway: {' '.join(error.format_message().split())} See slipway --help.", file=sys.stderr)
+            sys.exit(2)
         traceback.print_exc()
         print("slipway: this is a fault of ours, not yours; the traceback above is what a report needs.", file=sys.stderr)
         sys.exit(1)

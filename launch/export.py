@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import configs
 import planner
 from configs import Refusal
 
 
-def built_recipe(name: str, overrides: list[str], *, cpu: bool = False) -> Any:
-    """The ``run.Partial`` of a recipe under overrides, complete and legal."""
+def built_recipe(name: str, overrides: list[str]) -> Any:
+    """The ``run.Partial`` of a recipe under overrides, complete and legal: for this machine's CPU if it is a toy and no GPU is here."""
     from recipes import builder
+    from recipes.factory import check_data, gpu_here, trains_on_cpu
 
     spec = planner.complete(configs.load(name, overrides))
     planner.require_legal(spec)
-    return builder.build(spec, cpu=cpu)
+    check_data(spec)
+    return builder.build(spec, cpu=trains_on_cpu(spec) and not gpu_here())
 
 
 def dump(recipe: Any) -> str:
@@ -34,13 +39,49 @@ def load(path: Path) -> Any:
     """
     if not path.is_file():
         raise Refusal(f"there is no recipe file {path}")
-    from nemo_run.core.serialization.yaml import YamlSerializer
-
     try:
-        return YamlSerializer().deserialize(path.read_text())
-    except Exception as error:
+        tree = yaml.safe_load(path.read_text())
+        if not isinstance(tree, dict) or "_target_" not in tree:
+            raise ValueError("it names no _target_")
+        return _rebuild(tree, {})
+    except (ValueError, TypeError, ImportError, AttributeError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(f"{path} is not an exported recipe: {first}", "Write one with: slipway export NAME --out FILE.yaml") from None
+
+
+def _rebuild(node: Any, seen: dict[int, Any]) -> Any:
+    """A node of the YAML as NeMo-Run's Config, Partial or plain value; a node that is shared stays shared."""
+    import nemo_run as run
+
+    if isinstance(node, list):
+        return [_rebuild(item, seen) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if id(node) in seen:
+        return seen[id(node)]
+    values = {k: _rebuild(v, seen) for k, v in node.items() if k not in ("_target_", "_partial_", "_call_")}
+    if "_target_" not in node:
+        built: Any = values
+    else:
+        target = _target(node["_target_"])
+        kind = run.Partial if node.get("_partial_") else run.Config
+        built = kind(target, **values) if node.get("_call_", True) else target
+    seen[id(node)] = built
+    return built
+
+
+def _target(dotted: str) -> Any:
+    """The class, function or constant that a dotted path names."""
+    parts = dotted.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError(f"{dotted} names nothing that can be imported")
 
 
 def export_recipe(name: str, overrides: list[str], out: Path) -> None:
@@ -53,3 +94,19 @@ def export_recipe(name: str, overrides: list[str], out: Path) -> None:
         temporary.replace(out)
     except OSError as error:
         raise Refusal(f"{out} cannot be written: {error.strerror}") from None
+
+
+def train(path: Path) -> None:
+    """Run an exported recipe in this process; Lightning starts its other ranks by the same command line.
+
+    Raises:
+        Refusal: no such recipe, or one that needs a GPU where there is none.
+    """
+    recipe = load(path)
+    from recipes.factory import gpu_here
+
+    if recipe.trainer.accelerator == "gpu" and not gpu_here():
+        raise Refusal(f"{path} needs {recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs and this machine has none")
+    import nemo_run
+
+    nemo_run.run(recipe, direct=True)

@@ -207,7 +207,7 @@ def _draw_times(runs: list[Run]) -> Any:
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     import matplotlib.pyplot as plt
 
     plt.close(figure)

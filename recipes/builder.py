@@ -52,11 +52,10 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         spec: complete and legal; parallel sizes are taken as they are.
         cpu: train on CPU ranks over Gloo with the reference kernels, instead of on GPUs with Transformer Engine.
     """
-    tokenizer = _tokenizer(spec)
     return run.Partial(
         llm.pretrain,
-        model=run.Config(getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=tokenizer),
-        data=_data(spec, tokenizer, cpu),
+        model=run.Config(getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=_tokenizer(spec)),
+        data=_data(spec, cpu),
         trainer=_trainer(spec, cpu),
         log=_log(spec),
         resume=run.Config(nl.AutoResume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True),
@@ -277,12 +276,12 @@ def _tokenizer(spec: Spec) -> run.Config:
     return run.Config(NullTokenizer, vocab_size=spec.model.vocab_size)
 
 
-def _data(spec: Spec, tokenizer: run.Config, cpu: bool) -> run.Config:
+def _data(spec: Spec, cpu: bool) -> run.Config:
     common: dict[str, Any] = {
         "seq_length": spec.seq_length,
         "global_batch_size": spec.layout.gbs,
         "micro_batch_size": spec.layout.mbs,
-        "tokenizer": tokenizer,
+        "tokenizer": _tokenizer(spec),
         "num_workers": 0 if cpu else spec.data.num_workers,
         "pin_memory": not cpu,
         "persistent_workers": not cpu and spec.data.num_workers > 0,

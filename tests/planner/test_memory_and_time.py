@@ -77,7 +77,7 @@ def test_every_recipe_is_legal_and_fits_by_default(name: str) -> None:
     verdict = planner.check(planner.complete(configs.load(name)))
     assert verdict.legal, verdict.violations
     assert verdict.fits
-    assert verdict.time and 0.05 < verdict.time.mfu < 0.75 or name.endswith("_tiny")
+    assert (verdict.time and 0.05 < verdict.time.mfu < 0.75) or name.endswith("_tiny")
 
 
 def test_selective_and_uniform_recompute_lie_between() -> None:

@@ -1,0 +1,77 @@
+"""What the schema refuses, and in which words; who set each value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import configs
+from configs import Refusal, load
+from configs.load import ROOT
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("layout.tpp=2", "unknown key 'layout.tpp'; did you mean layout.tp"),
+        ("layout.tp=x", "layout.tp=x is not legal: it must be a whole number"),
+        ("layout.tp=1.5", "it must be a whole number"),
+        ("layout.tp=0", "layout.tp=0 is not legal: it must be at least 1"),
+        ("gpus=-8", "gpus=-8 is not legal"),
+        ("gpu=h10", "unknown gpu 'h10'; did you mean h100"),
+        ("precision=fp9", "unknown precision 'fp9'"),
+        ("layout.recompute=half", "it must be one of none, selective, full"),
+        ("tp", "'tp' is not an override"),
+        ("model.num_layers=[1", "the overrides could not be read"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_sentence(override: str, words: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        load("llama3_8b", [override])
+    assert words in refused.value.sentence()
+    assert "\n" not in refused.value.sentence()
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(Refusal, match="did you mean llama3_8b"):
+        load("lama3_8b")
+
+
+def test_every_file_composes() -> None:
+    for name in configs.recipe_names():
+        assert load(name).spec.name == name
+    for name in configs.model_names():
+        assert configs.model(name).source
+    for name in configs.gpu_names():
+        gpu = configs.gpu(name)
+        assert gpu.source and gpu.bf16_tflops > 2 * gpu.tf32_tflops * 0.9
+    for path in (ROOT / "precision").glob("*.yaml"):
+        assert configs.precision(path.stem).name == path.stem
+    for path in (ROOT / "cluster").glob("*.yaml"):
+        assert load("llama3_8b", [f"cluster={path.stem}"]).spec.cluster.name == path.stem
+
+
+def test_each_value_remembers_who_set_it() -> None:
+    who = load("llama3_70b", ["layout.tp=8", "gpu=h200"]).provenance
+    assert who["layout.tp"] == "override"
+    assert who["layout.gbs"] == "recipe (configs/experiment/llama3_70b.yaml)"
+    assert who["model.num_layers"] == "model fact (configs/model/llama3_70b.yaml)"
+    assert who["gpu.memory_gb"] == "fact (configs/gpu/h200.yaml)"
+    assert who["layout.cp"] == "default"
+
+
+def test_a_site_is_one_small_file(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(yaml.safe_dump({"executor": "slurm", "account": "a", "partition": "p", "gpus_per_node": 8}))
+    cluster = load("llama3_8b", [f"cluster={site}"]).spec.cluster
+    assert (cluster.name, cluster.partition) == ("site", "p")
+    site.write_text(yaml.safe_dump({"executor": "slurm", "partitoin": "p"}))
+    with pytest.raises(Refusal, match="cluster.partitoin is unknown; did you mean cluster.partition"):
+        load("llama3_8b", [f"cluster={site}"])
+
+
+def test_fsdp_is_also_a_switch() -> None:
+    assert load("llama3_8b", ["layout.fsdp=true"]).spec.layout.fsdp is configs.Fsdp.megatron
+    assert load("llama3_8b", ["layout.fsdp=0"]).spec.layout.fsdp is configs.Fsdp.none

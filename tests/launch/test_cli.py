@@ -1,0 +1,116 @@
+"""The command line: exit codes, one sentence on stderr, JSON as the design says, and a start that imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import configs
+
+SLIPWAY = str(Path(sys.executable).parent / "slipway")
+
+
+def slipway(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([SLIPWAY, *words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_check_prints_the_promised_object() -> None:
+    out = json.loads(slipway("check", "llama3_70b", "layout.tp=4", "layout.pp=4", "layout.vpp=5", "layout.cp=2", "--json").stdout)
+    assert out["legal"] is True and out["fits"] is True and out["violations"] == []
+    assert set(out["memory"]["stages"][0]) == {
+        "stage",
+        "parameters_gib",
+        "gradients_gib",
+        "optimizer_gib",
+        "activations_gib",
+        "logits_gib",
+        "buffers_gib",
+        "total_gib",
+    }
+    assert {"peak_gib", "capacity_gib", "stages"} <= set(out["memory"])
+    assert {"total", "active", "per_rank"} == set(out["parameters"]) and len(out["parameters"]["per_rank"]) == 4
+    assert {"step_time_s", "tokens_per_s_per_gpu", "model_tflops_per_gpu", "mfu", "bubble_fraction", "breakdown"} <= set(out["throughput"])
+
+
+def test_an_illegal_layout_is_answered_and_refused() -> None:
+    done = slipway("check", "llama3_70b", "layout.tp=3", "--json", code=2)
+    out = json.loads(done.stdout)
+    assert out["legal"] is False and out["fits"] is False
+    assert {"rule", "message", "fix"} == set(out["violations"][0])
+    assert out["violations"][0]["rule"] == "tp-heads"
+    assert out["nearest"]["tp"] in (2, 4)
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_too_large_is_answered_with_what_would_fit() -> None:
+    done = slipway("check", "llama3_70b", "layout.tp=8", "--json", code=2)
+    out = json.loads(done.stdout)
+    assert out["legal"] is True and out["fits"] is False
+    assert out["nearest"]
+
+
+def test_plan_ranks_and_explains(tmp_path: Path) -> None:
+    out = json.loads(slipway("plan", "llama3_8b", "gpu=h200", "gpus=8", "--top", "3", "--json", "--plot", str(tmp_path / "plan")).stdout)
+    speeds = [c["throughput"]["tokens_per_s_per_gpu"] for c in out["candidates"]]
+    assert len(speeds) == 3 and speeds == sorted(speeds, reverse=True)
+    assert all(c["layout"] and c["why"] for c in out["candidates"])
+    for name in ("plan.png", "plan.svg", "plan_timeline.png", "plan_timeline.svg"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["llama3_70b", "mixtral_8x7b"])
+def test_advise_judges_every_technique(name: str) -> None:
+    out = json.loads(slipway("advise", name, "--json").stdout)
+    words = " ".join(t["technique"] for t in out["techniques"])
+    for technique in ("DDP", "ZeRO-1", "ZeRO-3", "TP", "SP", "PP", "CP", "EP", "recompute", "offload"):
+        assert technique in words
+    assert all(t["why"] for t in out["techniques"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["check", "lama3_8b"], "unknown recipe 'lama3_8b'; did you mean llama3_8b"),
+        (["check", "llama3_8b", "gpu=z100"], "unknown gpu 'z100'"),
+        (["check", "llama3_8b", "gpus=0"], "gpus=0 is not legal: it must be at least 1"),
+        (["validate", "/no/such.csv"], "there is no file /no/such.csv"),
+        (["report", "/no/such"], "/no/such holds no run"),
+        (["bogus"], "No such command"),
+        (["check"], "Missing argument"),
+        (["data", "prepare", "/no/such", "--tokenizer", "x", "--out", "y"], "there is no file or folder /no/such"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_2(words: list[str], sentence: str) -> None:
+    done = slipway(*words, code=2)
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_list_and_show_need_no_nemo() -> None:
+    listed = json.loads(slipway("list", "--json").stdout)
+    assert [r["name"] for r in listed] == configs.recipe_names()
+    rows = {r["key"]: r for r in json.loads(slipway("show", "llama3_8b", "layout.tp=2", "--json").stdout)["values"]}
+    assert rows["layout.tp"]["set_by"] == "override"
+    assert rows["model.hidden_size"]["value"] == 4096
+    difference = json.loads(slipway("show", "llama3_8b", "--json").stdout)["upstream_difference"]
+    assert "optim.config.adam_eps: 1e-05 -> 1e-08" in difference
+
+
+def test_check_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['slipway', 'check', 'llama3_70b', 'layout.tp=4', 'layout.pp=4', 'layout.cp=2']\n"
+        "from launch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = [m for m in ('torch', 'nemo', 'nemo_run', 'megatron', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules]\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

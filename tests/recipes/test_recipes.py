@@ -1,0 +1,179 @@
+"""Factories, the front door, the export, and the reviewed difference from upstream."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import configs
+from configs import Refusal
+from recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
+from recipes.factory import FACTORIES, PARAMETERS, overrides
+
+ROOT = Path(__file__).parents[2]
+NEMO = Path(sys.executable).parent / "nemo"
+
+
+def _nemo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "COLUMNS": "300", "NO_COLOR": "1"}
+    return subprocess.run(
+        [str(NEMO), "llm", "pretrain", *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False
+    )
+
+
+def test_one_named_factory_a_recipe_in_its_familys_module() -> None:
+    assert set(FACTORIES) == set(configs.recipe_names())
+    modules = {
+        "llama2": llama2,
+        "llama3": llama3,
+        "mixtral": mixtral,
+        "gpt3": gpt3,
+        "nemotron4": nemotron4,
+        "qwen3": qwen3,
+        "deepseek": deepseek,
+    }
+    for name in configs.recipe_names():
+        factory = getattr(modules[configs.load(name).spec.model.family], name)
+        assert factory is FACTORIES[name]
+        assert factory.__doc__
+
+
+def test_importing_the_factories_imports_neither_torch_nor_nemo() -> None:
+    code = "import sys; from recipes import llama3, deepseek; import launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'nemo_run', 'scipy', 'hydra', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_parameters_keep_upstreams_names_and_become_overrides() -> None:
+    assert list(PARAMETERS)[:4] == ["dir", "name", "num_nodes", "num_gpus_per_node"]
+    assert set(overrides("llama3_70b", {"num_nodes": 8, "precision": "fp8_current", "tp": 4})) == {
+        "precision=fp8_current",
+        "layout.tp=4",
+        "gpus=64",
+    }
+    with pytest.raises(Refusal, match="llama3_8b has no parameter 'tpp'; did you mean tp"):
+        llama3.llama3_8b(tpp=2)
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("name", ["llama3_8b", "llama3_70b", "mixtral_8x22b", "deepseek_v3", "nemotron4_15b", "gpt3_175b", "qwen3_30b_a3b"])
+def test_the_difference_from_upstream_is_the_reviewed_one(name: str, in_child: Any) -> None:
+    def current() -> list[str]:
+        from recipes.upstream import difference
+
+        return difference(name)
+
+    reviewed = [line for line in (ROOT / "recipes" / "upstream" / f"{name}.txt").read_text().splitlines() if not line.startswith("#")]
+    assert in_child(current) == reviewed, "numerics changed: review, then python -m recipes.upstream"
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("precision", ["bf16", "fp8_delayed", "fp8_current", "fp8_blockwise"])
+def test_a_full_export_reads_back_equal(precision: str, in_child: Any, tmp_path: Path) -> None:
+    def round_trip() -> bool:
+        from launch.export import built_recipe, dump, load
+
+        recipe = built_recipe("llama3_8b", [f"precision={precision}", "gpus=8"])
+        path = tmp_path / "recipe.yaml"
+        path.write_text(dump(recipe))
+        return bool(load(path) == recipe)
+
+    assert in_child(round_trip)
+
+
+@pytest.mark.nemo
+def test_fp8_recipes_say_what_they_are(in_child: Any) -> None:
+    def plugins() -> dict[str, list[Any]]:
+        from launch.export import built_recipe
+
+        out = {}
+        for name in ("fp8_delayed", "fp8_current", "fp8_blockwise"):
+            plugin = built_recipe("llama3_8b", [f"precision={name}"]).trainer.plugins
+            out[name] = [plugin.fp8, plugin.fp8_recipe]
+        out["mxfp8"] = [
+            getattr(built_recipe("llama3_8b", ["precision=mxfp8", "gpu=b200"]).trainer.plugins, k) for k in ("fp8", "fp8_recipe")
+        ]
+        return out
+
+    assert in_child(plugins) == {
+        "fp8_delayed": ["hybrid", "delayed"],
+        "fp8_current": ["hybrid", "tensorwise"],
+        "fp8_blockwise": ["e4m3", "blockwise"],
+        "mxfp8": ["e4m3", "mxfp8"],
+    }
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_ours_win_at_the_front_door_and_overrides_apply(tmp_path: Path) -> None:
+    done = _nemo(
+        "--factory",
+        "llama3_70b(num_nodes=8, precision='fp8_current')",
+        "trainer.max_steps=10",
+        "optim.config.lr=1e-4",
+        "--dryrun",
+        cwd=tmp_path,
+    )
+    text = re.sub(r"[^\w=.,() -]+", " ", done.stdout)
+    assert done.returncode == 0, done.stderr
+    for expected in ("CosineSchedule(", "max_steps=10", "lr=0.0001", "num_nodes=8", "tensorwise"):
+        assert expected in text, expected
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_yaml_overlay_applies(tmp_path: Path) -> None:
+    (tmp_path / "overlay.yaml").write_text("trainer:\n  max_steps: 7\n")
+    done = _nemo("--factory", "llama3_tiny", "--yaml", "overlay.yaml", "--dryrun", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "max_steps=7" in done.stdout
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_what_needs_a_gpu_is_refused_at_once(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = _nemo("--factory", "llama3_8b", "-y", cwd=tmp_path)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("slipway: llama3_8b needs 8 H100 GPUs and this machine has none")
+    assert "slipway rehearse llama3_8b" in last
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_another_model_in_the_directory_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    (folder / "slipway").mkdir(parents=True)
+    import json
+
+    from recipes.record import RECORD
+
+    (folder / RECORD).write_text(
+        json.dumps({"spec": {"model": {"name": "llama3_tiny"}, "data": {"kind": "mock", "paths": [], "tokenizer": ""}}})
+    )
+    done = _nemo("--factory", "mixtral_tiny(dir=runs,name=a)", "-y", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "already holds a run with model = llama3_tiny" in done.stderr
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_an_export_trains(tmp_path: Path) -> None:
+    slipway = str(Path(sys.executable).parent / "slipway")
+    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
+    keys = ["layout.tp=1", "gpus=1", "run.max_steps=2", "run.checkpoint_every_n_steps=2"]
+    for words in (["export", "llama3_tiny", "--out", "r.yaml", *keys], ["run", "r.yaml"]):
+        done = subprocess.run([slipway, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs" / "llama3_tiny" / "checkpoints").is_dir()

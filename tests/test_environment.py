@@ -1,0 +1,57 @@
+"""What is installed is the supported set, and the house is built as it says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {"configs": set(), "planner": {"configs"}, "recipes": {"configs", "planner"}, "launch": {"configs", "planner", "recipes"}}
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+    return dict(re.split("==", line.split(";")[0].strip().lower().replace("_", "-")) for line in lines if "==" in line)
+
+
+def test_the_lock_pins_everything_and_names_no_address() -> None:
+    text = (ROOT / "requirements" / "lock.txt").read_text()
+    assert "://" not in text and "--" not in text
+    assert all("==" in line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(
+    "package", ["torch", "nemo-toolkit", "megatron-core", "nemo-run", "lightning", "transformers", "hydra-core", "omegaconf", "numpy"]
+)
+def test_what_is_installed_is_what_is_locked(package: str) -> None:
+    assert version(package).split("+")[0] == _pins()[package]
+
+
+def test_the_readmes_table_is_the_lock() -> None:
+    table = (ROOT / "README.md").read_text()
+    for package in ("torch", "nemo-toolkit", "megatron-core", "nemo-run"):
+        assert f"| {package.replace('nemo-toolkit', 'nemo_toolkit')} | {_pins()[package]}" in table, package
+    assert f"| Python | {sys.version_info.major}.{sys.version_info.minor}" in table
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_arrows_point_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for name in names:
+                top = name.split(".")[0]
+                assert top not in set(MAY_IMPORT) - MAY_IMPORT[package] - {package}, f"{path} imports {name}"
+                if package in ("configs", "planner"):
+                    assert top not in ("torch", "nemo", "nemo_run", "megatron", "scipy"), f"{path} imports {name}"
