@@ -185,7 +185,15 @@ def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
         axes.plot(loss.steps, smooth(loss.values), color=line.get_color(), linewidth=1.8, label=run.name)
     if entropy:
         axes.axhline(entropy, color="0.5", linestyle="--", linewidth=1)
-        axes.annotate("unigram entropy of the corpus", (0, entropy), xytext=(4, 4), textcoords="offset points", color="0.4")
+        axes.annotate(
+            "unigram entropy of the corpus",
+            (1, entropy),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            color="0.4",
+            ha="right",
+        )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     if len(runs) > 1:

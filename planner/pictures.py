@@ -43,7 +43,7 @@ def _save(figure: Any, stem: Path) -> list[Path]:
 
 def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     """Memory against tokens/s of each candidate, the capacity as a line. Writes ``stem``.png and .svg."""
-    figure, axes = _axes(8, 4.5)
+    figure, axes = _axes(10, 4.5)
     x = [c.memory.needed_gib for c in plan.candidates]
     y = [c.time.tokens_per_s_per_gpu for c in plan.candidates]
     spread = [
@@ -52,12 +52,14 @@ def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     ]
     axes.errorbar(x, y, yerr=spread, fmt="none", ecolor="0.85", zorder=1)
     axes.scatter(x, y, color=_FORWARD, zorder=2)
-    for i, c in enumerate(plan.candidates[:5]):
-        axes.annotate(f"{i + 1}  {short_name(c)}", (x[i], y[i]), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center")
+    for i in range(len(plan.candidates)):
+        axes.annotate(str(i + 1), (x[i], y[i]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    names = "\n".join(f"{i + 1:2d}  {short_name(c)}" for i, c in enumerate(plan.candidates[:12]))
+    axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=8, family="monospace")
     capacity = plan.candidates[0].memory.capacity_gib
     axes.axvline(capacity, color="0.4", linestyle="--", linewidth=1)
     axes.annotate("HBM", (capacity, min(y)), xytext=(-4, 0), textcoords="offset points", ha="right", color="0.4")
-    axes.set_xlim(0, capacity * 1.25)
+    axes.set_xlim(0, capacity * 1.1)
     axes.set_xlabel("memory needed (GiB per GPU)")
     axes.set_ylabel("tokens/s per GPU")
     spec = plan.candidates[0].spec

@@ -191,7 +191,7 @@ def _static_key(lay: Layout) -> tuple[object, ...]:
 
 
 _TERMS = {
-    "gemm": "matrix products run slower at these shapes",
+    "gemm": "matrix products",
     "attention": "attention",
     "elementwise": "memory-bound kernels",
     "tp": "tensor-parallel communication",

@@ -1,0 +1,1 @@
+"""How far the planner is from published measurements, and how its constants were fitted to them."""

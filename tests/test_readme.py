@@ -1,0 +1,59 @@
+"""The README's commands do what it says. make setup, make test and make quickstart are what .ci/run types."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line[2:].split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+INLINE = [c for c in re.findall(r"`(slipway (?:check|plan|show|advise) [^`]*)`", TEXT) if "=" in c]
+
+
+def _run(command: str) -> str:
+    words = shlex.split(command)
+    words[0] = str(Path(sys.executable).parent / words[0])
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS + INLINE if "rehearse" not in c])
+def test_each_command_runs(command: str) -> None:
+    assert _run(command)
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "rehearse" in c])
+def test_each_rehearsal_agrees(command: str) -> None:
+    assert "the same training" in _run(command)
+
+
+def test_what_check_is_shown_to_print_is_what_it_prints() -> None:
+    command = next(c for c in COMMANDS if c.startswith("slipway check"))
+    shown = TEXT.split("$ " + command)[1].split("```")[0]
+    printed = _run(command)
+    for line in shown.strip().splitlines():
+        assert line.replace(" ...", "").strip() in printed, line
+
+
+def test_every_recipe_is_in_the_table_and_every_make_target_exists() -> None:
+    import configs
+
+    table = TEXT.split("## The recipes")[1].split("## Make it yours")[0]
+    assert set(re.findall(r"\b[a-z]+[0-9]*_[a-z0-9_]+\b", table)) >= set(configs.recipe_names())
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", TEXT):
+        assert f"\n{target}:" in makefile, target
