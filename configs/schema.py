@@ -136,6 +136,7 @@ class Calibration:
     name: str = MISSING
     gemm_efficiency: float = 0.75  # large bf16 GEMM, power throttling included
     fp8_gemm_efficiency: float = 0.60
+    mxfp8_gemm_efficiency: float = 0.55  # block-scaled fp8, its casts' second direction included
     fp4_gemm_efficiency: float = 0.45
     attention_efficiency: float = 0.50  # fused attention, fraction of the bf16 peak
     flash_attention: bool = True  # False: scores are written to memory, as before FlashAttention
@@ -145,6 +146,7 @@ class Calibration:
     gemm_bytes_exposed: float = 0.5  # share of a GEMM's operand traffic that its arithmetic does not hide
     kernel_us: float = 3.0  # fixed cost of a kernel on the GPU: ramp, tail, gap
     launch_us: float = 5.0  # CPU time to launch a kernel: the floor of small layers; 0 under CUDA graphs
+    moe_host_us: float = 500.0  # CPU time of a dropless expert layer's pass: the host waits for token counts; 0 under CUDA graphs
     nvlink_efficiency: float = 0.70
     network_efficiency: float = 0.70
     collective_us: float = 15.0
@@ -152,7 +154,6 @@ class Calibration:
     dp_overlap: float = 0.8  # share of a micro-batch's compute that data-parallel communication may hide under
     expert_overlap: float = 0.0  # share of expert all-to-all hidden
     expert_imbalance: float = 1.0  # busiest rank's tokens over the mean
-    grad_bytes: int = 4  # of a gradient in the data-parallel reduction
     jitter_per_doubling: float = 0.0  # slowdown per doubling of nodes: stragglers, network contention
     step_overhead_s: float = 0.02  # once a step: data, logging, optimizer launch, host synchronisation
     overlapped: bool = True  # gradient reduction under the backward pass, parameter gather under the forward

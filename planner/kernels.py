@@ -21,8 +21,12 @@ class Device:
     gpu: Gpu
     cal: Calibration
 
+    block_scaled: bool = False  # mxfp8
+
     def gemm_rate(self, dtype: str) -> float:
         g, c = self.gpu, self.cal
+        if dtype == "fp8" and self.block_scaled:
+            return g.fp8_tflops * 1e12 * c.mxfp8_gemm_efficiency
         if dtype == "fp8" and g.fp8_tflops:
             return g.fp8_tflops * 1e12 * c.fp8_gemm_efficiency
         if dtype == "fp4" and g.fp4_tflops:
@@ -49,8 +53,10 @@ class Device:
         """Kernels that read and write ``moved_bytes`` in all and compute next to nothing."""
         return moved_bytes / self.memory_rate + kernels * self.cal.kernel_us * 1e-6
 
-    def attention(self, flops: float) -> float:
-        return flops / (self.gpu.bf16_tflops * 1e12 * self.cal.attention_efficiency) + self.cal.kernel_us * 1e-6
+    def attention(self, flops: float, head_dim: float = 128.0) -> float:
+        """Fused attention. Softmax costs the same for any head: the share of matrix arithmetic falls with a narrow one."""
+        width = 1.5 * head_dim / (head_dim + 64.0)  # 1 at the usual 128
+        return flops / (self.gpu.bf16_tflops * 1e12 * self.cal.attention_efficiency * width) + self.cal.kernel_us * 1e-6
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,21 @@ class Link:
     def all_reduce(self, total_bytes: float) -> float:
         return 2.0 * self.gather(total_bytes)
 
-    def all_to_all(self, sent_bytes: float) -> float:
-        """Each rank sends ``sent_bytes``, evenly to all: what leaves the node goes through the rank's own card."""
+    def all_to_all(self, sent_bytes: float, across_bytes: float | None = None) -> float:
+        """Each rank sends ``sent_bytes``, evenly to all: what leaves the node goes through the rank's own card.
+
+        ``across_bytes``: what the whole would be for the network, where fewer copies cross it than arrive.
+        """
         if self.size == 1:
             return 0.0
         g, c = self.device.gpu, self.device.cal
         inside = sent_bytes * (min(self.local, self.size) - 1) / self.size / (g.nvlink_gb_per_s * 1e9 * c.nvlink_efficiency)
-        outside = sent_bytes * max(self.size - self.local, 0) / self.size / (g.nic_gb_per_s * 1e9 * c.network_efficiency)
+        outside = (
+            (sent_bytes if across_bytes is None else across_bytes)
+            * max(self.size - self.local, 0)
+            / self.size
+            / (g.nic_gb_per_s * 1e9 * c.network_efficiency)
+        )
         return inside + outside + self.latency
 
     def send(self, sent_bytes: float) -> float:

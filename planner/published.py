@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import configs
-from configs import Fsdp, Layout, Model, Recompute, Refusal, Spec
+from configs import Dispatcher, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from configs.load import ROOT
 from configs.schema import Activation, Normalization, PositionEmbedding
 from planner.stages import chunks_of
@@ -148,6 +148,11 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         raise ValueError(f"unknown precision {row.get('precision')!r}")
     if precision.startswith("fp8_delayed") and configs.gpu(gpu_name).compute_capability >= 100:
         precision = "fp8_current"  # no published run on Blackwell uses delayed scaling
+    # Bridge's tuned recipes, MLPerf and everything in fp16 reduce gradients in 16 bits
+    half = (
+        any(w in row.get("source", "") for w in ("Megatron-Bridge", "training_results", "vTrain", "llm-foundry"))
+        or row.get("precision") == "fp16"
+    )
     model = find_model(row)
     gpus, gbs = _number(row, "n_gpus", 0), _number(row, "gbs", 0)
     if not gpus or not gbs:
@@ -168,6 +173,7 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "")
         else None,
         distributed_optimizer="vTrain" not in row.get("source", ""),
+        dispatcher=Dispatcher.flex if "Bridge" in row.get("framework", "") + row.get("source", "") else Dispatcher.alltoall,
         **_recompute(row.get("recompute", "")),
     )
     spec = Spec(
@@ -175,7 +181,7 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpus=gpus,
         model=model,
         gpu=configs.gpu(gpu_name),
-        precision=configs.precision(precision),
+        precision=replace(configs.precision(precision), grad_reduce_in_fp32=not half),
         layout=layout,
         optim=configs.Optimizer(
             name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1

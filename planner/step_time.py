@@ -9,7 +9,7 @@ import functools
 import math
 from dataclasses import dataclass, field
 
-from configs import Calibration, Fsdp, Gpu, Model, Recompute, Spec
+from configs import Calibration, Dispatcher, Fsdp, Gpu, Model, Recompute, Spec
 from planner import flops
 from planner.calibration import calibration_for
 from planner.kernels import Device, Link, link
@@ -38,6 +38,7 @@ class Split:
     modules: tuple[str, ...]
     tp_comm_overlap: bool
     cuda_graphs: bool
+    sent_once_a_node: bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
 
     @property
     def tokens(self) -> float:
@@ -99,6 +100,7 @@ def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
         tuple(lay.recompute_modules),
         lay.tp_comm_overlap,
         lay.cuda_graphs,
+        lay.dispatcher is Dispatcher.flex,
     )
 
 
@@ -107,7 +109,7 @@ class _Ledger:
 
     def __init__(self, split: Split) -> None:
         self.split = split
-        self.device = Device(split.gpu, split.cal)
+        self.device = Device(split.gpu, split.cal, split.fp8_recipe == "mxfp8")
         self.forward: dict[str, float] = {}
         self.backward: dict[str, float] = {}
         self.kernels = 0
@@ -173,7 +175,9 @@ def _attention(ledger: _Ledger, layer: int) -> None:
 
     keys = flops.mean_keys(m, layer, s.seq_length, causal=s.cal.flash_attention)
     work = 2.0 * rows * keys * (qk + v)
-    forward, backward = d.attention(work), 2.5 * d.attention(work)  # the backward computes the scores again
+    head = (m.qk_head_dim + m.qk_pos_emb_head_dim + m.v_head_dim) / 2 if m.is_mla else m.kv_channels
+    forward = d.attention(work, head)
+    backward = 2.5 * forward  # the backward computes the scores again
     if not s.cal.flash_attention:
         scores = m.num_attention_heads / s.tp * rows * s.seq_length * 2.0
         forward = d.attention(work) + d.stream(6 * scores, 4)  # write, mask and softmax, dropout, read
@@ -226,7 +230,11 @@ def _experts(ledger: _Ledger) -> None:
     if s.ep > 1:
         group = link(d, s.ep, s.etp)
         moved = 2.0 * routed * h
-        one = group.all_to_all(moved) * (1 - s.cal.expert_overlap)
+        across = moved
+        if s.sent_once_a_node and group.local < group.size:
+            nodes = group.size / group.local
+            across = 2.0 * local * h * nodes * (1 - (1 - 1 / nodes) ** m.moe_router_topk)
+        one = group.all_to_all(moved, across) * (1 - s.cal.expert_overlap)
         ledger.add("ep", 2 * one, 2 * one, 6)
     if s.etp > 1:
         ring = link(d, s.etp, 1)
@@ -275,7 +283,8 @@ def layer_cost(split: Split, layer: int) -> Cost:
             ledger.backward["elementwise"] += 0.3 * ledger.forward["elementwise"]
     launch = 0.0 if split.cuda_graphs else split.cal.launch_us * 1e-6
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
-        idle = ledger.kernels * passes * launch - sum(times.values())
+        host = ledger.kernels * launch + (split.cal.moe_host_us * 1e-6 if moe and not split.cuda_graphs else 0.0)
+        idle = passes * host - sum(times.values())
         if idle > 0:  # the CPU cannot launch kernels as fast as the GPU ends them
             times["launch"] = times.get("launch", 0.0) + idle
     return Cost(ledger.forward, ledger.backward, ledger.kernels)
@@ -397,7 +406,7 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
     dp_cp = max(spec.dp, 1) * lay.cp
     expert_dp = max(1, spec.gpus // (lay.pp * lay.ep * lay.expert_tp))
     weight_bytes = 1.0 if spec.precision.fp8_param_gather and spec.precision.gemm == "fp8" else 2.0
-    grad_bytes = float(cal.grad_bytes)
+    grad_bytes = 4.0 if spec.precision.grad_reduce_in_fp32 else 2.0
     if spec.precision.gemm == "fp32":
         weight_bytes = grad_bytes = 4.0
     dense_link = link(device, dp_cp, lay.tp)

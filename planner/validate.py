@@ -76,7 +76,9 @@ def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
         cal = calibration_or_nearest(read.spec.gpu.name, read.software)
         time = step_time(read.spec, cal)
         held = memory(read.spec, cal)
-        out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, held.peak_gib, rate, peak))
+        # nvidia-smi sees the allocator's reserve, the context and NCCL too
+        shown = held.needed_gib if "nvidia-smi" in row.get("notes", "") else held.peak_gib
+        out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, shown, rate, peak))
     return out
 
 

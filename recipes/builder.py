@@ -23,6 +23,7 @@ from configs import Fsdp, Recompute, Refusal, Spec
 from configs.schema import Activation
 from recipes.data import IndexedData, MockData, NullTokenizer
 from recipes.record import RunRecord
+from recipes.resume import Resume
 from recipes.schedule import CosineSchedule
 
 _NEMO_MODEL = {
@@ -58,7 +59,7 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         data=_data(spec, cpu),
         trainer=_trainer(spec, cpu),
         log=_log(spec),
-        resume=run.Config(nl.AutoResume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True),
+        resume=run.Config(Resume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True),
         optim=_optim(spec),
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +55,27 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
 
 
+FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
+
+
+def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether a full disk is at the root of ``error``.
+
+    Checkpoint writers are other processes: what comes back is text, and torch's writer only says that a position is not
+    what it expected. The room that is left tells the rest.
+    """
+    while error is not None:
+        text = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
+            return True
+        if "inline_container" in text and shutil.disk_usage(folder).free < FULL_BYTES:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class RunRecord(pl.Callback):
-    """Writes the resolved recipe into the run's directory before the first step."""
+    """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk into one sentence."""
 
     def __init__(self, run_dir: str, record: dict[str, Any]) -> None:
         self.run_dir = Path(run_dir)
@@ -71,3 +93,16 @@ class RunRecord(pl.Callback):
         held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Refusal):
+            print(f"slipway: {exception.sentence()}", file=sys.stderr, flush=True)
+            raise SystemExit(2)
+        if _disk_is_full(exception, self.run_dir):
+            print(
+                f"slipway: {self.run_dir} is on a full disk: the checkpoint after step {trainer.global_step} was not saved, earlier "
+                "ones are kept. Make room and run the same command again: it resumes from the last good one.",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(2)

@@ -8,6 +8,8 @@ from typing import Any
 from nemo.core.optim.lr_scheduler import CosineAnnealing
 from nemo.lightning.pytorch.optim import LRSchedulerModule
 
+from configs import Refusal
+
 _SHAPE = ("max_steps", "warmup_steps", "constant_steps", "decay_steps", "min_lr")
 _log = logging.getLogger(__name__)
 
@@ -26,9 +28,9 @@ class _Cosine(CosineAnnealing):
         ours = {k: getattr(self, k) for k in stored}
         if stored != ours and not self.extend:
             changed = ", ".join(f"{k} {stored[k]} -> {ours[k]}" for k in stored if stored[k] != ours[k])
-            raise ValueError(
-                f"the checkpoint's learning-rate schedule is not the recipe's ({changed}): run.extend_schedule=true "
-                f"stretches it to the recipe's, optim.decay_steps={stored.get('max_steps')} keeps the old one"
+            raise Refusal(
+                f"the checkpoint's learning-rate schedule is not the recipe's ({changed})",
+                f"run.extend_schedule=true stretches it to the recipe's; optim.decay_steps={stored.get('max_steps')} keeps the old one.",
             )
         super().load_state_dict({**state_dict, **ours})
         if stored != ours:

@@ -43,6 +43,7 @@ class Prior:
 PRIORS: dict[str, Prior] = {
     "gemm_efficiency": Prior(0.74, 0.10),
     "fp8_gemm_efficiency": Prior(0.62, 0.15),
+    "mxfp8_gemm_efficiency": Prior(0.55, 0.15),
     "fp4_gemm_efficiency": Prior(0.45, 0.20),
     "attention_efficiency": Prior(0.50, 0.25),
     "memory_efficiency": Prior(0.80, 0.10),
@@ -50,6 +51,7 @@ PRIORS: dict[str, Prior] = {
     "gemm_bytes_exposed": Prior(0.5, 0.5),
     "kernel_us": Prior(3.0, 0.5),
     "launch_us": Prior(5.0, 0.5),
+    "moe_host_us": Prior(800.0, 0.7),
     "nvlink_efficiency": Prior(0.70, 0.15),
     "network_efficiency": Prior(0.70, 0.25),
     "collective_us": Prior(15.0, 0.6),
@@ -65,7 +67,7 @@ PRIORS: dict[str, Prior] = {
 DEFAULT = {
     "h100": "nemo_2025",
     "b200": "bridge_2025",
-    "b300": "bridge_2026",
+    "b300": "bridge_2026_spring",
     "gb200": "bridge_2025",
     "gb300": "bridge_2025",
     "a100": "megatron_2022",
@@ -73,10 +75,8 @@ DEFAULT = {
 
 # Which generations share one stack; what is known of each, not fitted.
 KNOWN: dict[str, dict[str, object]] = {
-    "vtrain": {"flash_attention": False, "dropout": True, "overlapped": False, "grad_bytes": 2},
-    "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False, "grad_bytes": 2},
-    "foundry": {"grad_bytes": 2},
-    "torchtitan": {"grad_bytes": 4},
+    "vtrain": {"flash_attention": False, "dropout": True, "overlapped": False},
+    "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False},
 }
 
 
@@ -106,6 +106,8 @@ def load(path: Path) -> list[Point]:
         notes = row["notes"].lower()
         if not rate or any(w in notes for w in ("superseded", "inconsistent", "suspicious", "proxy")):
             continue
+        if "tokendrop" in row["model"].lower() or (read.spec.model.is_moe and "container 25.09" in row["source"]):
+            continue  # tokens are dropped to a capacity there: another computation
         out.append(Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0))
     return out
 
@@ -132,22 +134,32 @@ def relevant(points: Sequence[Point]) -> list[str]:
     """The constants that these points can say something about."""
     names = list(PRIORS)
     gemms = {p.spec.precision.gemm for p in points}
-    if "fp8" not in gemms:
+    recipes = {p.spec.precision.fp8_recipe for p in points}
+    if not recipes & {"delayed", "tensorwise", "blockwise"}:
         names.remove("fp8_gemm_efficiency")
+    if "mxfp8" not in recipes:
+        names.remove("mxfp8_gemm_efficiency")
     if "fp4" not in gemms:
         names.remove("fp4_gemm_efficiency")
     if not any(p.spec.layout.tp > 1 for p in points):
         names.remove("tp_overlap")
     if not any(p.moe for p in points):
         names.remove("expert_overlap")
+        names.remove("moe_host_us")
         names.remove("expert_imbalance")
     return names
 
 
+TIGHTER = 0.4  # of a prior's spread around a pooled centre
+OWN = ("expert_overlap", "expert_imbalance", "moe_host_us", "launch_us")  # what a pool of mostly dense rows says little about
+
+
 def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None, noise: float = 0.06) -> dict[str, float]:
-    """MAP estimate of the constants. ``centres`` moves the priors' centres, as to a pooled fit."""
+    """MAP estimate of the constants. ``centres`` are those of a pooled fit, which a part may leave by less."""
     names = relevant(points)
-    priors = {n: replace(PRIORS[n], centre=(centres or {}).get(n, PRIORS[n].centre)) for n in names}
+    priors = {n: PRIORS[n] for n in names}
+    if centres:
+        priors = {n: replace(PRIORS[n], centre=centres[n], spread=PRIORS[n].spread * (1.0 if n in OWN else TIGHTER)) for n in names}
     weights = np.sqrt(np.array([p.weight for p in points]))
 
     def unpack(z: np.ndarray) -> dict[str, float]:
@@ -163,13 +175,17 @@ def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | N
     return held | unpack(found.x)
 
 
+FOLDS = 5
+
+
 def cross_validate(points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None) -> np.ndarray:
-    """Residuals of each model when the constants were fitted without it."""
+    """Residuals of each model when the constants were fitted without it: whole models are left out, in at most five folds."""
     models = sorted({p.model for p in points})
     out = np.zeros(len(points))
-    for held_out in models:
-        train = [p for p in points if p.model != held_out]
-        test = [i for i, p in enumerate(points) if p.model == held_out]
+    for fold in range(min(FOLDS, len(models))):
+        held_out = set(models[fold::FOLDS])
+        train = [p for p in points if p.model not in held_out]
+        test = [i for i, p in enumerate(points) if p.model in held_out]
         values = fit(train, software, centres) if train else {n: p.centre for n, p in PRIORS.items()} | dict(centres or {})
         out[test] = residuals([points[i] for i in test], make(values, software))
     return out
@@ -178,6 +194,22 @@ def cross_validate(points: Sequence[Point], software: str, centres: Mapping[str,
 def summary(errors: np.ndarray) -> str:
     ape = np.abs(np.exp(errors) - 1)
     return f"n={len(errors):4d} MAPE {ape.mean():6.1%} median {np.median(ape):6.1%} within10 {np.mean(ape <= 0.1):5.0%} bias {errors.mean():+.3f}"
+
+
+def pools(groups: Mapping[tuple[str, str], list[Point]]) -> dict[str, list[Point]]:
+    """Groups whose parts share an architecture's kernels and a software generation: their fit is each part's centre."""
+    out: dict[str, list[Point]] = defaultdict(list)
+    for (gpu, software), points in groups.items():
+        if pool_of(gpu, software):
+            out[pool_of(gpu, software)] += points
+    out["hopper/bridge"] = groups.get(("h100", "nemo_2025"), [])  # the same kernels, measured over far more layouts
+    return dict(out)
+
+
+def pool_of(gpu: str, software: str) -> str:
+    if not software.startswith("bridge_20"):
+        return ""
+    return f"blackwell/{software}" if gpu != "h100" else "hopper/bridge"
 
 
 def main() -> None:
@@ -189,10 +221,15 @@ def main() -> None:
     args = parser.parse_args()
     groups = group(load(args.truth))
     out: dict[str, dict[str, dict[str, object]]] = defaultdict(dict)
+    centres = {}
+    for name, points in pools(groups).items():
+        if not args.only or args.only.split("/")[-1] in name or "h100" in args.only:
+            centres[name] = fit(points, name)
+            print(f"{name}: {summary(residuals(points, make(centres[name], name)))}", flush=True)
     for (gpu, software), points in sorted(groups.items()):
         if args.only and args.only not in f"{gpu}/{software}":
             continue
-        values = fit(points, software)
+        values = fit(points, software, centres.get(pool_of(gpu, software)))
         errors = residuals(points, make(values, software))
         print(f"{gpu}/{software}: {summary(errors)}", flush=True)
         print("   ", {k: round(v, 4) for k, v in values.items()})
@@ -202,7 +239,7 @@ def main() -> None:
         for name, es in sorted(by_model.items()):
             print(f"      {name:34s} n={len(es):3d} mean {np.mean(es):+.3f} sd {np.std(es):.3f}")
         if args.cv and len({p.model for p in points}) > 1:
-            print("    cross-validated:", summary(cross_validate(points, software)), flush=True)
+            print("    cross-validated:", summary(cross_validate(points, software, centres.get(pool_of(gpu, software)))), flush=True)
         spread = float(np.sqrt(np.mean(errors**2)))
         out[gpu][software] = (
             {k: float(f"{v:.4g}") for k, v in values.items()} | KNOWN.get(software, {}) | {"spread": round(max(spread, 0.03), 3)}

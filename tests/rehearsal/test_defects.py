@@ -156,8 +156,8 @@ def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any
         optimizer, policy = make(CosineSchedule, decay_steps=40)
         try:
             policy.load_state_dict(state)
-        except ValueError as error:
-            out["refused"] = str(error)
+        except configs.Refusal as error:
+            out["refused"] = error.sentence()
         optimizer, policy = make(CosineSchedule, decay_steps=40, extend=True)
         policy.load_state_dict(state)
         out["ours"] = advance(optimizer, policy, 5)

@@ -1,0 +1,67 @@
+"""Resume takes the last good checkpoint and says so; a full disk loses no earlier one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NEMO = Path(sys.executable).parent / "nemo"
+
+
+def _checkpoint(folder: Path, name: str, *, whole: bool = True) -> None:
+    weights = folder / name / "weights"
+    weights.mkdir(parents=True)
+    (weights / "common.pt").write_bytes(b"x")
+    if whole:
+        (weights / ".metadata").write_bytes(b"x")
+
+
+@pytest.mark.nemo
+def test_the_newest_whole_checkpoint_is_taken(in_child: Any, tmp_path: Path) -> None:
+    _checkpoint(tmp_path, "step=9")
+    _checkpoint(tmp_path, "step=19")
+    _checkpoint(tmp_path, "step=19-last")
+    _checkpoint(tmp_path, "step=29", whole=False)  # killed before its metadata was written
+    _checkpoint(tmp_path, "step=39")
+    (tmp_path / "step=39-unfinished").touch()  # NeMo's marker was never taken away
+
+    def names() -> list[str]:
+        from recipes.resume import good_checkpoints
+
+        return [p.name for p in good_checkpoints(tmp_path)] + [p.name for p in good_checkpoints(tmp_path / "none")]
+
+    assert in_child(names) == ["step=9", "step=19", "step=19-last"]
+
+
+def _train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
+    recipe = f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
+    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(NEMO), "llm", "pretrain", "--factory", recipe, "-y"], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        full = _train(disk, 8)
+        assert full.returncode == 2
+        assert "is on a full disk" in full.stderr.strip().splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
+        again = _train(disk, 4)
+        assert again.returncode == 0, again.stderr[-2000:]
+        assert "resuming from" in again.stdout + again.stderr
+        assert "iteration 0/" not in again.stdout, "not from scratch"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
