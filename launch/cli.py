@@ -518,6 +518,26 @@ def compare(
     return None
 
 
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What is installed and what is here, against what should be, and the line that mends it."""
+    from dataclasses import asdict
+
+    from launch.doctor import examine
+
+    findings = examine()
+    bad = [f for f in findings if not f.good]
+    if json:
+        _print_json([asdict(f) for f in findings])
+    else:
+        table = _table("", "subject", "is", "should be", "mend")
+        for f in findings:
+            table.add_row("ok" if f.good else "!!", f.subject, f.found, f.wanted, "" if f.good else f.fix)
+        _console().print(table)
+    if bad:
+        raise Refusal(f"{len(bad)} of {len(findings)} things are not as they should be, first {bad[0].subject}: {bad[0].found}", bad[0].fix)
+
+
 def _progress(description: str) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

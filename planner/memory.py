@@ -21,7 +21,7 @@ GIB = 2**30
 # Outside the allocator: CUDA context and kernels, NCCL channels (NCCL_BUFFSIZE 4 MiB x channels x peers), cuDNN and cuBLAS.
 CONTEXT_GIB = 1.0
 NCCL_GIB_PER_GROUP = 0.35
-WORKSPACE_GIB = 0.25  # cuBLAS and Transformer Engine workspaces, inside the allocator
+WORKSPACE_GIB = 0.25  # cuBLAS and Transformer Engine workspaces and kernels' scratch at the peak, inside the allocator
 FRAGMENTATION = 1.04  # reserved over allocated by PyTorch's caching allocator, expandable segments on
 _LOGITS_BYTES = 8.0  # of one logit: bf16 value, fp32 copy for the softmax, bf16 gradient
 

@@ -10,12 +10,16 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
+
+import yaml
 
 import configs
 import planner
 from configs import Refusal, Spec
+from configs.load import ROOT
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -134,6 +138,7 @@ def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
+            require_supported_pair()
             options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
             _refuse_what_needs_a_gpu(function.__name__, options)
             return function(*args, **kwargs)
@@ -142,6 +147,21 @@ def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(2) from None
 
     return call
+
+
+def require_supported_pair() -> None:
+    """Refuse a Megatron-Core that NeMo 2.7.3 cannot train with, before it fails in the optimizer's constructor.
+
+    Raises:
+        Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
+    """
+    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
+    found = version("megatron-core")
+    if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
+        raise Refusal(
+            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
+            f"pip install megatron-core=={wanted['megatron-core']}",
+        )
 
 
 def _runs_here() -> bool:

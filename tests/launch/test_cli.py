@@ -114,3 +114,11 @@ def test_check_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_doctor_names_what_is_and_what_should_be() -> None:
+    done = subprocess.run([SLIPWAY, "doctor", "--json"], capture_output=True, text=True, timeout=60, check=False)
+    findings = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == (0 if all(f["good"] for f in findings.values()) else 2)
+    assert findings["megatron-core"]["good"] and findings["megatron-core"]["wanted"] == "0.15.3"
+    assert all(f["good"] or f["fix"] for f in findings.values())

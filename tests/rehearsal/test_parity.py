@@ -7,40 +7,12 @@ from typing import Any
 import pytest
 
 import planner
+from benchmarks.parity import LAYOUTS
 from configs import Refusal, load
 from launch.rehearse import RELATIVE_TOLERANCE, rehearse
 from launch.shrink import shrink, single_process
 from planner.rules import is_legal
 
-# name, overrides: NeMo 2.7.3's own layouts, and between them every dimension and its partners
-LAYOUTS = [
-    ("llama3_8b", "gpus=16 layout.cp=2"),
-    ("llama3_8b", "layout.fsdp=megatron"),
-    ("llama3_8b", "layout.fsdp=megatron layout.tp=2"),
-    ("llama3_8b", "layout.tp=2 layout.recompute=full"),
-    ("llama3_8b", "layout.pp=2 layout.recompute=selective layout.recompute_modules=[mlp]"),
-    ("llama3_70b", "layout.tp=4 layout.pp=4 layout.vpp=5 layout.cp=2"),
-    ("llama31_8b", "layout.tp=2 layout.pp=2 layout.vpp=2"),
-    ("llama31_70b", "layout.tp=8 layout.pp=4 layout.gbs=128"),
-    ("llama31_405b", "gpus=1024 layout.tp=8 layout.pp=8 layout.vpp=2 layout.cp=4 layout.gbs=512"),
-    ("llama32_1b", "layout.pp=2"),
-    ("llama32_3b", "layout.tp=4"),
-    ("llama2_7b", "layout.tp=2"),
-    ("llama2_13b", "layout.pp=2"),
-    ("llama2_70b", "layout.tp=8 layout.pp=2"),
-    ("mixtral_8x7b", "layout.pp=4 layout.vpp=8 layout.ep=8"),
-    ("mixtral_8x7b", "layout.tp=2 layout.ep=2 layout.etp=2"),
-    ("mixtral_8x22b", "layout.tp=2 layout.pp=4 layout.vpp=14 layout.cp=2 layout.ep=8"),
-    ("gpt3_175b", "layout.tp=4 layout.pp=8 layout.vpp=6"),
-    ("nemotron4_15b", "layout.tp=4"),
-    ("nemotron4_340b", "gpus=768 layout.tp=8 layout.pp=12 layout.vpp=8 layout.cp=2"),
-    ("qwen3_8b", "layout.tp=4"),
-    ("qwen3_30b_a3b", "gpus=32 layout.tp=4 layout.pp=2 layout.ep=4 layout.etp=1"),
-    ("qwen3_235b_a22b", "gpus=1024 layout.tp=4 layout.pp=16 layout.cp=2 layout.ep=8 layout.etp=1"),
-    ("deepseek_v3", "layout.tp=2 layout.pp=16 layout.ep=64 layout.etp=1"),
-    ("llama3_tiny", "layout.tp=1 layout.pp=2 layout.vpp=2"),
-    ("mixtral_tiny", ""),
-]
 QUICK = [LAYOUTS[5], LAYOUTS[16]]
 
 
