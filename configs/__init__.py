@@ -4,7 +4,7 @@
 """
 
 from configs.errors import Refusal, nearest
-from configs.load import Resolved, gpu, gpu_names, load, model, model_names, optimizer, precision, recipe_names
+from configs.load import Resolved, gpu, gpu_names, headline, load, model, model_names, optimizer, precision, recipe_names
 from configs.schema import (
     Batch,
     Calibration,
@@ -41,6 +41,7 @@ __all__ = [
     "Spec",
     "gpu",
     "gpu_names",
+    "headline",
     "load",
     "model",
     "model_names",

@@ -138,6 +138,16 @@ def optimizer(name: str) -> Optimizer:
     return _typed(Optimizer, _read("optim", name), f"configs/optim/{name}.yaml: ")
 
 
+def headline(name: str) -> tuple[Model, str, int]:
+    """A recipe's model, GPU and GPU count, read straight from its file: what a list of recipes needs of each."""
+    recipe = _read("experiment", name)
+    chosen = {"gpu": "h100"}
+    for entry in recipe["defaults"]:
+        for key, value in entry.items():
+            chosen[key.removeprefix("override /")] = value
+    return model(chosen["model"]), chosen["gpu"], int(recipe["gpus"])
+
+
 def _split(override: str) -> tuple[str, str]:
     key, eq, value = override.partition("=")
     if not eq or not key:

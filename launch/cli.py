@@ -89,22 +89,21 @@ def _main(
 def list_recipes(json: Json = False) -> None:
     """The recipes, and what each trains."""
     import configs
+    from planner.parameters import model_parameters
 
     rows: list[dict[str, Any]] = []
     for name in configs.recipe_names():
-        spec = configs.load(name).spec
-        from planner.parameters import parameters
-
-        count = parameters(spec)
+        model, gpu, gpus = configs.headline(name)
+        total, active = model_parameters(model, model.seq_length)
         rows.append(
             {
                 "name": name,
-                "family": spec.model.family,
-                "parameters": count.total,
-                "active": count.active,
-                "seq_length": spec.seq_length,
-                "gpu": spec.gpu.name,
-                "gpus": spec.gpus,
+                "family": model.family,
+                "parameters": total,
+                "active": active,
+                "seq_length": model.seq_length,
+                "gpu": gpu,
+                "gpus": gpus,
             }
         )
     if json:

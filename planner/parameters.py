@@ -133,10 +133,10 @@ def _stage_shards(
     return tuple(out)
 
 
-def parameters(spec: Spec) -> ParameterCount:
-    """Of the whole model, what one token meets, and what a rank of each stage holds."""
-    model = spec.model
-    total = active = embedding(model, 1, spec.seq_length) + norm(model, model.hidden_size)
+@functools.lru_cache(maxsize=1024)
+def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
+    """Of the whole model: all, and those that one token meets."""
+    total = active = embedding(model, 1, seq_length) + norm(model, model.hidden_size)
     if not model.tied:
         total += output_layer(model, 1)
         active += output_layer(model, 1)
@@ -146,4 +146,10 @@ def parameters(spec: Spec) -> ParameterCount:
         active += shard.dense
         if shard.expert:
             active += shard.expert // model.num_moe_experts * model.moe_router_topk
+    return total, active
+
+
+def parameters(spec: Spec) -> ParameterCount:
+    """Of the whole model, what one token meets, and what a rank of each stage holds."""
+    total, active = model_parameters(spec.model, spec.seq_length)
     return ParameterCount(total, active, [s.total for s in stage_shards(spec)])

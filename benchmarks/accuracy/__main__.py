@@ -1,6 +1,7 @@
 """How far the planner is from published measurements, by cross-validation over whole models.
 
     python -m benchmarks.accuracy TRUTH/throughput.csv --out docs/img/accuracy.png
+    python -m benchmarks.accuracy TRUTH/throughput.csv --golden TRUTH/megatron_golden_memory.csv
 
 Each group is one GPU under one software generation. A model's rows are predicted with constants that were fitted without any row
 of that model. Where a group holds one model only, its pool's constants (or the priors) predict it.
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.fit import Point, cross_validate, fit, group, load, pool_of, pools
+from benchmarks.accuracy.golden import load as load_golden
+from planner.memory import GIB, stage_memory
 from planner.validate import spearman
 
 
@@ -62,11 +65,38 @@ def draw(results: dict[str, tuple[list[Point], np.ndarray]], path: Path) -> None
     figure.savefig(path, dpi=150)
 
 
+def judge_golden(path: Path) -> None:
+    """Bytes that stay between steps, and the peak, of Megatron-LM's own functional tests (small models on one node)."""
+    held: dict[str, list[float]] = defaultdict(list)
+    peak: dict[str, list[float]] = defaultdict(list)
+    skipped = 0
+    for golden in load_golden(path):
+        if golden.spec is None:
+            skipped += 1
+            continue
+        stage = stage_memory(golden.spec, golden.cal)[0]
+        held[golden.spec.gpu.name].append(golden.static_bytes / GIB - stage.static_gib)
+        peak[golden.spec.gpu.name].append(stage.total_gib * GIB / golden.peak_bytes - 1)
+    print(
+        "| GPU | values | held between steps, measured - predicted (median, quartiles) | peak, median error | peak, bias |\n|---|---|---|---|---|"
+    )
+    for gpu in sorted(held):
+        low, mid, high = np.percentile(held[gpu], [25, 50, 75])
+        errors = np.array(peak[gpu])
+        print(
+            f"| {gpu} | {len(errors)} | {mid:.3f} GiB ({low:.3f} to {high:.3f}) | {np.median(np.abs(errors)):.1%} | {np.median(errors):+.1%} |"
+        )
+    print(f"\n{skipped} values are of other model families or of more than one node")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", type=Path)
     parser.add_argument("--out", type=Path, help="draw the scatter here")
+    parser.add_argument("--golden", type=Path, help="Megatron-LM's golden memory values: only these are judged")
     args = parser.parse_args()
+    if args.golden:
+        return judge_golden(args.golden)
     groups = group(load(args.truth))
     centres = {name: fit(points, name) for name, points in pools(groups).items() if points}
     results: dict[str, tuple[list[Point], np.ndarray]] = {}
