@@ -146,6 +146,7 @@ class Calibration:
     gemm_bytes_exposed: float = 0.5  # share of a GEMM's operand traffic that its arithmetic does not hide
     kernel_us: float = 3.0  # fixed cost of a kernel on the GPU: ramp, tail, gap
     launch_us: float = 5.0  # CPU time to launch a kernel: the floor of small layers; 0 under CUDA graphs
+    layer_host_us: float = 0.0  # CPU time of a layer's pass beside its launches: the Python that walks through it
     moe_host_us: float = 500.0  # CPU time of a dropless expert layer's pass: the host waits for token counts; 0 under CUDA graphs
     nvlink_efficiency: float = 0.70
     network_efficiency: float = 0.70

@@ -283,7 +283,9 @@ def layer_cost(split: Split, layer: int) -> Cost:
             ledger.backward["elementwise"] += 0.3 * ledger.forward["elementwise"]
     launch = 0.0 if split.cuda_graphs else split.cal.launch_us * 1e-6
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
-        host = ledger.kernels * launch + (split.cal.moe_host_us * 1e-6 if moe and not split.cuda_graphs else 0.0)
+        host = ledger.kernels * launch
+        if not split.cuda_graphs:
+            host += 1e-6 * (split.cal.layer_host_us + (split.cal.moe_host_us if moe else 0.0))
         idle = passes * host - sum(times.values())
         if idle > 0:  # the CPU cannot launch kernels as fast as the GPU ends them
             times["launch"] = times.get("launch", 0.0) + idle

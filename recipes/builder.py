@@ -21,6 +21,7 @@ from nemo.utils.exp_manager import TimingCallback
 
 from configs import Fsdp, Recompute, Refusal, Spec
 from configs.schema import Activation
+from recipes.checkpoint import Checkpoint
 from recipes.data import IndexedData, MockData, NullTokenizer
 from recipes.record import RunRecord
 from recipes.resume import Resume
@@ -334,7 +335,8 @@ def _log(spec: Spec) -> run.Config:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     checkpoint = run.Config(
-        nl.ModelCheckpoint,
+        Checkpoint,
+        every_minutes=float(spec.run.checkpoint_every_minutes),
         save_last=True,
         monitor="step",
         mode="max",

@@ -55,6 +55,7 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
 
 
+PEAK_MEMORY = "peak_memory_gib"  # by torch's counters, of the rank that logs
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
 
 
@@ -93,6 +94,13 @@ class RunRecord(pl.Callback):
         held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.accelerator.__class__.__name__ == "CUDAAccelerator" and trainer.logger is not None:
+            import torch
+
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            trainer.logger.log_metrics({PEAK_MEMORY: peak}, step=trainer.global_step - 1)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Refusal):

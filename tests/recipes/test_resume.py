@@ -38,6 +38,48 @@ def test_the_newest_whole_checkpoint_is_taken(in_child: Any, tmp_path: Path) -> 
     assert in_child(names) == ["step=9", "step=19", "step=19-last"]
 
 
+@pytest.mark.nemo
+def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from configs import load
+    from launch import ranks
+    from launch.rehearse import import_nemo
+    from launch.shrink import shrink, single_process
+
+    import_nemo()
+    toy = single_process(shrink(load("llama3_8b", ["layout.tp=1", "gpus=1"]).spec))
+    spec = replace(
+        toy,
+        run=replace(
+            toy.run,
+            dir=str(tmp_path),
+            max_steps=4,
+            checkpoint_every_n_steps=1000,
+            checkpoint_every_minutes=0,
+            async_save=False,
+            val_check_interval=0,
+        ),
+    )
+
+    def train(minutes: float) -> Any:
+        def work(rank: int) -> list[str]:
+            import fiddle as fdl
+
+            from recipes.builder import build
+
+            recipe = build(replace(spec, name=f"every{minutes}"), cpu=True)
+            recipe.log.ckpt.every_minutes = minutes
+            recipe.log.ckpt.save_optim_on_train_end = False
+            fdl.build(recipe)()
+            return sorted(p.name for p in (tmp_path / f"every{minutes}" / "checkpoints").iterdir())
+
+        return ranks.run(1, work, timeout_s=200).results[0]
+
+    assert "step=1" in train(1e-6), "saved after a step although the thousandth is far"
+    assert not [n for n in train(0.0) if n in ("step=1", "step=2")]
+
+
 def _train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
     recipe = f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
