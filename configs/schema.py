@@ -158,6 +158,7 @@ class Calibration:
     jitter_per_doubling: float = 0.0  # slowdown per doubling of nodes: stragglers, network contention
     step_overhead_s: float = 0.02  # once a step: data, logging, optimizer launch, host synchronisation
     overlapped: bool = True  # gradient reduction under the backward pass, parameter gather under the forward
+    extra_memory_gib: float = 0.0  # taken outside what the planner counts: communication buckets, older contexts
     spread: float = 0.15  # standard deviation of ln(measured / predicted) by cross-validation
     source: str = ""
 

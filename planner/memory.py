@@ -344,6 +344,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
 def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
     """The memory of a legal spec on its GPU."""
     lay = spec.layout
+    cal = cal or calibration_for(spec)
     stages = stage_memory(spec, cal)
     groups = 2 + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
     weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
@@ -354,7 +355,7 @@ def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
     return Memory(
         stages=stages,
         capacity_gib=spec.gpu.usable_memory_gib,
-        outside_gib=CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups,
+        outside_gib=CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups + cal.extra_memory_gib,
         # a process with CUDA and its data workers, the copy that an asynchronous save drains from, offloaded states
         host_gib_per_gpu=6.0 + (shard + offloaded) / GIB,
         checkpoint_gib=(weights + states) * total / GIB,
