@@ -4,7 +4,7 @@
 """
 
 from configs.errors import Refusal, nearest
-from configs.load import Resolved, gpu, gpu_names, headline, load, model, model_names, optimizer, precision, recipe_names
+from configs.load import Resolved, gpu, gpu_names, headline, load, model, model_names, optimizer, precision, precision_names, recipe_names
 from configs.schema import (
     Batch,
     Calibration,
@@ -48,5 +48,6 @@ __all__ = [
     "nearest",
     "optimizer",
     "precision",
+    "precision_names",
     "recipe_names",
 ]

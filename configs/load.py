@@ -52,6 +52,10 @@ def model_names() -> list[str]:
     return _choices("model")
 
 
+def precision_names() -> list[str]:
+    return _choices("precision")
+
+
 def gpu_names() -> list[str]:
     return _choices("gpu")
 

@@ -237,6 +237,7 @@ def plan(
     name: Name,
     overrides: Overrides = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many candidates.")] = 10,
+    precisions: Annotated[str, typer.Option(help="Search these too, as bf16,fp8_current; all: every one the GPU has.")] = "",
     json: Json = False,
     plot: Annotated[
         Optional[Path], typer.Option(help="Draw memory against speed and the best pipeline: PATH.png, PATH.svg, PATH_timeline.png, .svg.")
@@ -247,7 +248,12 @@ def plan(
     import planner
 
     resolved = configs.load(name, overrides or [])
-    found = planner.plan(resolved.spec, top=top)
+    if precisions:
+        names = configs.precision_names() if precisions == "all" else precisions.split(",")
+        chosen = [configs.precision(n) for n in names if n != "fp32"]
+        found = planner.plan_precisions(resolved.spec, chosen, top=top)
+    else:
+        found = planner.plan(resolved.spec, top=top)
     best = found.candidates[0]
     if plot:
         from planner.pictures import draw_plan, draw_timeline
@@ -268,7 +274,7 @@ def plan(
     for i, c in enumerate(found.candidates, 1):
         table.add_row(
             str(i),
-            _layout_words(c.spec),
+            f"{c.spec.precision.name} {_layout_words(c.spec)}" if precisions else _layout_words(c.spec),
             f"{c.time.step_time_s:.2f}",
             f"{c.time.tokens_per_s_per_gpu:,.0f}",
             f"{c.time.mfu:.1%}",

@@ -4,7 +4,7 @@ from planner.flops import model_flops_per_token, peak_tflops
 from planner.memory import memory
 from planner.parameters import parameters
 from planner.rules import RULES, Violation, is_legal, require_legal, violations
-from planner.search import Candidate, Plan, plan, why_slower
+from planner.search import Candidate, Plan, plan, plan_precisions, why_slower
 from planner.step_time import step_time
 from planner.verdict import Verdict, as_json, check, choose_layout, complete, layout_json, nearest_good
 
@@ -26,6 +26,7 @@ __all__ = [
     "parameters",
     "peak_tflops",
     "plan",
+    "plan_precisions",
     "require_legal",
     "step_time",
     "violations",

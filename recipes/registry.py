@@ -6,6 +6,11 @@ Factories of one (target, name) overwrite each other, and the order of entry poi
 
 from __future__ import annotations
 
+import os
+
+# Before anything touches CUDA: without it the allocator fragments, and runs that fit die of it.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
 import nemo_run as run
 from nemo.collections import llm
 

@@ -86,3 +86,13 @@ def test_selective_and_uniform_recompute_lie_between() -> None:
     full = memory(_spec("layout.recompute=full")).peak_gib
     assert full < selective < none
     assert Recompute.full.value == "full"
+
+
+@pytest.mark.parametrize("modules", ["[core_attn]", "[core_attn,layernorm]"])
+def test_published_runs_that_ran_out_of_memory_are_not_said_to_fit(modules: str) -> None:
+    # Llama 3 70B, fp8, sequence 4,096 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on memory tuning and recompute
+    keys = (
+        "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
+    )
+    spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules={modules}"]).spec
+    assert not memory(spec).fits

@@ -46,3 +46,11 @@ def test_the_given_layout_stays_and_a_missing_one_is_chosen() -> None:
     published, why = planner.choose_layout(configs.load("llama31_70b", ["gpus=64", "layout.gbs=128"]))
     assert why.startswith("published: ")
     assert published.layout.source
+
+
+def test_precisions_compete_and_the_gpu_limits_them() -> None:
+    spec = configs.load("llama3_8b", ["gpus=8", "layout.gbs=64"]).spec
+    found = planner.plan_precisions(spec, [configs.precision(n) for n in configs.precision_names()], 40)
+    names = {c.spec.precision.name for c in found.candidates}
+    assert found.candidates[0].spec.precision.gemm == "fp8"
+    assert "mxfp8" not in names, "an H100 has none"
