@@ -98,7 +98,6 @@ class Model:
     qk_head_dim: int = 0
     qk_pos_emb_head_dim: int = 0
     v_head_dim: int = 0
-    mtp_num_layers: int = 0
     window_size: int = 0  # sliding-window attention: keys seen by a query; 0 is all
     window_every: int = 1  # with a window: every n-th layer sees all keys; 1 is no such layer
 
@@ -284,7 +283,7 @@ class Optimizer:
     clip_grad: float = 1.0
     warmup_steps: int = MISSING
     decay_steps: int = 0  # 0: the run's max_steps at its first launch
-    schedule: str = "cosine"
+    schedule: str = "cosine"  # the only one that is built
     precision_aware: bool = False  # Adam moments and gradients in bf16 (Megatron-Core's precision-aware optimizer)
 
 
@@ -336,7 +335,7 @@ class Run:
     async_save: bool = True
     resume: bool = True
     extend_schedule: bool = False  # let a longer max_steps stretch a schedule that a checkpoint has already fixed
-    wandb_project: str = ""
+    wandb_project: str = ""  # log to Weights & Biases too; WANDB_MODE=offline keeps it on disk
 
 
 @dataclass(frozen=True)

@@ -425,7 +425,7 @@ def _needs_nemo(command: str) -> None:
     if find_spec("nemo") is None or find_spec("megatron") is None:
         raise Refusal(
             f"slipway {command} needs NeMo and Megatron-Core, which are not installed",
-            "Install them with: make setup, or pip install 'slipway[nemo]' with requirements/constraints.txt.",
+            "Install them with: make setup, or pip install 'slipway[nemo]' with requirements/lock.txt.",
         )
 
 

@@ -238,6 +238,8 @@ def _precision(spec: Spec) -> run.Config:
 
 def _optim(spec: Spec) -> run.Config:
     o = spec.optim
+    if o.schedule != "cosine":
+        raise Refusal(f"optim.schedule={o.schedule} is not built", "Use optim.schedule=cosine.")
     config = run.Config(
         OptimizerConfig,
         optimizer=o.optimizer,
@@ -332,7 +334,7 @@ def run_dir(spec: Spec) -> Path:
 
 
 def _log(spec: Spec) -> run.Config:
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
     checkpoint = run.Config(
         Checkpoint,
@@ -355,6 +357,9 @@ def _log(spec: Spec) -> run.Config:
         use_datetime_version=False,
         ckpt=checkpoint,
         update_logger_directory=False,
+        wandb=run.Config(WandbLogger, project=spec.run.wandb_project, name=spec.name, save_dir=str(run_dir(spec)))
+        if spec.run.wandb_project
+        else None,
         tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir(spec) / "tensorboard"), name="", version=""),
     )
 

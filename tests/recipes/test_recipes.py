@@ -177,3 +177,13 @@ def test_an_export_trains(tmp_path: Path) -> None:
         done = subprocess.run([slipway, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs" / "llama3_tiny" / "checkpoints").is_dir()
+
+
+@pytest.mark.nemo
+def test_weights_and_biases_is_one_key(in_child: Any) -> None:
+    def project() -> list[Any]:
+        from launch.export import built_recipe
+
+        return [built_recipe("llama3_8b", ["run.wandb_project=p"]).log.wandb.project, built_recipe("llama3_8b", []).log.wandb]
+
+    assert in_child(project) == ["p", None]
