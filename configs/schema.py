@@ -246,11 +246,6 @@ class Layout:
     def expert_tp(self) -> int:
         return self.etp or self.tp
 
-    @property
-    def model_parallel(self) -> int:
-        """Ranks that hold one copy of the dense part of the model, context parallelism left out."""
-        return self.tp * self.pp
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -367,6 +362,11 @@ class Spec:
         """Data-parallel size of the dense part, context parallelism left out; 0 when the GPUs do not divide."""
         ranks = self.layout.tp * self.layout.pp * self.layout.cp
         return self.gpus // ranks if self.gpus % ranks == 0 else 0
+
+    @property
+    def expert_dp(self) -> int:
+        """Ranks that hold the same experts."""
+        return max(1, self.gpus // (self.layout.pp * self.layout.ep * self.layout.expert_tp))
 
     @property
     def batch(self) -> Batch:

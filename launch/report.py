@@ -14,7 +14,8 @@ import numpy as np
 
 import planner
 from configs import Refusal
-from launch.runs import GRAD_NORM, LOSS, LR, PEAK_MEMORY, SAVE_TIME, STEP_TIME, Run, Series
+from launch.runs import GRAD_NORM, LOSS, LR, STEP_TIME, Run, Series
+from recipes.run_files import PEAK_MEMORY, SAVE_TIME
 
 WARM_UP_STEPS = 3  # compilation, allocator growth and cold caches are not the run's speed
 

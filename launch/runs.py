@@ -13,10 +13,9 @@ import numpy as np
 from configs import Refusal
 from configs.load import spec_from_record
 from configs.schema import Spec
+from recipes.run_files import RECORD
 
-RECORD = "slipway/recipe.json"
 LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
-SAVE_TIME, PEAK_MEMORY = "checkpoint_save_s", "peak_memory_gib"
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,6 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
     if not moe:
         width = m.ffn_hidden_size / split.tp
         activation_in, activation_out, experts = wide * rows * up * width, saved * rows * width, 0.0
-        ff_input = residual
     else:
         local = rows / shard
         routed = local * m.moe_router_topk * split.etp
@@ -187,7 +186,6 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
             shared = m.moe_shared_expert_intermediate_size / split.tp
             activation_in += wide * rows * up * shared
             activation_out += saved * rows * shared
-        ff_input = residual
     return Saved(
         residual,
         norms,
@@ -195,7 +193,7 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
         scores,
         attention_output,
         up_projection,
-        ff_input,
+        residual,
         activation_in,
         activation_out,
         experts,
@@ -223,11 +221,11 @@ def _parameter_bytes(spec: Spec) -> float:
     return 2.0
 
 
-def _static(spec: Spec, shard: Shard, cal: Calibration) -> tuple[float, float, float]:
+def _static(spec: Spec, shard: Shard) -> tuple[float, float, float]:
     """Bytes of parameters, gradients and optimizer states."""
     lay = spec.layout
     dp = max(spec.dp, 1) * lay.cp
-    expert_dp = max(1, spec.gpus // (lay.pp * lay.ep * lay.expert_tp))
+    expert_dp = spec.expert_dp
     grad = 4.0 if spec.precision.grad_reduce_in_fp32 or spec.precision.gemm == "fp32" else 2.0
     states = 8.0 if spec.precision.gemm == "fp32" else 12.0
     if spec.optim.precision_aware:
@@ -291,7 +289,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
     full_dense = saved_by_layer(split, False).total
     out: list[StageMemory] = []
     for stage, shard in enumerate(stage_shards(spec)):
-        weights, grads, states = _static(spec, shard, cal)
+        weights, grads, states = _static(spec, shard)
         dense, moe = per_stage[stage]
         layers = dense + moe
         depth = in_flight(stage, lay.pp, lay.vpp, batch.num_micro_batches)

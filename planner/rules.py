@@ -7,7 +7,7 @@ and an engineer would not. tests/planner/test_rules_are_true.py asks the stack i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from configs import Dispatcher, Fsdp, Model, Recompute, Refusal, Spec
 from configs.schema import PositionEmbedding
@@ -784,8 +784,3 @@ def require_legal(spec: Spec) -> None:
     if broken:
         first = broken[0]
         raise Refusal(first.message, first.fix, first.rule)
-
-
-def with_layout(spec: Spec, **changes: object) -> Spec:
-    """``spec`` with some fields of its layout changed."""
-    return replace(spec, layout=replace(spec.layout, **changes))  # type: ignore[arg-type]

@@ -406,7 +406,7 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
     """
     lay = spec.layout
     dp_cp = max(spec.dp, 1) * lay.cp
-    expert_dp = max(1, spec.gpus // (lay.pp * lay.ep * lay.expert_tp))
+    expert_dp = spec.expert_dp
     weight_bytes = 1.0 if spec.precision.fp8_param_gather and spec.precision.gemm == "fp8" else 2.0
     grad_bytes = 4.0 if spec.precision.grad_reduce_in_fp32 else 2.0
     if spec.precision.gemm == "fp32":

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from nemo import lightning as nl
 
-SAVE_TIME = "checkpoint_save_s"
+from recipes.run_files import SAVE_TIME
 
 
 class Checkpoint(nl.ModelCheckpoint):

@@ -13,8 +13,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from configs import Refusal
+from recipes.run_files import PEAK_MEMORY, RECORD
 
-RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
 _IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
 
 
@@ -55,7 +55,6 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
 
 
-PEAK_MEMORY = "peak_memory_gib"  # by torch's counters, of the rank that logs
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
 
 

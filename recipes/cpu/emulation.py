@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -319,18 +319,3 @@ def _nemo() -> None:
 
     # Asserts that CUDA is initialised before it moves tensors that are already where they belong.
     checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
-
-
-@contextlib.contextmanager
-def fake_world(rank: int, world_size: int) -> Iterator[None]:
-    """A process group of ``world_size`` ranks in which only ``rank`` exists: for building a full-size model's shapes."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        from megatron.core import parallel_state
-
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()

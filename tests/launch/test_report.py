@@ -13,7 +13,8 @@ import pytest
 import configs
 from configs import Refusal, Spec
 from launch.report import compare, loss_difference, smooth, summarize, write_comparison, write_report
-from launch.runs import LOSS, RECORD, STEP_TIME, find_runs, read_run
+from launch.runs import LOSS, STEP_TIME, find_runs, read_run
+from recipes.run_files import RECORD
 
 
 def _plain(value: object) -> object:

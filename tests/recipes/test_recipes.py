@@ -157,7 +157,7 @@ def test_another_model_in_the_directory_is_refused(tmp_path: Path) -> None:
     (folder / "slipway").mkdir(parents=True)
     import json
 
-    from recipes.record import RECORD
+    from recipes.run_files import RECORD
 
     (folder / RECORD).write_text(
         json.dumps({"spec": {"model": {"name": "llama3_tiny"}, "data": {"kind": "mock", "paths": [], "tokenizer": ""}}})
