@@ -129,6 +129,7 @@ def train_rank(spec: Spec, change: Callable[[Any], None] | None = None) -> Calla
         recipe.trainer.callbacks = []
         recipe.trainer.enable_checkpointing = False
         recipe.trainer.enable_progress_bar = False
+        recipe.trainer.logger = False  # Lightning would leave a lightning_logs folder where the user stands
         recipe.log.ckpt = None
         recipe.log.tensorboard = None
         recipe.resume = None
