@@ -20,6 +20,7 @@ from configs.schema import Gpu, Model, Optimizer, Precision, Spec
 
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
+NODES = "nodes"  # a way to say gpus: nodes x the GPUs of the cluster's nodes
 PARALLEL_KEYS = tuple(
     f"layout.{k}" for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
 )
@@ -171,8 +172,8 @@ def _check_keys(overrides: Sequence[str]) -> dict[str, str]:
         if key in GROUPS:
             if value not in _choices(key) and not _site_file(key, value):
                 raise Refusal(f"unknown {key} {value!r}; {nearest(value, _choices(key))}")
-        elif key not in keys and not any(key.startswith(k + ".") for k, t in keys.items() if "dict" in str(t)):
-            raise Refusal(f"unknown key {key!r}; {nearest(key, [*keys, *GROUPS])}")
+        elif key != NODES and key not in keys and not any(key.startswith(k + ".") for k, t in keys.items() if "dict" in str(t)):
+            raise Refusal(f"unknown key {key!r}; {nearest(key, [*keys, *GROUPS, NODES])}")
         given[key] = value
     return given
 
@@ -211,13 +212,20 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     if name not in recipe_names():
         raise Refusal(f"unknown recipe {name!r}; {nearest(name, recipe_names())}")
     given = _check_keys(overrides)
+    site = _site_file("cluster", given.get("cluster", ""))
+    if "cluster" in given:
+        of_cluster = yaml.safe_load(site.read_text()) if site else _read("cluster", given["cluster"])
+        if not isinstance(of_cluster, dict):
+            raise Refusal(f"{site} holds no cluster", "See configs/cluster/dgx_h100.yaml for one.")
+        if of_cluster.get("gpu"):
+            given.setdefault("gpu", of_cluster["gpu"])
+    nodes = given.pop(NODES, None)
 
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
 
-    site = _site_file("cluster", given.get("cluster", ""))
     groups = [f"{k}={v}" for k, v in given.items() if k in GROUPS and not (k == "cluster" and site)]
     values = [f"++{k}={v}" for k, v in given.items() if k not in GROUPS]
     GlobalHydra.instance().clear()
@@ -230,10 +238,22 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         with open_dict(composed):
             composed.cluster = OmegaConf.merge({"name": site.stem}, OmegaConf.load(site))
     spec = _typed(Spec, composed, "")
+    if nodes is not None:
+        spec = _on_nodes(spec, nodes, given)
     _check_values(spec)
     provenance = _provenance(name, given, spec)
     chosen = {k for k in PARALLEL_KEYS if provenance.get(k, "default") != "default"}
     return Resolved(spec, provenance, bool(chosen))
+
+
+def _on_nodes(spec: Spec, nodes: str, given: dict[str, str]) -> Spec:
+    if not nodes.isdigit() or not int(nodes):
+        raise Refusal(f"nodes={nodes} is not legal: it must be a whole number, at least 1.")
+    gpus = int(nodes) * spec.gpus_per_node
+    if "gpus" in given and spec.gpus != gpus:
+        raise Refusal(f"nodes={nodes} are {gpus} GPUs on {spec.cluster.name}, and gpus={spec.gpus} was given too", "Give one of them.")
+    given["gpus"] = str(gpus)
+    return dataclasses.replace(spec, gpus=gpus)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -300,17 +300,25 @@ class Cluster:
 
     name: str = MISSING
     executor: str = MISSING  # local, slurm, docker
-    gpus_per_node: int = 8
+    accelerator: str = "auto"  # gpu; cpu: ranks of a toy over Gloo; auto: cpu for a toy where this machine has no GPU
+    gpu: str = ""  # what its nodes have; the default of gpu=
+    gpus_per_node: int = 0  # ranks on a node; 0: as many as machines with this GPU have
     account: str = ""
     partition: str = ""
     time: str = "04:00:00"
-    gres: str = ""
+    gres: str = ""  # empty asks by --gpus-per-node
+    sbatch: dict[str, str] = field(default_factory=dict)  # any other option of sbatch, as {qos: high, reservation: tuesday}
+    array: str = ""  # several tasks of one run, one after the other: 0-9%1
+    exclusive: bool = True
+    requeue: bool = False  # SLURM puts the job back in the queue when a node dies
+    retries: int = 0  # how often the job puts itself back after a failure or an early stop
+    grace_minutes: float = 10.0  # before the time limit: save, stop, and go back in the queue
     container_image: str = ""
     container_mounts: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)  # shell lines before the ranks start, as module load
     env: dict[str, str] = field(default_factory=dict)
-    job_dir: str = ""
-    exclusive: bool = True
-    requeue: bool = False
+    secrets_file: str = ""  # KEY=value lines that the job reads itself: never copied, never printed
+    job_dir: str = ""  # experiments' folder, seen by login and compute nodes; empty: NeMo-Run's own
     source: str = ""
 
 
@@ -354,8 +362,13 @@ class Spec:
         return self.layout.seq_length or self.model.seq_length
 
     @property
+    def gpus_per_node(self) -> int:
+        """Ranks on a node: what the cluster's file says, else what machines with this GPU have."""
+        return self.cluster.gpus_per_node or self.gpu.gpus_per_node
+
+    @property
     def num_nodes(self) -> int:
-        return max(1, -(-self.gpus // self.gpu.gpus_per_node))
+        return max(1, -(-self.gpus // self.gpus_per_node))
 
     @property
     def dp(self) -> int:

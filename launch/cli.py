@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
 import os
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from configs.errors import Refusal
+from launch.terminal import captured
 
 if TYPE_CHECKING:
     from configs import Spec
@@ -372,7 +376,7 @@ def rehearse(
     if not json:
         print(f"importing NeMo, then {_layout_words(spec)} at toy size on CPU ranks ...", file=sys.stderr, flush=True)
     try:
-        with _quiet_stdout():
+        with _hushed():
             result = run(spec, max_ranks=max_ranks)
     except RankFailure as failure:
         print(failure.log, file=sys.stderr)
@@ -405,18 +409,18 @@ def rehearse(
         raise typer.Exit(1)
 
 
-class _quiet_stdout:
-    """Send what NeMo prints on import to stderr, so that --json is clean."""
-
-    def __enter__(self) -> None:
-        sys.stdout.flush()
-        self.saved = os.dup(1)
-        os.dup2(2, 1)
-
-    def __exit__(self, *error: object) -> None:
-        sys.stdout.flush()
-        os.dup2(self.saved, 1)
-        os.close(self.saved)
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep what NeMo prints on import off the terminal, unless it fails."""
+    with tempfile.TemporaryFile("w+") as said:
+        try:
+            with captured(said):
+                yield
+        except Exception as error:
+            if not isinstance(error, Refusal):
+                said.seek(0)
+                sys.stderr.write(said.read())
+            raise
 
 
 def _needs_nemo(command: str) -> None:
@@ -437,7 +441,7 @@ def export(
 ) -> None:
     """Write the full recipe as YAML; slipway run FILE.yaml trains exactly that."""
     _needs_nemo("export")
-    with _quiet_stdout():
+    with _hushed():
         from launch.export import export_recipe
 
         export_recipe(name, overrides or [], out)
@@ -451,6 +455,49 @@ def run(file: Annotated[Path, typer.Argument(help="A recipe that slipway export 
     from launch.export import train
 
     train(file)
+
+
+@app.command()
+def launch(
+    name: Name,
+    overrides: Overrides = None,
+    render: Annotated[bool, typer.Option("--render", help="Print the sbatch script; submit nothing.")] = False,
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="One run for every combination of key=a,b.")] = False,
+    after: Annotated[str, typer.Option(help="Start when these SLURM jobs have succeeded, as 1234 or 1234:1235.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Stay, print the job's log, exit as it does.")] = False,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Launch the last commit although files differ from it.")] = False,
+    json: Json = False,
+) -> None:
+    """Check, then submit: slipway launch llama3_8b cluster=site.yaml nodes=4 run.dir=/data/runs."""
+    _needs_nemo("launch")
+    given = overrides or []
+    with _hushed():
+        from launch import submit
+
+    if multirun:
+        ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty) for word, one in submit.spread(given)]
+    else:
+        ready = [submit.prepare(name, given, allow_dirty=allow_dirty)]
+    if render:
+        for one in ready:
+            print(submit.render(one, after))
+        return
+    results = []
+    for one in ready:  # every one was checked before the first is submitted
+        spec = one.spec
+        where = f"{spec.num_nodes} x {min(spec.gpus, spec.gpus_per_node)} on {spec.cluster.name}"
+        print(f"{spec.name}: {where}, {_layout_words(spec)}; {one.outlook}", file=sys.stderr, flush=True)
+        job = submit.submit(one, after)
+        results.append({"name": spec.name, "job": job, "run_dir": str(one.run_dir), "outlook": one.outlook})
+        if job and not json:
+            print(f"job {job}    log: {submit.log_folder(one)}    then: slipway report {one.run_dir}")
+    if json:
+        _print_json(results)
+    if follow:
+        ended = [submit.follow(r["job"], submit.log_folder(one)) for r, one in zip(results, ready, strict=True) if r["job"]]
+        if any(state != "COMPLETED" for state in ended):
+            raise typer.Exit(1)
+    return
 
 
 @app.command()

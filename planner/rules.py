@@ -256,7 +256,7 @@ def _expert_world(s: Spec) -> tuple[str, str] | None:
     advice=True,
 )
 def _nodes(s: Spec) -> tuple[str, str] | None:
-    per = s.gpu.gpus_per_node
+    per = s.gpus_per_node
     if s.gpus <= per or s.gpus % per == 0:
         return None
     return (

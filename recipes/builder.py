@@ -26,6 +26,7 @@ from recipes.data import IndexedData, MockData, NullTokenizer
 from recipes.record import RunRecord
 from recipes.resume import Resume
 from recipes.schedule import CosineSchedule
+from recipes.source import source
 
 _NEMO_MODEL = {
     "llama2": "LlamaModel",
@@ -308,14 +309,15 @@ def _data(spec: Spec, cpu: bool) -> run.Config:
 
 def _trainer(spec: Spec, cpu: bool) -> run.Config:
     r = spec.run
+    on_this_machine = cpu and spec.cluster.executor != "slurm"  # CPU ranks are not bound to the GPUs of a node
     return run.Config(
         nl.Trainer,
         accelerator="cpu" if cpu else "gpu",
-        devices=min(spec.gpus, spec.gpu.gpus_per_node) if not cpu else spec.gpus,
-        num_nodes=1 if cpu else spec.num_nodes,
+        devices=spec.gpus if on_this_machine else min(spec.gpus, spec.gpus_per_node),
+        num_nodes=1 if on_this_machine else spec.num_nodes,
         strategy=_strategy(spec, cpu),
         plugins=_precision(spec),
-        callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record(spec))],
+        callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record(spec), source=source())],
         max_steps=r.max_steps,
         val_check_interval=r.val_check_interval or None,
         limit_val_batches=r.limit_val_batches if r.val_check_interval else 0,

@@ -10,16 +10,13 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
-
-import yaml
 
 import configs
 import planner
 from configs import Refusal, Spec
-from configs.load import ROOT
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -80,7 +77,22 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
     """
     spec = planner.complete(configs.load(recipe, overrides(recipe, options)))
     planner.require_legal(spec)
-    return spec
+    return spec if _runs_here() else absolute(spec)
+
+
+def absolute(spec: Spec) -> Spec:
+    """``spec`` with every path from the root: a job does not start where it was submitted."""
+
+    def full(path: str) -> str:
+        return str(Path(path).expanduser().resolve())
+
+    tokenizer = spec.data.tokenizer
+    data = replace(
+        spec.data,
+        paths=[full(p) for p in spec.data.paths],
+        tokenizer=full(tokenizer) if tokenizer and Path(tokenizer).exists() else tokenizer,
+    )
+    return replace(spec, run=replace(spec.run, dir=full(spec.run.dir)), data=data)
 
 
 def check_data(spec: Spec) -> None:
@@ -137,6 +149,8 @@ def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        from recipes.record import require_supported_pair
+
         try:
             require_supported_pair()
             options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
@@ -147,21 +161,6 @@ def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(2) from None
 
     return call
-
-
-def require_supported_pair() -> None:
-    """Refuse a Megatron-Core that NeMo 2.7.3 cannot train with, before it fails in the optimizer's constructor.
-
-    Raises:
-        Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
-    """
-    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
-    found = version("megatron-core")
-    if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
-        raise Refusal(
-            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
-            f"pip install megatron-core=={wanted['megatron-core']}",
-        )
 
 
 def _runs_here() -> bool:

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 
 from configs import Refusal
+from configs.load import ROOT
 from recipes.run_files import PEAK_MEMORY, RECORD
 
 _IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
@@ -55,6 +58,21 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
 
 
+def require_supported_pair() -> None:
+    """Refuse a Megatron-Core that NeMo 2.7.3 cannot train with, before it fails in the optimizer's constructor.
+
+    Raises:
+        Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
+    """
+    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
+    found = version("megatron-core")
+    if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
+        raise Refusal(
+            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
+            f"pip install megatron-core=={wanted['megatron-core']}",
+        )
+
+
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
 
 
@@ -77,11 +95,13 @@ def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
 class RunRecord(pl.Callback):
     """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk into one sentence."""
 
-    def __init__(self, run_dir: str, record: dict[str, Any]) -> None:
+    def __init__(self, run_dir: str, record: dict[str, Any], source: dict[str, Any]) -> None:
         self.run_dir = Path(run_dir)
         self.record = record
+        self.source = source
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        require_supported_pair()
         check_run_dir(self.run_dir, self.record)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -90,7 +110,7 @@ class RunRecord(pl.Callback):
         path = self.run_dir / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device)}
+        held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device), "source": self.source}
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)
 

@@ -8,29 +8,19 @@ from pathlib import Path
 from nemo import lightning as nl
 from nemo.utils.app_state import AppState
 
-_UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
+from configs import Refusal
+from recipes.checkpoint_files import Held, held
+
 _log = logging.getLogger("nemo_logger")
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step in a name such as ``step=199-last``; -1 if there is none."""
-    digits = "".join(c for c in checkpoint.name.split("-")[0] if c.isdigit())
-    return int(digits) if digits else -1
-
-
-def good_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints of ``folder``, oldest first: no marker beside them, and the writer's metadata, written last, in them."""
-    if not folder.is_dir():
-        return []
-    whole = [
-        d
-        for d in folder.iterdir()
-        if d.is_dir()
-        and not d.name.endswith(_UNFINISHED)
-        and not d.with_name(d.name + _UNFINISHED).exists()
-        and (d / "weights" / ".metadata").is_file()
-    ]
-    return sorted(whole, key=lambda d: (step_of(d), d.name.endswith("-last")))
+def nothing_whole(folder: Path, found: Held) -> Refusal:
+    """Why a folder whose finished checkpoints have all been damaged is not started from scratch over."""
+    name, wrong = next(iter(found.passed_over.items()))
+    return Refusal(
+        f"no checkpoint of {folder} can be loaded: {name} {wrong}",
+        "Restore it, or move the folder away to start from scratch.",
+    )
 
 
 class Resume(nl.AutoResume):
@@ -41,12 +31,13 @@ class Resume(nl.AutoResume):
         if log_dir is None:
             return None
         folder = Path(log_dir) if self.resume_from_directory else Path(log_dir) / "checkpoints"
-        good = good_checkpoints(folder)
-        if not good:
-            _log.info("%s holds no finished checkpoint: starting from scratch", folder)
-            return None
-        passed = [d.name for d in folder.iterdir() if d.is_dir() and step_of(d) >= step_of(good[-1]) and d not in good]
-        if passed:
-            _log.warning("passing over unfinished checkpoints: %s", ", ".join(sorted(passed)))
-        _log.info("resuming from %s, after step %d", good[-1], step_of(good[-1]))
-        return good[-1]
+        found = held(folder)
+        for name, wrong in found.passed_over.items():
+            _log.warning("passing over checkpoint %s: it %s", name, wrong)
+        if found.newest is None and found.lost:
+            raise nothing_whole(folder, found)
+        if found.newest is None:
+            _log.info("%s holds no whole checkpoint: starting from scratch", folder)
+        else:
+            _log.info("resuming from %s, after step %d", found.newest, found.step)
+        return found.newest

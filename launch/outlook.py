@@ -1,0 +1,56 @@
+"""What a launch into a run's folder will do, said before anything is submitted: start, resume, or refuse. Never silently from scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs import Refusal, Spec
+from recipes.checkpoint_files import held
+from recipes.run_files import RECORD
+
+_LAYOUT = ("tp", "pp", "vpp", "cp", "ep", "etp", "fsdp")
+
+
+def outlook(run_dir: Path, spec: Spec, record: dict[str, Any]) -> str:
+    """One sentence on how training begins in ``run_dir``.
+
+    Raises:
+        Refusal: it holds another model, tokenizer or data; or finished checkpoints of which none can be loaded; or the run is done.
+    """
+    from recipes.record import check_run_dir
+    from recipes.resume import nothing_whole
+
+    check_run_dir(run_dir, record)
+    folder = run_dir / "checkpoints"
+    found = held(folder)
+    passed = "".join(f"; passing over {name}, which {wrong}" for name, wrong in found.passed_over.items())
+    if found.newest is None:
+        if found.lost:
+            raise nothing_whole(folder, found)
+        return f"starts from step 0: {run_dir} holds no checkpoint{passed}"
+    if not spec.run.resume:
+        raise Refusal(
+            f"run.resume=false would train over the checkpoints of {run_dir}, which is at step {found.step}",
+            "Give another name= or run.dir=, or leave run.resume out.",
+        )
+    if found.step + 1 >= spec.run.max_steps:
+        raise Refusal(
+            f"{run_dir} has done its {found.step + 1} steps and run.max_steps is {spec.run.max_steps}",
+            "To go on, give a larger run.max_steps and run.extend_schedule=true.",
+        )
+    return (
+        f"will resume after step {found.step} of {spec.run.max_steps}, from {found.newest.name}; {_layout_change(run_dir, record)}{passed}"
+    )
+
+
+def _layout_change(run_dir: Path, record: dict[str, Any]) -> str:
+    path = run_dir / RECORD
+    if not path.is_file():
+        return f"{run_dir} does not say of which layout"
+    then, now = json.loads(path.read_text())["spec"], record
+    changed = [f"{k} {then['layout'][k]} -> {now['layout'][k]}" for k in _LAYOUT if then["layout"].get(k) != now["layout"][k]]
+    if then["gpus"] != now["gpus"]:
+        changed.append(f"ranks {then['gpus']} -> {now['gpus']}")
+    return f"same {now['model']['name']}, " + (f"resharded ({', '.join(changed)})" if changed else "same layout")

@@ -1,0 +1,27 @@
+"""What a library prints, kept off the terminal. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO
+
+
+@contextlib.contextmanager
+def captured(file: IO[str]) -> Iterator[None]:
+    """Send stdout and stderr, those of C libraries and children too, to ``file``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in enumerate(saved, 1):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,107 @@
+"""What checkpoints a folder holds, which of them are whole, and what a run that starts there will do. Loads nothing into memory."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
+
+_BEING_WRITTEN, _NO_INDEX = "was still being written", "has no index: its save did not finish"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a name such as ``step=199-last``; -1 if there is none."""
+    digits = "".join(c for c in checkpoint.name.split("-")[0] if c.isdigit())
+    return int(digits) if digits else -1
+
+
+class _Skeleton:
+    """Stands for every class of the writer's metadata, so that it can be read without torch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+
+    def __hash__(self) -> int:
+        return hash(repr(sorted(self.__dict__.items(), key=lambda item: item[0])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Skeleton) and self.__dict__ == other.__dict__
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return {"OrderedDict": dict, "set": set, "tuple": tuple, "list": list, "dict": dict}.get(name, _Skeleton)
+
+
+def _extents(metadata: Path) -> dict[str, int]:
+    """File name -> bytes that the checkpoint's index says it holds at least."""
+    with metadata.open("rb") as f:
+        held = _Reader(f).load()
+    ends: dict[str, int] = {}
+    for where in held.storage_data.values():
+        name, offset, length = where.relative_path, where.offset, where.length
+        ends[name] = max(ends.get(name, 0), offset + length)
+    return ends
+
+
+def damage(checkpoint: Path) -> str:
+    """What keeps a distributed checkpoint from being loaded, in a few words; empty if it is whole.
+
+    Every shard must be there and as long as the index, which is written last, says.
+    """
+    if checkpoint.with_name(checkpoint.name + _UNFINISHED).exists():
+        return _BEING_WRITTEN
+    weights = checkpoint / "weights"
+    index = weights / ".metadata"
+    if not index.is_file():
+        return _NO_INDEX
+    try:
+        extents = _extents(index)
+    except Exception as error:  # whatever a damaged pickle makes of itself
+        return f"has an unreadable index ({type(error).__name__})"
+    for name, size in sorted(extents.items()):
+        shard = weights / name
+        if not shard.is_file():
+            return f"lacks {name}"
+        if shard.stat().st_size < size:
+            return f"has {name} cut short: {shard.stat().st_size} of {size} bytes"
+    common = weights / "common.pt"
+    if common.exists() and not zipfile.is_zipfile(common):
+        return "has common.pt cut short"
+    return ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The checkpoints of one folder: the one to resume from, and what is wrong with the newer ones."""
+
+    newest: Path | None
+    passed_over: dict[str, str]
+    lost: bool = False  # a save that was finished has been damaged since
+
+    @property
+    def step(self) -> int:
+        return step_of(self.newest) if self.newest else -1
+
+
+def held(folder: Path) -> Held:
+    """The newest whole checkpoint of ``folder``; only what is newer than it is examined."""
+    if not folder.is_dir():
+        return Held(None, {})
+    there = [d for d in folder.iterdir() if d.is_dir() and not d.name.endswith(_UNFINISHED)]
+    passed: dict[str, str] = {}
+    lost = False
+    for checkpoint in sorted(there, key=lambda d: (step_of(d), d.name.endswith("-last")), reverse=True):
+        wrong = damage(checkpoint)
+        if not wrong:
+            return Held(checkpoint, passed, lost)
+        passed[checkpoint.name] = wrong
+        lost = lost or wrong not in (_BEING_WRITTEN, _NO_INDEX)
+    return Held(None, passed, lost)
