@@ -4,7 +4,20 @@
 """
 
 from configs.errors import Refusal, nearest
-from configs.load import Resolved, gpu, gpu_names, headline, load, model, model_names, optimizer, precision, precision_names, recipe_names
+from configs.load import (
+    Resolved,
+    cluster_names,
+    gpu,
+    gpu_names,
+    headline,
+    load,
+    model,
+    model_names,
+    optimizer,
+    precision,
+    precision_names,
+    recipe_names,
+)
 from configs.schema import (
     Batch,
     Calibration,
@@ -39,6 +52,7 @@ __all__ = [
     "Resolved",
     "Run",
     "Spec",
+    "cluster_names",
     "gpu",
     "gpu_names",
     "headline",

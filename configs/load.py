@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Sequence
 from enum import Enum
@@ -20,6 +21,7 @@ from configs.schema import Gpu, Model, Optimizer, Precision, Spec
 
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
+CLUSTERS = "SLIPWAY_CLUSTERS"  # environment: a folder of cluster files
 NODES = "nodes"  # a way to say gpus: nodes x the GPUs of the cluster's nodes
 PARALLEL_KEYS = tuple(
     f"layout.{k}" for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
@@ -40,8 +42,19 @@ class Resolved:
     layout_given: bool
 
 
+def _folders(group: str) -> list[Path]:
+    """Where the files of a group are; a site may keep its clusters in a folder of its own, which goes first."""
+    own = os.environ.get(CLUSTERS) if group == "cluster" else None
+    return [*([Path(own)] if own else []), ROOT / group]
+
+
 def _choices(group: str) -> list[str]:
-    return sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+    return sorted({p.stem for folder in _folders(group) for p in folder.glob("*.yaml")})
+
+
+def cluster_names() -> list[str]:
+    """Every ``cluster=NAME``: ours, and those of the folder that the environment's SLIPWAY_CLUSTERS names."""
+    return _choices("cluster")
 
 
 def recipe_names() -> list[str]:
@@ -179,9 +192,14 @@ def _check_keys(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _site_file(group: str, value: str) -> Path | None:
-    """A user's own cluster file: ``cluster=path/to/site.yaml``."""
+    """A user's own cluster file: ``cluster=path/to/site.yaml``, or ``cluster=site`` in the folder of SLIPWAY_CLUSTERS."""
+    if group != "cluster":
+        return None
     path = Path(value)
-    return path.resolve() if group == "cluster" and path.suffix in (".yaml", ".yml") and path.is_file() else None
+    if path.suffix in (".yaml", ".yml"):
+        return path.resolve() if path.is_file() else None
+    named = [folder / f"{value}.yaml" for folder in _folders(group) if folder != ROOT / group]
+    return next((p.resolve() for p in named if p.is_file()), None)
 
 
 _POSITIVE = (
@@ -223,6 +241,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
 
@@ -236,7 +255,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         raise Refusal(f"the overrides could not be read: {str(error).splitlines()[0]}") from None
     if site:
         with open_dict(composed):
-            composed.cluster = OmegaConf.merge({"name": site.stem}, OmegaConf.load(site))
+            composed.cluster = OmegaConf.merge({"name": site.stem}, of_cluster)
+            for override in OverridesParser.create().parse_overrides([v for v in values if v.startswith("++cluster.")]):
+                OmegaConf.update(composed, override.key_or_group, override.value(), force_add=True)
     spec = _typed(Spec, composed, "")
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)

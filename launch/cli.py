@@ -658,12 +658,10 @@ def data_prepare(
 def main() -> None:
     """Run the command: exit 0 good, 1 a fault of ours, 2 a refusal in one sentence on stderr."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)  # typer.Exit comes back as a value
     except Refusal as refusal:
         print(f"slipway: {refusal.sentence()}", file=sys.stderr)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("slipway: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -18,7 +18,6 @@ import nemo_run as run
 
 import configs
 from configs import Cluster, Refusal, Spec
-from configs.load import ROOT
 from recipes.run_files import STOP_AT
 from recipes.source import repository
 
@@ -75,6 +74,14 @@ def check_cluster(cluster: Cluster) -> None:
         _one_line(where + "container_mounts", mount)
         if "," in mount or not 1 <= mount.count(":") <= 2:
             raise Refusal(f"{where}container_mounts has {mount!r}", "Write SOURCE:TARGET or SOURCE:TARGET:ro, without commas.")
+    limit = seconds(cluster.time)
+    if limit is not None and 60 * cluster.grace_minutes > limit / 2:
+        raise Refusal(
+            f"{where}grace_minutes={cluster.grace_minutes:g} leaves less than half of time={cluster.time} for training",
+            "Give a longer cluster.time or a shorter cluster.grace_minutes.",
+        )
+    if cluster.retries and not cluster.requeue:
+        raise Refusal(f"{where}retries={cluster.retries} needs requeue=true: a job goes back in the queue by being requeued")
     if cluster.job_dir and not _PLAIN_PATH.fullmatch(cluster.job_dir):
         raise Refusal(
             f"{where}job_dir={cluster.job_dir!r} cannot be quoted in NeMo-Run's scripts", "Use letters, digits and / . _ + = @ - only."
@@ -83,6 +90,22 @@ def check_cluster(cluster: Cluster) -> None:
         path = Path(cluster.secrets_file).expanduser()
         if path.is_file() and path.stat().st_mode & 0o077:
             raise Refusal(f"{path} can be read by others", f"chmod 600 {path}")
+
+
+def seconds(limit: str) -> int | None:
+    """A time limit as SLURM writes them, in seconds: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for what sbatch should judge."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not found:
+        return None
+    days, *rest = (int(g) if g is not None else None for g in found.groups())
+    given = [r for r in rest if r is not None]
+    if days is not None:
+        hours, minutes, secs = [*given, 0, 0][:3]
+    elif len(given) == 3:
+        hours, minutes, secs = given
+    else:
+        hours, (minutes, secs) = 0, [*given, 0][:2]
+    return ((days or 0) * 24 + hours) * 3600 + minutes * 60 + secs
 
 
 def _one_line(what: str, value: str) -> None:
@@ -298,9 +321,9 @@ def packager(*, check: bool = True) -> run.Packager:
 
 
 def register() -> None:
-    """Every cluster of configs/cluster as ``run.executor=NAME``."""
-    for path in sorted((ROOT / "cluster").glob("*.yaml")):
-        run.cli.factory(_factory(path.stem), target=run.Executor, name=path.stem)
+    """Every cluster as ``run.executor=NAME``."""
+    for name in configs.cluster_names():
+        run.cli.factory(_factory(name), target=run.Executor, name=name)
 
 
 def _factory(cluster: str) -> Any:
@@ -313,5 +336,5 @@ def _factory(cluster: str) -> Any:
             os._exit(2)  # NeMo-Run swallows what a nested factory raises, and would go on without the executor
 
     executor.__name__ = cluster
-    executor.__doc__ = f"configs/cluster/{cluster}.yaml as an executor."
+    executor.__doc__ = f"The cluster {cluster} as an executor."
     return executor

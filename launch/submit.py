@@ -227,9 +227,9 @@ def _attached(launch: Launch, recipe: Any, executor: Any) -> str:
 
 def _require_docker() -> None:
     try:
-        import docker
+        from nemo_run.core.execution.docker import get_client
 
-        docker.from_env().ping()
+        get_client().ping()
     except Exception as error:  # no package, no daemon, no permission: all mean the same here
         raise Refusal(
             f"no docker daemon answers here ({type(error).__name__})", "Start one and pip install docker, or use cluster=local."

@@ -61,6 +61,11 @@ class Checkpoint(nl.ModelCheckpoint):
         if wish == _STOP and trainer.global_step < trainer.max_steps:
             self._stop(trainer)
 
+    def _save_last_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """Upstream writes the checkpoint of a step that it has just saved a second time, as ``-last``."""
+        if self._last_global_step_saved != trainer.global_step:
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+
     def _wish(self, trainer: pl.Trainer) -> int:
         """What any rank wants: signals and clocks do not reach all ranks within one step."""
         wish = 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import configs
 import planner
 from configs import Refusal, Spec
+from recipes.source import require_supported_pair
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -149,8 +150,6 @@ def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        from recipes.record import require_supported_pair
-
         try:
             require_supported_pair()
             options = dict(zip(PARAMETERS, args, strict=False)) | kwargs

@@ -7,16 +7,14 @@ import json
 import os
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 
 from configs import Refusal
-from configs.load import ROOT
 from recipes.run_files import PEAK_MEMORY, RECORD
+from recipes.source import require_supported_pair
 
 _IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
 
@@ -56,21 +54,6 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
         parent = parent.parent
     if not os.access(parent, os.W_OK):
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
-
-
-def require_supported_pair() -> None:
-    """Refuse a Megatron-Core that NeMo 2.7.3 cannot train with, before it fails in the optimizer's constructor.
-
-    Raises:
-        Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
-    """
-    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
-    found = version("megatron-core")
-    if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
-        raise Refusal(
-            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
-            f"pip install megatron-core=={wanted['megatron-core']}",
-        )
 
 
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed

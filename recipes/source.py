@@ -8,6 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from configs import Refusal
+from configs.load import ROOT
+
 LOCK = Path(__file__).parents[1] / "requirements/lock.txt"
 _PACKAGES = ("slipway", "nemo_toolkit", "megatron-core", "transformer-engine", "torch", "nemo-run")
 
@@ -47,3 +52,18 @@ def source() -> dict[str, Any]:
         "lock_sha256": hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else "",
         "versions": {p: v for p in _PACKAGES if (v := _version(p))},
     }
+
+
+def require_supported_pair() -> None:
+    """Refuse a Megatron-Core that NeMo 2.7.3 cannot train with, before it fails in the optimizer's constructor.
+
+    Raises:
+        Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
+    """
+    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
+    found = version("megatron-core")
+    if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
+        raise Refusal(
+            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
+            f"pip install megatron-core=={wanted['megatron-core']}",
+        )

@@ -35,15 +35,15 @@ def test_what_is_installed_is_what_is_locked(package: str) -> None:
 def test_the_supported_set_is_the_lock_and_another_pair_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
-    import recipes.factory as factory
+    import recipes.source as source
     from configs import Refusal
 
     supported = yaml.safe_load((ROOT / "configs" / "supported.yaml").read_text())
     assert {k.replace("_", "-"): v for k, v in supported.items()} == {k: _pins()[k] for k in (n.replace("_", "-") for n in supported)}
-    factory.require_supported_pair()
-    monkeypatch.setattr(factory, "version", lambda name: "0.16.1" if name == "megatron-core" else "2.7.3")
+    source.require_supported_pair()
+    monkeypatch.setattr(source, "version", lambda name: "0.16.1" if name == "megatron-core" else "2.7.3")
     with pytest.raises(Refusal, match="megatron-core 0.16.1 does not train with nemo_toolkit 2.7.3: 0.15.3 does"):
-        factory.require_supported_pair()
+        source.require_supported_pair()
 
 
 def test_the_readmes_table_is_the_lock() -> None:

@@ -1,0 +1,7 @@
+"""The ``nemo_run.cli`` entry point of the executors: ``run.executor=NAME`` for every cluster."""
+
+from __future__ import annotations
+
+from launch.executors import register
+
+register()

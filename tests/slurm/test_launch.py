@@ -1,0 +1,303 @@
+"""Launching on a real SLURM: two nodes of two ranks, Megatron-Core over Gloo, through NeMo-Run's executor and torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm.conftest import Site
+
+pytestmark = [pytest.mark.slurm, pytest.mark.nemo, pytest.mark.slow]
+
+CANARY = "hf_canary_7f3a91"
+
+
+def _saved_then_resumed(log: str) -> list[tuple[int, int]]:
+    """(steps done at an early stop, step after which the next attempt says it resumes) for each early stop."""
+    stops = [int(s) for s in re.findall(r"slipway: stopped after step (\d+) of", log)]
+    resumes = [int(s) for s in re.findall(r"resuming from \S+, after step (\d+)", log)]
+    return list(zip(stops, dict.fromkeys(resumes), strict=False))
+
+
+def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
+    done = site.launch("a", "--follow", container_image="host")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "starts from step 0" in done.stderr
+    assert "iteration 3/3" in done.stdout, "the log was followed"
+    run = site.trained("a")
+    assert (run["steps"], run["ranks"], run["state"]) == (4, 4, "finished")
+    assert 5 < run["final_loss"] < 9
+
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=site.project, capture_output=True, text=True, check=True).stdout.strip()
+    held = json.loads((site.run_dir("a") / "slipway/recipe.json").read_text())
+    assert held["source"]["commit"] == head
+    assert held["source"]["uncommitted"] == 0
+    assert len(held["source"]["lock_sha256"]) == 64
+    assert held["spec"]["layout"]["tp"] == 2
+    launched = json.loads((site.run_dir("a") / "slipway/launches.jsonl").read_text().splitlines()[-1])
+    assert launched["source"]["commit"] == head
+    assert launched["set_by"]["run.max_steps"] == "override"
+    code = next((site.folder / "nemorun").rglob("code/launch/submit.py"))
+    assert code.is_file(), "the committed code travelled with the job"
+
+    again = site.launch("a", "--json")
+    assert again.returncode == 2
+    assert "has done its 4 steps" in again.stderr
+    longer = site.launch("a", "run.max_steps=6", "run.extend_schedule=true", "layout.tp=1", "--render")
+    assert longer.returncode == 0, longer.stderr
+
+
+def test_an_image_that_is_not_there_is_told_by_the_jobs_log(site: Site) -> None:
+    job = site.start("noimage", container_image="no/such:image")
+    assert site.ended(job) == "FAILED"
+    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob(f"sbatch_*_{job}.out"))
+    assert "failed to import docker image: no/such:image" in outer + site.log(job)
+
+
+def test_before_the_time_limit_it_saves_goes_back_in_the_queue_and_resumes(site: Site) -> None:
+    """Two minutes are the least that SLURM's clock can tell from one: the job needs more than one attempt."""
+    job = site.start("limit", "run.max_steps=130", "cluster.time=00:02:00", retries=3)
+    assert site.ended(job, 500) == "COMPLETED"
+    pairs = _saved_then_resumed(site.log(job))
+    assert pairs, site.log(job)[-2000:]
+    assert all(done - 1 == after for done, after in pairs), pairs
+    assert site.trained("limit")["steps"] == 130
+    assert "its time is nearly up" in site.log(job)
+
+
+def test_sigterm_saves_goes_back_in_the_queue_and_resumes_at_the_step_it_saved(site: Site) -> None:
+    job = site.start("term", "run.max_steps=60", "run.checkpoint_every_n_steps=1000", retries=1)
+    site.reached(job, 5)
+    site.slurm.run("scancel", "--signal=TERM", job)
+    assert site.ended(job) == "COMPLETED"
+    pairs = _saved_then_resumed(site.log(job))
+    assert len(pairs) == 1
+    assert pairs[0][0] - 1 == pairs[0][1] >= 5
+    assert f"iteration {pairs[0][0]}/" in site.log(job), "the step after the saved one is trained next"
+    assert site.trained("term")["steps"] == 60
+
+
+def test_a_node_that_dies_requeues_the_job_which_loses_only_what_was_not_saved(site: Site) -> None:
+    job = site.start("node", "run.max_steps=40", "run.checkpoint_every_n_steps=5", retries=2)
+    site.reached(job, 12)
+    site.slurm.kill_node(2)
+    site.until("SLURM has not noticed the dead node", lambda: site.state(job) != "RUNNING", 120)
+    site.slurm.start_node(2)
+    site.slurm.run("scontrol", "update", "nodename=n2", "state=resume")
+    assert site.ended(job) == "COMPLETED"
+    resumed = [int(s) for s in re.findall(r"resuming from \S+, after step (\d+)", site.log(job))]
+    assert resumed
+    assert min(resumed) >= 4
+    assert site.trained("node")["steps"] == 40
+
+
+def test_a_rank_that_dies_fails_the_job_and_the_next_launch_resumes(site: Site) -> None:
+    job = site.start("rank", "run.max_steps=40", "run.checkpoint_every_n_steps=5", requeue=False, retries=0)
+    site.reached(job, 7)
+    assert "Requeue=0" in site.slurm.run("scontrol", "show", "job", job).stdout
+    victim = next(p for p in Path("/proc").iterdir() if p.name.isdigit() and _is_rank(p, job, "3"))
+    os.kill(int(victim.name), signal.SIGKILL)
+    assert site.ended(job) == "FAILED"
+    again = site.launch("rank", "run.max_steps=40", "--follow")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert re.search(r"will resume after step [4-9]+ of 40, from step=\d+; same llama3_tiny, same layout", again.stderr)
+    assert site.trained("rank")["steps"] == 40
+
+
+def _is_rank(process: Path, job: str, rank: str) -> bool:
+    try:
+        environment = (process / "environ").read_bytes()
+        return f"SLURM_JOB_ID={job}\0".encode() in environment and f"\0RANK={rank}\0".encode() in environment
+    except OSError:
+        return False
+
+
+def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Site) -> None:
+    """Two tasks of one run, one after the other; a job behind it starts when all have succeeded, and one behind a failure never does."""
+    job = site.start("array", "run.max_steps=6", array="0-1%1")
+    behind = site.start("behind", "run.max_steps=2", "--after", job)
+    failing = site.start("failing", "run.max_steps=2", container_image="no/such:image")
+    never = site.start("never", "run.max_steps=2", "--after", failing)
+    for one in (job, behind, failing, never):
+        site.until(f"job {one} has not ended", lambda one=one: set(site.state(one).split()) <= {"COMPLETED", "FAILED", "CANCELLED"}, 400)
+    assert set(site.state(job).split()) == {"COMPLETED"}
+    assert site.state(behind) == "COMPLETED"
+    assert site.state(failing) == "FAILED"
+    assert site.state(never) == "CANCELLED"
+    assert site.trained("array")["steps"] == 6
+    assert not (site.run_dir("never") / "tensorboard").exists()
+    start = site.slurm.run("sacct", "-X", "-n", "-P", "-j", f"{job},{behind}", "-o", "JobID,Start,End").stdout.split()
+    times = {line.split("|")[0]: line.split("|")[1:] for line in start}
+    assert times[behind][0] >= max(end for name, (_, end) in times.items() if name.startswith(job + "_"))
+
+
+def test_the_nemo_command_takes_the_cluster_as_its_executor(site: Site) -> None:
+    site.file(retries=0)
+    recipe = f"llama3_tiny(dir={site.folder}/runs,name=front,num_nodes=2,num_gpus_per_node=2,tp=2,max_steps=3)"
+    command = ["nemo", "llm", "pretrain", "--factory", recipe, "run.executor=site", "-y"]
+    wrong = site.slurm.run(*command, "run.executor.nodes=1", env=site.environment, timeout=200, cwd=site.project)
+    assert wrong.returncode == 2
+    assert "would start 1 nodes and the recipe 2" in wrong.stderr
+    done = site.slurm.run(*command, env=site.environment, timeout=400, cwd=site.project)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    run = site.trained("front")
+    assert (run["steps"], run["ranks"]) == (3, 4)
+
+
+def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
+    secrets = site.folder / "secrets.env"
+    secrets.write_text(f"WANDB_API_KEY={CANARY}-file\n")
+    assert "can be read by others" in site.launch("secret", secrets_file=str(secrets)).stderr
+    secrets.chmod(0o600)
+    (site.folder / "canary").write_text(CANARY)
+    test = f'cd {site.folder}; test "$HF_TOKEN" = "$(cat canary)-env" && test "$WANDB_API_KEY" = "$(cat canary)-file" && echo both are here'
+    line = f"{{ set +vx; }} 2>/dev/null; {test}; cd - > /dev/null; set -vx"
+    done = site.launch("secret", "run.max_steps=2", "--follow", env={"HF_TOKEN": f"{CANARY}-env"}, secrets_file=str(secrets), setup=[line])
+    assert done.returncode == 0, done.stderr[-2000:]
+    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob("sbatch_*.out"))
+    assert "\nboth are here" in outer
+    secrets.unlink()
+    (site.folder / "canary").unlink()
+    held = subprocess.run(["grep", "-rla", CANARY, str(site.folder)], capture_output=True, text=True, check=False)
+    assert held.stdout == "", "no file of the run, the experiment or the logs holds it"
+    refused = site.launch("secret2", "cluster.env={HF_TOKEN: abc}")
+    assert refused.returncode == 2
+    assert "would be written into the job's script" in refused.stderr
+    assert "abc" not in refused.stderr
+
+
+HOSTILE = """it's a "$(touch PWNED)" `touch PWNED`; touch PWNED & \\ $HOME"""
+
+
+def test_hostile_values_arrive_as_they_are(site: Site) -> None:
+    env = {"SLIPWAY_TEST_A": HOSTILE, "SLIPWAY_TEST_B": "two\nlines"}
+    show = "python3 -c \"import os, json; print('VALUES', json.dumps([os.environ['SLIPWAY_TEST_A'], os.environ['SLIPWAY_TEST_B']]))\""
+    done = site.launch(
+        "'x; touch PWNED $(touch PWNED)'",
+        "run.max_steps=2",
+        "--follow",
+        env=env,
+        container_image="host",
+        container_mounts=[f"{site.folder}:/mnt/a b"],
+        setup=[show],
+        sbatch={"comment": HOSTILE},
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert site.trained("x; touch PWNED $(touch PWNED)")["steps"] == 2
+    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob("sbatch_*.out"))
+    values = json.loads(outer.split("VALUES ", 1)[1].splitlines()[0])
+    assert values == [HOSTILE, "two\nlines"]
+    assert not list(site.folder.rglob("PWNED")) + list(site.project.rglob("PWNED"))
+    assert not (Path.home() / "PWNED").exists()
+
+
+def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: Site, tmp_path: Path) -> None:
+    """In one process, as importing NeMo takes longer than the refusals."""
+    cases: dict[str, tuple[dict[str, Any], list[str], str]] = {
+        "partition": ({"partition": "nope"}, [], "SLURM knows no partition 'nope'. Use cluster.partition= one of: batch, debug."),
+        "account": (
+            {"account": "nope"},
+            [],
+            "SLURM knows no account 'nope' for you on partition 'batch'. Use cluster.account= one of: research",
+        ),
+        "gres": ({"gres": "gpu:16"}, [], "no partition has 2 nodes with gpu:16."),
+        "gres kind": ({"gres": "tpu:1"}, [], "no partition has 2 nodes with tpu:1."),
+        "nodes": ({}, ["nodes=3"], "no partition has 3 nodes with gpu:2."),
+        "limit": ({"time": "10:00:00"}, [], "cluster.time=10:00:00 is not what partition 'batch' allows."),
+        "grace": ({"time": "00:01:00"}, [], "leaves less than half of time=00:01:00"),
+        "retries": ({"requeue": False, "retries": 1}, [], "retries=1 needs requeue=true"),
+        "time": ({"time": "soon"}, [], "cluster.time=soon is not what partition 'batch' allows."),
+        "newline": ({"partition": "a\ntouch PWNED"}, [], "holds a line break"),
+        "mount": ({"container_image": "host", "container_mounts": ["/a"]}, [], "Write SOURCE:TARGET"),
+        "job_dir": ({"job_dir": "/tmp/a b"}, [], "cannot be quoted in NeMo-Run's scripts"),
+        "uneven": ({}, ["nodes=1", "layout.tp=1", "layout.gbs=7", "layout.mbs=1"], "gbs"),
+        "accelerator": ({"accelerator": "tpu"}, [], "cluster.accelerator=tpu is unknown"),
+    }
+    code = """
+import json, sys
+from configs import Refusal
+from launch import submit
+out = {}
+for name, words in json.load(sys.stdin).items():
+    try:
+        submit.submit(submit.prepare("llama3_tiny", words))
+        out[name] = "submitted"
+    except Refusal as refusal:
+        out[name] = refusal.sentence()
+json.dump(out, open(sys.argv[1], "w"))
+"""
+    asked = {}
+    for name, (changes, words, _) in cases.items():
+        one = Site(site.slurm, site.project, tmp_path / name.replace(" ", "_"))
+        one.folder.mkdir()
+        given = ["nodes=2"] if not any(w.startswith("nodes=") for w in words) else []
+        asked[name] = [f"cluster={one.file(**changes)}", f"run.dir={one.folder}/runs", "layout.tp=2", *given, *words]
+    before = site.slurm.run("squeue", "-h").stdout
+    out = tmp_path / "out.json"
+    done = site.slurm.run(
+        sys.executable, "-c", code, str(out), input=json.dumps(asked), env=site.environment, cwd=site.project, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(out.read_text())
+    for name, (_, _, expected) in cases.items():
+        assert expected in said[name], f"{name}: {said[name]}"
+        assert "\n" not in said[name]
+    assert site.slurm.run("squeue", "-h").stdout == before
+    assert not list((site.folder / "nemorun" / "experiments").rglob("*_sbatch.sh")), "nothing half-made is left"
+    assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_no_sbatch_no_controller_and_a_dirty_tree_are_one_sentence(site: Site) -> None:
+    no_sbatch = subprocess.run(
+        [sys.executable, "-m", "launch.cli", "launch", "llama3_tiny", f"cluster={site.file()}", "nodes=2", f"run.dir={site.folder}/runs"],
+        env=os.environ | site.environment | {"PATH": f"{_without_slurm(site.folder)}"},
+        capture_output=True,
+        text=True,
+        cwd=site.project,
+        timeout=120,
+        check=False,
+    )
+    assert no_sbatch.returncode == 2, no_sbatch.stderr
+    assert no_sbatch.stderr.strip().splitlines()[-1].startswith("slipway: there is no sbatch on this machine")
+    elsewhere = {"SLURM_CONF": str(_other_port(site))}
+    down = site.launch("down", env=elsewhere)
+    assert down.returncode == 2
+    assert down.stderr.strip().splitlines()[-1].startswith("slipway: SLURM's controller does not answer")
+    changed = site.project / "changed.txt"
+    changed.write_text("x")
+    try:
+        dirty = site.launch("dirty")
+        allowed = site.launch("dirty", "--allow-dirty", "--render")
+    finally:
+        changed.unlink()
+    assert dirty.returncode == 2
+    assert "has changes that are not committed (changed.txt)" in dirty.stderr
+    assert "Traceback" not in no_sbatch.stderr + down.stderr + dirty.stderr
+    assert allowed.returncode == 0
+    assert allowed.stdout.startswith("#!/bin/bash")
+
+
+def _without_slurm(folder: Path) -> Path:
+    """A PATH that has what git needs and no sbatch."""
+    path = folder / "bin"
+    path.mkdir()
+    for name in ("git", "python3", "sh", "bash"):
+        found = next(p for d in os.environ["PATH"].split(":") if (p := Path(d) / name).exists())
+        (path / name).symlink_to(found)
+    return path
+
+
+def _other_port(site: Site) -> Path:
+    text = Path(site.slurm.environment["SLURM_CONF"]).read_text()
+    path = site.folder / "slurm.conf"
+    path.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999\nMessageTimeout=2", text))
+    return path
