@@ -211,7 +211,9 @@ _NOT_NEGATIVE = "layout.etp layout.seq_length optim.lr optim.min_lr run.val_chec
 
 
 def _check_values(spec: Spec) -> None:
-    """Sizes that no run can have, whatever its layout."""
+    """Sizes that no run can have, whatever its layout, and a name that is no folder's."""
+    if spec.name in ("", ".", "..") or "/" in spec.name or not spec.name.isprintable():
+        raise Refusal(f"name={spec.name!r} is not legal: a run's name is the name of its folder.")
     for key in (*_POSITIVE, *_NOT_NEGATIVE):
         value: Any = spec
         for part in key.split("."):

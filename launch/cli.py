@@ -571,13 +571,25 @@ def compare(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    name: Annotated[str, typer.Argument(help="A recipe to hold this machine and its cluster against.", metavar="[NAME]")] = "",
+    overrides: Overrides = None,
+    only: Annotated[str, typer.Option(help="Some sections: packages, gpu, network, slurm, container, space, environment.")] = "",
+    sniff: Annotated[
+        bool, typer.Option("--sniff", help="Matrix products and collectives on every rank of the cluster; names the slow one.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """What is installed and what is here, against what should be, and the line that mends it."""
     from dataclasses import asdict
 
     from launch.doctor import examine
 
-    findings = examine()
+    if "=" in name:  # no recipe, only overrides
+        name, overrides = "", [name, *(overrides or [])]
+    if sniff:
+        return _sniff(name or "llama3_tiny", overrides or [], json)
+    findings = examine(only, _resolve(name, overrides)[0] if name else None)
     bad = [f for f in findings if not f.good]
     if json:
         _print_json([asdict(f) for f in findings])
@@ -588,6 +600,30 @@ def doctor(json: Json = False) -> None:
         _console().print(table)
     if bad:
         raise Refusal(f"{len(bad)} of {len(findings)} things are not as they should be, first {bad[0].subject}: {bad[0].found}", bad[0].fix)
+    return None
+
+
+def _sniff(name: str, overrides: list[str], json: bool) -> None:
+    from dataclasses import asdict
+
+    _needs_nemo("doctor --sniff")
+    with _hushed():
+        from launch import sniff, submit
+    print("measuring every rank ...", file=sys.stderr, flush=True)
+    ranks = submit.sniff(name, overrides)
+    slow = sniff.slow(ranks)
+    if json:
+        _print_json({"ranks": [asdict(r) for r in ranks], "slow": slow})
+    else:
+        table = _table("rank", "node", "device", "matrix products TFLOP/s", "to the next rank GB/s", right=(0, 3, 4))
+        for r in ranks:
+            table.add_row(str(r.rank), r.node, r.device, f"{r.gemm_tflops:.3g}", f"{r.neighbour_gb_per_s:.3g}")
+        console = _console()
+        console.print(table)
+        for line in slow or ["no rank is slow"]:
+            console.print(line)
+    if slow:
+        raise typer.Exit(1)
 
 
 def _progress(description: str) -> Any:

@@ -1,7 +1,7 @@
 """A cluster's YAML as a NeMo-Run executor, and every cluster as ``run.executor=NAME`` of the ``nemo`` command.
 
 The recipe and its executor are made from one Spec, so that they start the same ranks. NeMo-Run writes environment values,
-log paths and the task's name into its script without quotes: what is not safe there is quoted here, or refused.
+image, mounts, log paths and the task's name into its script without quotes: they are quoted here, or refused.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import nemo_run as run
+from nemo_run.config import get_nemorun_home
 
 import configs
 from configs import Cluster, Refusal, Spec
+from launch.limits import seconds
 from recipes.run_files import STOP_AT
 from recipes.source import repository
 
@@ -82,30 +84,13 @@ def check_cluster(cluster: Cluster) -> None:
         )
     if cluster.retries and not cluster.requeue:
         raise Refusal(f"{where}retries={cluster.retries} needs requeue=true: a job goes back in the queue by being requeued")
-    if cluster.job_dir and not _PLAIN_PATH.fullmatch(cluster.job_dir):
-        raise Refusal(
-            f"{where}job_dir={cluster.job_dir!r} cannot be quoted in NeMo-Run's scripts", "Use letters, digits and / . _ + = @ - only."
-        )
+    home = cluster.job_dir or get_nemorun_home()
+    if not _PLAIN_PATH.fullmatch(home):
+        raise Refusal(f"{where}job_dir={home!r} cannot be quoted in NeMo-Run's scripts", "Use letters, digits and / . _ + = @ - only.")
     if cluster.secrets_file:
         path = Path(cluster.secrets_file).expanduser()
         if path.is_file() and path.stat().st_mode & 0o077:
             raise Refusal(f"{path} can be read by others", f"chmod 600 {path}")
-
-
-def seconds(limit: str) -> int | None:
-    """A time limit as SLURM writes them, in seconds: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for what sbatch should judge."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
-    if not found:
-        return None
-    days, *rest = (int(g) if g is not None else None for g in found.groups())
-    given = [r for r in rest if r is not None]
-    if days is not None:
-        hours, minutes, secs = [*given, 0, 0][:3]
-    elif len(given) == 3:
-        hours, minutes, secs = given
-    else:
-        hours, (minutes, secs) = 0, [*given, 0][:2]
-    return ((days or 0) * 24 + hours) * 3600 + minutes * 60 + secs
 
 
 def _one_line(what: str, value: str) -> None:
@@ -209,8 +194,8 @@ def _slurm(spec: Spec, ranks: int) -> run.SlurmExecutor:
         exclusive=True if cluster.exclusive else None,
         array=cluster.array or None,
         additional_parameters=more or None,
-        container_image=cluster.container_image or None,
-        container_mounts=mounts(spec) if cluster.container_image else [],
+        container_image=shlex.quote(cluster.container_image) if cluster.container_image else None,
+        container_mounts=[shlex.quote(m) for m in mounts(spec)] if cluster.container_image else [],
         env_vars={k: shlex.quote(v) for k, v in environment(spec).items()},
         setup_lines=setup_lines(spec),
         job_name_prefix="slipway.",

@@ -5,6 +5,7 @@ Importing NeMo takes tens of seconds and forking takes milliseconds: every rehea
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -73,6 +74,7 @@ def _free_port() -> int:
 
 def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[[int], Any]) -> int:
     """Runs in the child. Returns the exit code."""
+    os.setpgid(0, 0)  # what a rank starts, as its checkpoint writers, ends with it
     log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -123,7 +125,12 @@ def run(world: int, work: Callable[[int], Any], *, timeout_s: float = 300.0, log
         if pid == 0:
             os._exit(_rank_main(rank, world, port, folder, work))
         pids[pid] = rank
-    codes = _supervise(pids, start + timeout_s)
+    try:
+        codes = _supervise(pids, start + timeout_s)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, 9)
     failed = [rank for rank, code in codes.items() if code != 0]
     if failed:
         # a rank killed by us only waited for the one that failed by itself

@@ -90,7 +90,7 @@ def seed_weights(chunks: list[Any], std: float = 0.05) -> None:
             fill(chunk.sharded_state_dict())
 
 
-def _seed_after_configure() -> None:
+def seed_after_configure() -> None:
     """Seed the weights as soon as NeMo has built them, before DDP or FSDP copies them into its buffers."""
     from nemo.collections.llm.gpt.model.base import GPTModel
 
@@ -124,7 +124,7 @@ def train_rank(spec: Spec, change: Callable[[Any], None] | None = None) -> Calla
             def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
                 losses.append(float(trainer.callback_metrics["reduced_train_loss"]))
 
-        _seed_after_configure()
+        seed_after_configure()
         recipe = build(spec, cpu=True)
         recipe.trainer.callbacks = []
         recipe.trainer.enable_checkpointing = False

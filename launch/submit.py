@@ -20,6 +20,7 @@ from typing import Any
 import configs
 import planner
 from configs import Refusal, Spec
+from launch.sniff import Rank
 from launch.terminal import captured
 from recipes import source as code
 from recipes.factory import absolute, check_data, gpu_here, trains_on_cpu
@@ -117,6 +118,42 @@ def _require_committed() -> None:
         )
 
 
+def sniff(name: str, overrides: list[str]) -> list[Rank]:
+    """Measure every rank that the recipe would take, through the same executor, and wait for it.
+
+    Raises:
+        Refusal: the cluster does not take it, or the ranks did not finish.
+    """
+    import nemo_run as run
+
+    from launch import sniff as measure
+
+    spec = absolute(configs.load(name, overrides).spec)
+    spec = replace(spec, name="sniff", cluster=replace(spec.cluster, array="", retries=0, accelerator=_accelerator(spec)))
+    task = Launch(spec, {}, "", allow_dirty=True)
+    if spec.cluster.executor != "slurm":
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.gpus}", "-m", "launch.sniff"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        log = done.stdout + done.stderr
+    else:
+        _require_sbatch(spec)
+        partial = run.Partial(measure.sniff)
+        ask_slurm(_script(task, partial, ""), spec)
+        job, folder = _hand_over(task, partial, "")
+        with tempfile.TemporaryFile("w+") as said, captured(said):
+            follow(job, folder)
+            said.seek(0)
+            log = said.read()
+    ranks = measure.read(log)
+    if not ranks:
+        raise Refusal(
+            f"the ranks did not finish: {log.strip().splitlines()[-1] if log.strip() else 'no log'}",
+            "Its log tells why; slipway doctor may too.",
+        )
+    return ranks
+
+
 def recipe_of(launch: Launch) -> Any:
     """The ``run.Partial`` of a launch."""
     from recipes import builder
@@ -149,9 +186,12 @@ def executor_of(launch: Launch, after: str = "") -> Any:
 def _experiment(launch: Launch, recipe: Any, executor: Any) -> Iterator[Any]:
     """A NeMo-Run experiment of one task. NeMo-Run prints to stdout whatever it does: that goes to stderr only if it fails."""
     import nemo_run as run
+    from nemo_run.config import set_nemorun_home
 
     from launch.executors import task_name
 
+    if launch.spec.cluster.job_dir:
+        set_nemorun_home(str(Path(launch.spec.cluster.job_dir).expanduser()))
     with tempfile.TemporaryFile("w+") as said, captured(said):
         try:
             name = task_name(launch.spec)
@@ -167,8 +207,11 @@ def _experiment(launch: Launch, recipe: Any, executor: Any) -> Iterator[Any]:
 
 def render(launch: Launch, after: str = "") -> str:
     """The exact script that :func:`submit` would hand to sbatch."""
-    recipe, executor = recipe_of(launch), executor_of(launch, after)
-    with _experiment(launch, recipe, executor) as experiment:
+    return _script(launch, recipe_of(launch), after)
+
+
+def _script(launch: Launch, recipe: Any, after: str) -> str:
+    with _experiment(launch, recipe, executor_of(launch, after)) as experiment:
         experiment.dryrun(log=False, delete_exp_dir=False)
         folder = Path(experiment._exp_dir)
         scripts = list(folder.glob("*_sbatch.sh"))
@@ -189,23 +232,31 @@ def submit(launch: Launch, after: str = "") -> str:
     """
     spec = launch.spec
     if spec.cluster.executor == "slurm":
-        ask_slurm(render(launch, after), spec)
+        _require_sbatch(spec)
+    recipe = recipe_of(launch)
+    if spec.cluster.executor == "slurm":
+        ask_slurm(_script(launch, recipe, after), spec)
     if spec.cluster.executor == "docker":
         _require_docker()
-    recipe, executor = recipe_of(launch), executor_of(launch, after)
     launch.run_dir.mkdir(parents=True, exist_ok=True)
     if spec.cluster.executor != "slurm":
-        return _attached(launch, recipe, executor)
-    with _experiment(launch, recipe, executor) as experiment:
+        return _attached(launch, recipe, executor_of(launch, after))
+    job, folder = _hand_over(launch, recipe, after)
+    _remember(launch, job, folder)
+    return job
+
+
+def _hand_over(launch: Launch, recipe: Any, after: str) -> tuple[str, Path]:
+    """Submit to SLURM; the job's number, and the folder of its script and logs."""
+    with _experiment(launch, recipe, executor_of(launch, after)) as experiment:
         experiment.run(detach=True, tail_logs=False)
         folder, handle = Path(experiment._exp_dir), experiment.jobs[0].handle
     job = re.search(r"/(\d+)", handle.partition("://")[2])
     if job is None:
-        raise Refusal(f"sbatch gave no job number for {spec.name}: it said {handle!r}")
-    if not spec.cluster.requeue:  # NeMo-Run always submits with --requeue
+        raise Refusal(f"sbatch gave no job number for {launch.spec.name}: it said {handle!r}")
+    if not launch.spec.cluster.requeue:  # NeMo-Run always submits with --requeue
         subprocess.run(["scontrol", "update", f"jobid={job[1]}", "requeue=0"], capture_output=True, check=False)
-    _remember(launch, job[1], folder)
-    return job[1]
+    return job[1], folder
 
 
 def _attached(launch: Launch, recipe: Any, executor: Any) -> str:
@@ -264,17 +315,20 @@ def log_folder(launch: Launch) -> Path:
 # --- what SLURM says, in words that mend it
 
 
-def ask_slurm(script: str, spec: Spec) -> None:
-    """Let sbatch judge the script without submitting it.
-
-    Raises:
-        Refusal: no sbatch, no controller, or what SLURM would refuse.
-    """
+def _require_sbatch(spec: Spec) -> None:
     if shutil.which("sbatch") is None:
         raise Refusal(
             f"there is no sbatch on this machine, and cluster={spec.cluster.name} is a SLURM cluster",
             "Run this on its login node; --render shows the script here.",
         )
+
+
+def ask_slurm(script: str, spec: Spec) -> None:
+    """Let sbatch judge the script without submitting it.
+
+    Raises:
+        Refusal: no controller, or what SLURM would refuse.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
@@ -310,7 +364,7 @@ def _refused(said: str, spec: Spec) -> Refusal:
         )
     if "invalid partition" in low:
         return Refusal(f"SLURM knows no partition {c.partition!r}", f"Use cluster.partition= one of: {partitions}.")
-    if "time limit" in low:
+    if "time limit" in low or "--time" in low:
         limits = _listed("sinfo", "-h", "-o", "%P %l")
         return Refusal(f"cluster.time={c.time} is not what partition {c.partition!r} allows", f"Partitions and their limits: {limits}.")
     if "gres" in low or "generic resource" in low or "node configuration is not available" in low or "node count" in low:
@@ -331,6 +385,7 @@ def _refused(said: str, spec: Spec) -> Refusal:
 
 # --- following a job
 
+SETTLED_S = 15.0  # a job that puts itself back in the queue is FAILED for a moment
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
 
 
@@ -351,18 +406,18 @@ def state_of(job: str) -> str:
 def follow(job: str, folder: Path, *, every_s: float = 2.0) -> str:
     """Print the job's log as it grows, over every restart, until it ends; its last state."""
     seen: dict[Path, int] = {}
-    state = ""
+    state, since = "", time.monotonic()
     while True:
         now = state_of(job)
         if now != state:
             print(f"job {job}: {now.lower() or 'not yet known'}", file=sys.stderr, flush=True)
-            state = now
+            state, since = now, time.monotonic()
         for log in sorted(folder.rglob(f"log-*_{job}_*.out")):
             with log.open("rb") as f:
                 f.seek(seen.get(log, 0))
                 sys.stdout.write(f.read().decode(errors="replace"))
                 seen[log] = f.tell()
         sys.stdout.flush()
-        if now in _ENDED:
+        if now == "COMPLETED" or (now in _ENDED and time.monotonic() - since >= SETTLED_S):
             return now
         time.sleep(every_s)

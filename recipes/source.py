@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from configs import Refusal
 from configs.load import ROOT
 
 LOCK = Path(__file__).parents[1] / "requirements/lock.txt"
+COMMIT = "SLIPWAY_COMMIT"  # environment of an image: the commit it was built from
 _PACKAGES = ("slipway", "nemo_toolkit", "megatron-core", "transformer-engine", "torch", "nemo-run")
 
 
@@ -47,7 +49,7 @@ def source() -> dict[str, Any]:
     """What is stored with a run, so that it can be told years later what trained it."""
     root = repository()
     return {
-        "commit": _git(root, "rev-parse", "HEAD") if root else "",
+        "commit": _git(root, "rev-parse", "HEAD") if root else os.environ.get(COMMIT, ""),
         "uncommitted": len(uncommitted(root)) if root else 0,
         "lock_sha256": hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else "",
         "versions": {p: v for p in _PACKAGES if (v := _version(p))},
@@ -60,7 +62,7 @@ def require_supported_pair() -> None:
     Raises:
         Refusal: 0.16 dropped arguments that NeMo passes to its optimizer; 0.17 no longer imports.
     """
-    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())
+    wanted = yaml.safe_load((ROOT / "supported.yaml").read_text())["packages"]
     found = version("megatron-core")
     if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
         raise Refusal(

@@ -38,7 +38,7 @@ def test_the_supported_set_is_the_lock_and_another_pair_is_refused(monkeypatch: 
     import recipes.source as source
     from configs import Refusal
 
-    supported = yaml.safe_load((ROOT / "configs" / "supported.yaml").read_text())
+    supported = yaml.safe_load((ROOT / "configs" / "supported.yaml").read_text())["packages"]
     assert {k.replace("_", "-"): v for k, v in supported.items()} == {k: _pins()[k] for k in (n.replace("_", "-") for n in supported)}
     source.require_supported_pair()
     monkeypatch.setattr(source, "version", lambda name: "0.16.1" if name == "megatron-core" else "2.7.3")

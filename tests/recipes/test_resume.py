@@ -13,31 +13,6 @@ import pytest
 NEMO = Path(sys.executable).parent / "nemo"
 
 
-def _checkpoint(folder: Path, name: str, *, whole: bool = True) -> None:
-    weights = folder / name / "weights"
-    weights.mkdir(parents=True)
-    (weights / "common.pt").write_bytes(b"x")
-    if whole:
-        (weights / ".metadata").write_bytes(b"x")
-
-
-@pytest.mark.nemo
-def test_the_newest_whole_checkpoint_is_taken(in_child: Any, tmp_path: Path) -> None:
-    _checkpoint(tmp_path, "step=9")
-    _checkpoint(tmp_path, "step=19")
-    _checkpoint(tmp_path, "step=19-last")
-    _checkpoint(tmp_path, "step=29", whole=False)  # killed before its metadata was written
-    _checkpoint(tmp_path, "step=39")
-    (tmp_path / "step=39-unfinished").touch()  # NeMo's marker was never taken away
-
-    def names() -> list[str]:
-        from recipes.resume import good_checkpoints
-
-        return [p.name for p in good_checkpoints(tmp_path)] + [p.name for p in good_checkpoints(tmp_path / "none")]
-
-    assert in_child(names) == ["step=9", "step=19", "step=19-last"]
-
-
 @pytest.mark.nemo
 def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
     from dataclasses import replace

@@ -121,12 +121,18 @@ class Site:
     def ended(self, job: str, seconds: float = 300) -> str:
         """Wait for the job's end, hurrying SLURM's two minutes' wait after a requeue; its last state."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        since = {"": time.monotonic()}
 
         def look() -> str:
             state = self.state(job)
-            if state == "PENDING":
+            if state not in since:
+                since.clear()
+                since[state] = time.monotonic()
+            # not at once: within the second of the requeue the nodes still refuse the job's credential
+            if state == "PENDING" and time.monotonic() - since[state] > 5:
                 self.slurm.run("scontrol", "update", f"jobid={job}", "starttime=now")
-            return state if state in over else ""
+            settled = state == "COMPLETED" or time.monotonic() - since[state] > 10  # before a requeue it is FAILED for a moment
+            return state if state in over and settled else ""
 
         return str(self.until(f"job {job} has not ended", look, seconds))
 

@@ -17,7 +17,7 @@ from tests.slurm.conftest import Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nemo, pytest.mark.slow]
 
-CANARY = "hf_canary_7f3a91"
+CANARY = "hf_canary_" + "7f3a91"  # in two, as this file travels with the job
 
 
 def _saved_then_resumed(log: str) -> list[tuple[int, int]]:
@@ -211,7 +211,7 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         ),
         "gres": ({"gres": "gpu:16"}, [], "no partition has 2 nodes with gpu:16."),
         "gres kind": ({"gres": "tpu:1"}, [], "no partition has 2 nodes with tpu:1."),
-        "nodes": ({}, ["nodes=3"], "no partition has 3 nodes with gpu:2."),
+        "nodes": ({}, ["nodes=3", "layout.gbs=12"], "no partition has 3 nodes with gpu:2."),
         "limit": ({"time": "10:00:00"}, [], "cluster.time=10:00:00 is not what partition 'batch' allows."),
         "grace": ({"time": "00:01:00"}, [], "leaves less than half of time=00:01:00"),
         "retries": ({"requeue": False, "retries": 1}, [], "retries=1 needs requeue=true"),

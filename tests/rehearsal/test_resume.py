@@ -1,0 +1,219 @@
+"""Resume cannot lie: real ranks are killed at random, their checkpoints damaged, their layout changed, and training must go on as if nothing was.
+
+In fp32 on CPU the arithmetic is the same every time, so an unchanged layout must give the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import Refusal, Spec, load
+from launch import ranks
+from launch.rehearse import import_nemo, seed_after_configure
+from launch.shrink import shrink, single_process
+
+pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+RELATIVE_TOLERANCE = 1e-5
+
+
+def _toy(folder: Path, *overrides: str, steps: int, every: int = 2, asynchronous: bool = False) -> Spec:
+    toy = shrink(load("llama3_8b", list(overrides)).spec)
+    run = replace(
+        toy.run,
+        dir=str(folder),
+        max_steps=steps,
+        checkpoint_every_n_steps=every,
+        checkpoint_every_minutes=0,
+        keep_checkpoints=3,
+        async_save=asynchronous,
+        val_check_interval=0,
+    )
+    return replace(toy, name="a", run=run, optim=replace(toy.optim, decay_steps=60))
+
+
+def _kill_in(seconds: float) -> None:
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), 9))
+    timer.daemon = True
+    timer.start()
+
+
+def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) -> Callable[[int], str]:
+    """One rank's training; the last rank appends every step's loss to ``losses`` as it goes. Returns a hash of its weights' bits.
+
+    ``arm`` gets the checkpoint class before training and may set a timer that kills the process.
+    """
+
+    def work(rank: int) -> str:
+        import fiddle as fdl
+        import lightning.pytorch as pl
+
+        from recipes.builder import build
+        from recipes.checkpoint import Checkpoint
+
+        digest = hashlib.sha256()
+
+        class Watch(pl.Callback):
+            def on_train_start(self, trainer: Any, module: Any) -> None:
+                if arm:
+                    arm(Checkpoint)
+
+            def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+                if rank == spec.gpus - 1:
+                    with losses.open("a") as f:
+                        f.write(f"{trainer.global_step} {float(trainer.callback_metrics['reduced_train_loss']).hex()}\n")
+
+            def on_train_end(self, trainer: Any, module: Any) -> None:
+                for _, weight in sorted(module.named_parameters(), key=lambda item: item[0]):
+                    digest.update(weight.detach().numpy().tobytes())
+
+        seed_after_configure()
+        recipe = build(spec, cpu=True)
+        recipe.trainer.enable_progress_bar = False
+        built = fdl.build(recipe)
+        built.keywords["trainer"].callbacks.append(Watch())
+        built()
+        return digest.hexdigest()
+
+    return work
+
+
+def _train(spec: Spec, arm: Callable[[Any], None] | None = None) -> tuple[list[str], dict[int, str], str]:
+    """(hash of each rank's weights, loss of each step as it was last trained, what rank 0 printed); no hashes if it was killed."""
+    import_nemo()
+    folder = Path(spec.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = folder / "logs"
+    try:
+        hashes = [str(r) for r in ranks.run(spec.gpus, _work(spec, folder / "losses", arm), timeout_s=200, logs=logs).results]
+    except ranks.RankFailure as failure:
+        if arm is None:
+            pytest.fail(failure.log[-3000:])
+        hashes = []
+    written = (folder / "losses").read_text().splitlines() if (folder / "losses").exists() else []
+    held = {int(step): loss for step, loss in (line.split() for line in written)}
+    return hashes, held, (logs / "rank0.log").read_text(errors="replace")
+
+
+@pytest.mark.parametrize(("asynchronous", "kills"), [(True, 20), (False, 6)])
+def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronous: bool, kills: int) -> None:
+    """Every second kill comes while a checkpoint is being written."""
+    steps = 4 * kills
+    whole, losses, _ = _train(_toy(tmp_path / "whole", "layout.tp=2", "gpus=2", steps=steps, asynchronous=asynchronous))
+    dice = random.Random(20261122)
+    spec = _toy(tmp_path / "killed", "layout.tp=2", "gpus=2", steps=steps, asynchronous=asynchronous)
+    killed = resumed = 0
+    hashes: list[str] = []
+    while killed < kills and not hashes:
+        moment, save, delay = dice.uniform(0.3, 4.0), dice.randint(1, 3), dice.uniform(0.0, 0.6)
+
+        def any_moment(_: Any, moment: float = moment) -> None:
+            _kill_in(moment)
+
+        def within_a_save(kind: Any, save: int = save, delay: float = delay) -> None:
+            upstream, saves = kind._save_checkpoint, []
+
+            def save_and_die(self: Any, *args: Any) -> Any:
+                saves.append(1)
+                if len(saves) == save:
+                    _kill_in(delay)
+                return upstream(self, *args)
+
+            kind._save_checkpoint = save_and_die
+
+        hashes, again, log = _train(spec, within_a_save if killed % 2 else any_moment)
+        resumed += "resuming from" in log
+        killed += not hashes
+    if not hashes:
+        hashes, again, log = _train(spec)
+    print(f"killed {killed} times, resumed {resumed} times")
+    assert killed >= kills // 2, f"only {killed} of {kills} kills came before the end"
+    assert resumed >= killed // 2
+    assert again == losses, "every step's loss, bit for bit"
+    assert hashes == whole, "the weights, bit for bit"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("layout.tp=2", "gpus=2"), ("layout.pp=2", "gpus=2")),
+        (("layout.tp=1", "gpus=2"), ("layout.tp=2", "gpus=2")),
+        (("layout.tp=2", "layout.pp=2", "gpus=4"), ("layout.tp=1", "gpus=1")),
+    ],
+    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one"],
+)
+def test_another_layout_goes_on_with_the_same_training(tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]) -> None:
+    start = _toy(tmp_path / "a", *first, steps=4)
+    whole = replace(single_process(start), run=replace(start.run, dir=str(tmp_path / "whole"), max_steps=8))
+    _, expected, _ = _train(whole)
+    _train(start)
+    other = _toy(tmp_path / "a", *then, steps=8)
+    other = replace(other, model=start.model, layout=replace(other.layout, gbs=start.layout.gbs, mbs=start.layout.mbs))
+    _, losses, log = _train(other)
+    assert "resuming from" in log
+    assert sorted(losses) == list(range(1, 9))
+    worst = max(abs(float.fromhex(losses[s]) / float.fromhex(expected[s]) - 1) for s in losses)
+    assert worst <= RELATIVE_TOLERANCE, worst
+
+
+def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None:
+    from launch.outlook import outlook
+    from recipes.builder import record, run_dir
+
+    spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=6)
+    whole, losses, _ = _train(spec)
+    folder = run_dir(spec) / "checkpoints"
+    assert sorted(d.name for d in folder.iterdir()) == ["step=1", "step=3", "step=5"], "one a save, not two"
+    newest = next((folder / "step=5/weights").glob("__1_*.distcp"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    next((folder / "step=3/weights").glob("__0_*.distcp")).unlink()
+    said = outlook(run_dir(spec), spec, record(spec))
+    assert said.startswith("will resume after step 1 of 6, from step=1; same llama3_8b, same layout"), said
+    assert "step=5, which has __1_" in said
+    assert "cut short" in said
+    assert "step=3, which lacks __0_" in said
+    again, resumed, log = _train(spec)
+    assert "resuming from" in log
+    assert "passing over checkpoint step=5: it has __1_" in log
+    assert (again, resumed) == (whole, losses)
+
+    for checkpoint in folder.iterdir():
+        next((checkpoint / "weights").glob("__0_*.distcp")).unlink()
+    with pytest.raises(Refusal, match=r"no checkpoint of .* can be loaded: step=5 lacks __0_.*move the folder away to start from scratch"):
+        outlook(run_dir(spec), spec, record(spec))
+    with pytest.raises(pytest.fail.Exception, match="no checkpoint of .* can be loaded"):
+        _train(spec)
+    shutil.rmtree(folder)
+    assert outlook(run_dir(spec), spec, record(spec)).startswith("starts from step 0")
+
+
+def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> None:
+    from launch.outlook import outlook
+    from recipes.builder import record, run_dir
+
+    spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=2)
+    _train(spec)
+    longer = replace(spec, run=replace(spec.run, max_steps=4))
+    folder = run_dir(spec)
+    assert outlook(folder, longer, record(longer)).endswith("same llama3_8b, same layout")
+    split = replace(longer, layout=replace(longer.layout, tp=1, pp=2))
+    assert "resharded (tp 2 -> 1, pp 1 -> 2)" in outlook(folder, split, record(split))
+    cases = {
+        "has done its 2 steps and run.max_steps is 2": spec,
+        "run.resume=false would train over the checkpoints": replace(longer, run=replace(longer.run, resume=False)),
+        "already holds a run with model = a llama3_8b of other sizes": replace(longer, model=replace(longer.model, num_layers=8)),
+        "already holds a run with data.tokenizer": replace(longer, data=replace(longer.data, tokenizer="other")),
+        "already holds a run with data.kind = mock": replace(longer, data=replace(longer.data, kind="indexed", paths=["/x"])),
+    }
+    for expected, other in cases.items():
+        with pytest.raises(Refusal, match=expected):
+            outlook(folder, other, record(other))
