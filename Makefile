@@ -1,12 +1,13 @@
 # make setup       the environment, in .venv: every package at the version of requirements/lock.txt
 # make quickstart  real text -> tokenizer -> .bin/.idx -> a toy Llama trained by NeMo with tensor parallelism -> report
 # make test        lint, types, and every test; make test-quick leaves out the slow ones
+# make image       the container, with docker, podman or buildah: slipway:VERSION on nvcr.io/nvidia/nemo:25.11
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Compiled once at install: importing NeMo then takes a third of the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-quick lint clean
+.PHONY: setup quickstart test test-quick lint image clean
 
 setup: .venv/.ready
 
@@ -24,6 +25,7 @@ quickstart: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/mypy
 
 test-quick: lint
@@ -31,6 +33,11 @@ test-quick: lint
 
 test: lint
 	$(BIN)/python -m pytest
+
+BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah || echo docker)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+image:
+	$(BUILDER) build --file docker/Dockerfile --build-arg COMMIT=$$(git rev-parse HEAD) --tag slipway:$(VERSION) .
 
 clean:
 	rm -rf .venv runs

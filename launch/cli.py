@@ -475,9 +475,9 @@ def launch(
         from launch import submit
 
     if multirun:
-        ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty) for word, one in submit.spread(given)]
+        ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty or render) for word, one in submit.spread(given)]
     else:
-        ready = [submit.prepare(name, given, allow_dirty=allow_dirty)]
+        ready = [submit.prepare(name, given, allow_dirty=allow_dirty or render)]
     if render:
         for one in ready:
             print(submit.render(one, after))

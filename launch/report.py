@@ -15,7 +15,7 @@ import numpy as np
 import planner
 from configs import Refusal
 from launch.runs import GRAD_NORM, LOSS, LR, STEP_TIME, Run, Series
-from recipes.run_files import PEAK_MEMORY, SAVE_TIME
+from recipes.run_files import DATA_TIME, PEAK_MEMORY, SAVE_TIME
 
 WARM_UP_STEPS = 3  # compilation, allocator growth and cold caches are not the run's speed
 
@@ -44,6 +44,7 @@ class Summary:
     flops_convention: str
     peak_memory_gib: float | None
     save_time_s: float | None
+    data_time_s: float | None
     checkpoints: int
     predicted_step_time_s: float | None
     predicted_peak_gib: float | None
@@ -126,6 +127,7 @@ def summarize(run: Run) -> Summary:
         flops_convention="model FLOPs, causal attention, no recompute",
         peak_memory_gib=float(run.get(PEAK_MEMORY).values.max()) if len(run.get(PEAK_MEMORY)) else None,
         save_time_s=_last(run.get(SAVE_TIME)),
+        data_time_s=float(np.median(_settled(run.get(DATA_TIME)))) if len(run.get(DATA_TIME)) else None,
         checkpoints=len([c for c in run.checkpoints if not c.endswith("-last")]),
         predicted_step_time_s=predicted_time,
         predicted_peak_gib=predicted_peak,
@@ -151,6 +153,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("MFU", "mfu", "{:.1%}"),
     ("peak memory", "peak_memory_gib", "{:.2f} GiB"),
     ("checkpoint save", "save_time_s", "{:.2f} s"),
+    ("waiting for data", "data_time_s", "{:.4f} s a step"),
     ("checkpoints kept", "checkpoints", "{}"),
     ("predicted step time", "predicted_step_time_s", "{:.3f} s"),
     ("predicted peak memory", "predicted_peak_gib", "{:.2f} GiB"),
@@ -172,7 +175,7 @@ def _figure(width: float = 7.0, height: float = 4.0) -> Any:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
+    plt.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
     return plt.subplots(figsize=(width, height), layout="constrained")
 
 
@@ -251,9 +254,8 @@ def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path
     figure = _draw_loss([run], entropy)
     png = out / "loss.png"
     figure.savefig(png, dpi=150)
-    lead = (
-        f"{summary.recipe or run.name}: {summary.steps} steps on {summary.ranks} ranks ({summary.gpu}), {summary.layout}; {summary.state}."
-    )
+    ranks = f"{summary.ranks} rank{'s' if summary.ranks > 1 else ''} ({summary.gpu})"
+    lead = f"{summary.recipe or run.name}: {summary.steps} steps on {', '.join(filter(None, (ranks, summary.layout)))}; {summary.state}."
     body = _svg(figure) + "<h2>Numbers</h2>" + _rows_html(table(summary)) + "<h2>Step time</h2>" + _svg(_draw_times([run]))
     page = out / "report.html"
     page.write_text(_PAGE.format(title=html.escape(f"Run {run.name}"), lead=html.escape(lead), body=body))

@@ -23,7 +23,7 @@ from configs import Fsdp, Recompute, Refusal, Spec
 from configs.schema import Activation
 from recipes.checkpoint import Checkpoint
 from recipes.data import IndexedData, MockData, NullTokenizer
-from recipes.record import RunRecord
+from recipes.record import DataClock, MLflow, RunRecord
 from recipes.resume import Resume
 from recipes.schedule import CosineSchedule
 from recipes.source import source
@@ -318,6 +318,7 @@ def _trainer(spec: Spec, cpu: bool) -> run.Config:
         strategy=_strategy(spec, cpu),
         plugins=_precision(spec),
         callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record(spec), source=source())],
+        profiler=run.Config(DataClock),
         max_steps=r.max_steps,
         val_check_interval=r.val_check_interval or None,
         limit_val_batches=r.limit_val_batches if r.val_check_interval else 0,
@@ -362,6 +363,11 @@ def _log(spec: Spec) -> run.Config:
         wandb=run.Config(WandbLogger, project=spec.run.wandb_project, name=spec.name, save_dir=str(run_dir(spec)))
         if spec.run.wandb_project
         else None,
+        extra_loggers=[
+            run.Config(MLflow, experiment_name=spec.run.mlflow_experiment, run_name=spec.name, save_dir=f"{spec.run.dir}/mlruns")
+        ]
+        if spec.run.mlflow_experiment
+        else [],
         tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir(spec) / "tensorboard"), name="", version=""),
     )
 

@@ -66,6 +66,13 @@ class Checkpoint(nl.ModelCheckpoint):
         if self._last_global_step_saved != trainer.global_step:
             super()._save_last_checkpoint(trainer, monitor_candidates)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Upstream goes around :meth:`_save_last_checkpoint` here."""
+        asked = self.__dict__["save_last"]
+        self.save_last = asked and self._last_global_step_saved != trainer.global_step
+        super().on_train_end(trainer, pl_module)
+        self.save_last = asked
+
     def _wish(self, trainer: pl.Trainer) -> int:
         """What any rank wants: signals and clocks do not reach all ranks within one step."""
         wish = 0

@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.profilers import Profiler
 
 from configs import Refusal
-from recipes.run_files import PEAK_MEMORY, RECORD
+from recipes.run_files import DATA_TIME, PEAK_MEMORY, RECORD
 from recipes.source import require_supported_pair
 
 _IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
@@ -47,7 +51,7 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
                         ours, theirs = f"another {ours}", f"a {theirs} of other sizes"
                 raise Refusal(
                     f"{run_dir} already holds a run with {key} = {theirs}, and this one has {key} = {ours}",
-                    "Give another run.name or run.dir, or move the old run away.",
+                    "Give another name= or run.dir=, or move the old run away.",
                 )
     parent = run_dir
     while not parent.exists():
@@ -75,6 +79,35 @@ def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
     return False
 
 
+class DataClock(Profiler):
+    """How long training waited for its data: Lightning tells a profiler before and after it asks the loader for a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s = 0.0
+        self._asked = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self._asked = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self.waited_s += time.perf_counter() - self._asked
+
+    def take(self) -> float:
+        """Seconds waited since the last call."""
+        waited, self.waited_s = self.waited_s, 0.0
+        return waited
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's, with whole steps: NeMo logs the step as a float, which MLflow's file store writes and then cannot read."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, None if step is None else int(step))
+
+
 class RunRecord(pl.Callback):
     """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk into one sentence."""
 
@@ -98,6 +131,8 @@ class RunRecord(pl.Callback):
         temporary.replace(path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.logger is not None and isinstance(trainer.profiler, DataClock):
+            trainer.logger.log_metrics({DATA_TIME: trainer.profiler.take()}, step=trainer.global_step - 1)
         if trainer.accelerator.__class__.__name__ == "CUDAAccelerator" and trainer.logger is not None:
             import torch
 

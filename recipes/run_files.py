@@ -1,6 +1,7 @@
 """Names that recipes write and launchers and reports read. Imports nothing."""
 
 RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
+DATA_TIME = "data_wait_s"
 SAVE_TIME = "checkpoint_save_s"
 PEAK_MEMORY = "peak_memory_gib"  # by torch's counters, of the rank that logs
 STOP_AT = "SLIPWAY_STOP_AT"  # environment: Unix time at which a job saves and stops

@@ -14,7 +14,16 @@ import planner
 from configs import Spec
 
 FOLDER = Path(__file__).parent / "upstream"
-_OURS_TO_CHOOSE = ("log.", "resume.", "data.tokenizer", "model.tokenizer", "trainer.devices", "trainer.num_nodes", "trainer.callbacks")
+_OURS_TO_CHOOSE = (
+    "log.",
+    "resume.",
+    "data.tokenizer",
+    "model.tokenizer",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.callbacks",
+    "trainer.profiler",
+)
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, str]:

@@ -49,6 +49,11 @@ def test_what_check_is_shown_to_print_is_what_it_prints() -> None:
         assert line.replace(" ...", "").strip() in printed, line
 
 
+def test_the_cluster_file_that_is_shown_is_the_one_that_is_there() -> None:
+    site = (ROOT / "docs/site.yaml").read_text().split("\n", 1)[1]
+    assert f"```yaml\n{site}```" in TEXT
+
+
 def test_every_recipe_is_in_the_table_and_every_make_target_exists() -> None:
     import configs
 

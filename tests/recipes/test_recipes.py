@@ -187,3 +187,52 @@ def test_weights_and_biases_is_one_key(in_child: Any) -> None:
         return [built_recipe("llama3_8b", ["run.wandb_project=p"]).log.wandb.project, built_recipe("llama3_8b", []).log.wandb]
 
     assert in_child(project) == ["p", None]
+
+
+@pytest.mark.nemo
+def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> None:
+    """Both in their offline modes, by a real training; MLflow's files are read back by MLflow."""
+    from dataclasses import replace
+
+    from launch import ranks
+    from launch.rehearse import import_nemo
+    from launch.shrink import shrink, single_process
+
+    import_nemo()
+    toy = single_process(shrink(configs.load("llama3_8b", ["layout.tp=1", "gpus=1"]).spec))
+    kept = replace(
+        toy.run, dir=str(tmp_path), max_steps=3, async_save=False, val_check_interval=0, wandb_project="p", mlflow_experiment="e"
+    )
+    spec = replace(toy, name="a", run=kept)
+
+    def train(rank: int) -> dict[str, list[float]]:
+        import os
+
+        import fiddle as fdl
+
+        from recipes.builder import build
+
+        os.environ["WANDB_MODE"] = "offline"
+        recipe = build(spec, cpu=True)
+        recipe.log.ckpt.save_optim_on_train_end = False
+        fdl.build(recipe)()
+        import wandb
+        from mlflow.tracking import MlflowClient
+
+        wandb.finish()
+
+        client = MlflowClient(f"file:{tmp_path}/mlruns")
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name == "e"])
+        return {r.info.run_name: [m.value for m in client.get_metric_history(r.info.run_id, "reduced_train_loss")] for r in runs}
+
+    losses = ranks.run(1, train, timeout_s=200).results[0]
+    assert list(losses) == ["a"]
+    assert len(losses["a"]) == 3
+    assert all(5 < loss < 9 for loss in losses["a"])
+    offline = list((tmp_path / "a").rglob("*.wandb"))
+    assert len(offline) == 1
+    assert offline[0].stat().st_size > 500
+    from launch.report import summarize
+    from launch.runs import read_run
+
+    assert (summarize(read_run(tmp_path / "a")).data_time_s or 0) > 0

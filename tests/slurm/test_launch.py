@@ -301,3 +301,39 @@ def _other_port(site: Site) -> Path:
     path = site.folder / "slurm.conf"
     path.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999\nMessageTimeout=2", text))
     return path
+
+
+def test_one_command_launches_both_runs_of_a_comparison(site: Site) -> None:
+    done = site.launch("ab", "-m", "precision=fp32", "optim.lr=0.001,0.003", "run.max_steps=6", "nodes=1", "--follow")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"^job \d+", done.stdout, re.MULTILINE)) == 2
+    runs = [str(site.run_dir(f"ab-{lr}")) for lr in ("0.001", "0.003")]
+    told = site.slurm.run("slipway", "compare", *runs, "--out", f"{site.folder}/compare", "--json", env=site.environment)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["compared"] > 0
+
+
+def test_the_sniff_test_measures_every_rank_of_every_node(site: Site) -> None:
+    done = site.slurm.run(
+        "slipway", "doctor", "--sniff", f"cluster={site.file()}", "nodes=2", "--json", env=site.environment, cwd=site.project, timeout=300
+    )
+    assert done.returncode in (0, 1), done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert [r["rank"] for r in told["ranks"]] == [0, 1, 2, 3]
+    assert {r["node"] for r in told["ranks"]} == {"n1", "n2"}
+    assert all(r["gemm_tflops"] > 0 and r["neighbour_gb_per_s"] > 0 for r in told["ranks"])
+    assert done.returncode == bool(told["slow"])
+
+
+def test_the_doctor_holds_the_cluster_against_the_recipe(site: Site) -> None:
+    def ask(*words: str) -> dict[str, dict[str, object]]:
+        command = ["slipway", "doctor", "llama3_tiny", "--only", "slurm", "--json", f"cluster={site.file()}", "layout.tp=2", *words]
+        done = site.slurm.run(*command, env=site.environment)
+        return {f["subject"]: f for f in json.loads(done.stdout)}
+
+    good = ask("nodes=2")
+    assert all(f["good"] for f in good.values()), good
+    assert good["pyxis"]["found"] == "there"
+    bad = ask("nodes=3", "layout.gbs=12", "cluster.time=10:00:00")
+    assert {k for k, f in bad.items() if not f["good"]} == {"its nodes", "its time limit"}
+    assert bad["its nodes"]["fix"] == "nodes=2"

@@ -72,23 +72,21 @@ def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) ->
                     with losses.open("a") as f:
                         f.write(f"{trainer.global_step} {float(trainer.callback_metrics['reduced_train_loss']).hex()}\n")
 
-            def on_train_end(self, trainer: Any, module: Any) -> None:
-                for _, weight in sorted(module.named_parameters(), key=lambda item: item[0]):
-                    digest.update(weight.detach().numpy().tobytes())
-
         seed_after_configure()
         recipe = build(spec, cpu=True)
         recipe.trainer.enable_progress_bar = False
         built = fdl.build(recipe)
         built.keywords["trainer"].callbacks.append(Watch())
         built()
+        for _, weight in sorted(built.keywords["model"].named_parameters(), key=lambda item: item[0]):
+            digest.update(weight.detach().numpy().tobytes())
         return digest.hexdigest()
 
     return work
 
 
 def _train(spec: Spec, arm: Callable[[Any], None] | None = None) -> tuple[list[str], dict[int, str], str]:
-    """(hash of each rank's weights, loss of each step as it was last trained, what rank 0 printed); no hashes if it was killed."""
+    """(hash of each rank's weights, loss of each step as it was last trained, what rank 0 has logged so far); no hashes if it was killed."""
     import_nemo()
     folder = Path(spec.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +99,7 @@ def _train(spec: Spec, arm: Callable[[Any], None] | None = None) -> tuple[list[s
         hashes = []
     written = (folder / "losses").read_text().splitlines() if (folder / "losses").exists() else []
     held = {int(step): loss for step, loss in (line.split() for line in written)}
-    return hashes, held, (logs / "rank0.log").read_text(errors="replace")
+    return hashes, held, "".join(p.read_text(errors="replace") for p in folder.rglob("nemo_log_globalrank-0_*.txt"))
 
 
 @pytest.mark.parametrize(("asynchronous", "kills"), [(True, 20), (False, 6)])
@@ -111,7 +109,7 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
     whole, losses, _ = _train(_toy(tmp_path / "whole", "layout.tp=2", "gpus=2", steps=steps, asynchronous=asynchronous))
     dice = random.Random(20261122)
     spec = _toy(tmp_path / "killed", "layout.tp=2", "gpus=2", steps=steps, asynchronous=asynchronous)
-    killed = resumed = 0
+    killed = 0
     hashes: list[str] = []
     while killed < kills and not hashes:
         moment, save, delay = dice.uniform(0.3, 4.0), dice.randint(1, 3), dice.uniform(0.0, 0.6)
@@ -131,10 +129,10 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
             kind._save_checkpoint = save_and_die
 
         hashes, again, log = _train(spec, within_a_save if killed % 2 else any_moment)
-        resumed += "resuming from" in log
         killed += not hashes
     if not hashes:
         hashes, again, log = _train(spec)
+    resumed = log.count("resuming from")
     print(f"killed {killed} times, resumed {resumed} times")
     assert killed >= kills // 2, f"only {killed} of {kills} kills came before the end"
     assert resumed >= killed // 2
@@ -188,7 +186,7 @@ def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None
 
     for checkpoint in folder.iterdir():
         next((checkpoint / "weights").glob("__0_*.distcp")).unlink()
-    with pytest.raises(Refusal, match=r"no checkpoint of .* can be loaded: step=5 lacks __0_.*move the folder away to start from scratch"):
+    with pytest.raises(Refusal, match=r"no checkpoint of .* can be loaded: step=5 lacks __0_"):
         outlook(run_dir(spec), spec, record(spec))
     with pytest.raises(pytest.fail.Exception, match="no checkpoint of .* can be loaded"):
         _train(spec)
