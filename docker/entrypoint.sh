@@ -9,7 +9,7 @@ if [ ! -w "${HOME:-/nonexistent}" ]; then
 fi
 
 case "${1:-}" in
-    list | show | check | plan | advise | validate | rehearse | export | run | launch | report | compare | doctor | data | --help | --version)
+    list | show | check | plan | advise | validate | rehearse | export | weights | run | launch | report | compare | doctor | data | --help | --version)
         set -- slipway "$@" ;;
 esac
 

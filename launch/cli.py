@@ -464,6 +464,9 @@ def launch(
     render: Annotated[bool, typer.Option("--render", help="Print the sbatch script; submit nothing.")] = False,
     multirun: Annotated[bool, typer.Option("--multirun", "-m", help="One run for every combination of key=a,b.")] = False,
     after: Annotated[str, typer.Option(help="Start when these SLURM jobs have succeeded, as 1234 or 1234:1235.")] = "",
+    weights: Annotated[
+        str, typer.Option(help="Then, when the run has succeeded: a job that writes its weights for Hugging Face here.")
+    ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Stay, print the job's log, exit as it does.")] = False,
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Launch the last commit although files differ from it.")] = False,
     json: Json = False,
@@ -478,6 +481,8 @@ def launch(
         ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty or render) for word, one in submit.spread(given)]
     else:
         ready = [submit.prepare(name, given, allow_dirty=allow_dirty or render)]
+    if weights and (len(ready) > 1 or ready[0].spec.cluster.executor != "slurm"):
+        raise Refusal("--weights is for one run on SLURM", "Afterwards, anywhere: slipway weights RUN --out FOLDER.")
     if render:
         for one in ready:
             print(submit.render(one, after))
@@ -488,7 +493,8 @@ def launch(
         where = f"{spec.num_nodes} x {min(spec.gpus, spec.gpus_per_node)} on {spec.cluster.name}"
         print(f"{spec.name}: {where}, {_layout_words(spec)}; {one.outlook}", file=sys.stderr, flush=True)
         job = submit.submit(one, after)
-        results.append({"name": spec.name, "job": job, "run_dir": str(one.run_dir), "outlook": one.outlook})
+        then = submit.submit_weights(one, job, weights) if weights else ""
+        results.append({"name": spec.name, "job": job, "weights_job": then, "run_dir": str(one.run_dir), "outlook": one.outlook})
         if job and not json:
             print(f"job {job}    log: {submit.log_folder(one)}    then: slipway report {one.run_dir}")
     if json:
@@ -498,6 +504,21 @@ def launch(
         if any(state != "COMPLETED" for state in ended):
             raise typer.Exit(1)
     return
+
+
+@app.command()
+def weights(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, which must not be there.")],
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+) -> None:
+    """A run's newest checkpoint as a folder that Hugging Face transformers loads."""
+    _needs_nemo("weights")
+    with _hushed():
+        from launch.weights import export
+
+        export(str(run), str(out), dtype)
+    print(out)
 
 
 @app.command()

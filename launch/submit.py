@@ -246,6 +246,19 @@ def submit(launch: Launch, after: str = "") -> str:
     return job
 
 
+def submit_weights(launch: Launch, job: str, out: str) -> str:
+    """A second job, one rank, that writes the run's weights for Hugging Face when ``job`` has succeeded; its number."""
+    import nemo_run as run
+
+    from launch.weights import export
+
+    cluster = replace(launch.spec.cluster, array="", retries=0)
+    layout = replace(launch.spec.layout, tp=1, cp=1)  # what the rank's environment is made from
+    one = replace(launch, spec=replace(launch.spec, name=f"{launch.spec.name}-weights", gpus=1, layout=layout, cluster=cluster))
+    task = run.Partial(export, run_dir=str(launch.run_dir), out=str(Path(out).resolve()))
+    return _hand_over(one, task, job)[0]
+
+
 def _hand_over(launch: Launch, recipe: Any, after: str) -> tuple[str, Path]:
     """Submit to SLURM; the job's number, and the folder of its script and logs."""
     with _experiment(launch, recipe, executor_of(launch, after)) as experiment:

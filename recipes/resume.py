@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from nemo import lightning as nl
@@ -35,7 +36,8 @@ class Resume(nl.AutoResume):
         for name, wrong in found.passed_over.items():
             _log.warning("passing over checkpoint %s: it %s", name, wrong)
         if found.newest is None and found.lost:
-            raise nothing_whole(folder, found)
+            print(f"slipway: {nothing_whole(folder, found).sentence()}", file=sys.stderr, flush=True)
+            raise SystemExit(2)
         if found.newest is None:
             _log.info("%s holds no whole checkpoint: starting from scratch", folder)
         else:

@@ -64,17 +64,17 @@ def test_an_image_that_is_not_there_is_told_by_the_jobs_log(site: Site) -> None:
 
 def test_before_the_time_limit_it_saves_goes_back_in_the_queue_and_resumes(site: Site) -> None:
     """Two minutes are the least that SLURM's clock can tell from one: the job needs more than one attempt."""
-    job = site.start("limit", "run.max_steps=130", "cluster.time=00:02:00", retries=3)
+    job = site.start("limit", "run.max_steps=70", "cluster.time=00:02:00", grace_minutes=0.95, retries=3)
     assert site.ended(job, 500) == "COMPLETED"
     pairs = _saved_then_resumed(site.log(job))
     assert pairs, site.log(job)[-2000:]
     assert all(done - 1 == after for done, after in pairs), pairs
-    assert site.trained("limit")["steps"] == 130
+    assert site.trained("limit")["steps"] == 70
     assert "its time is nearly up" in site.log(job)
 
 
 def test_sigterm_saves_goes_back_in_the_queue_and_resumes_at_the_step_it_saved(site: Site) -> None:
-    job = site.start("term", "run.max_steps=60", "run.checkpoint_every_n_steps=1000", retries=1)
+    job = site.start("term", "run.max_steps=25", "run.checkpoint_every_n_steps=1000", retries=1)
     site.reached(job, 5)
     site.slurm.run("scancel", "--signal=TERM", job)
     assert site.ended(job) == "COMPLETED"
@@ -82,11 +82,11 @@ def test_sigterm_saves_goes_back_in_the_queue_and_resumes_at_the_step_it_saved(s
     assert len(pairs) == 1
     assert pairs[0][0] - 1 == pairs[0][1] >= 5
     assert f"iteration {pairs[0][0]}/" in site.log(job), "the step after the saved one is trained next"
-    assert site.trained("term")["steps"] == 60
+    assert site.trained("term")["steps"] == 25
 
 
 def test_a_node_that_dies_requeues_the_job_which_loses_only_what_was_not_saved(site: Site) -> None:
-    job = site.start("node", "run.max_steps=40", "run.checkpoint_every_n_steps=5", retries=2)
+    job = site.start("node", "run.max_steps=24", "run.checkpoint_every_n_steps=5", retries=2)
     site.reached(job, 12)
     site.slurm.kill_node(2)
     site.until("SLURM has not noticed the dead node", lambda: site.state(job) != "RUNNING", 120)
@@ -96,20 +96,20 @@ def test_a_node_that_dies_requeues_the_job_which_loses_only_what_was_not_saved(s
     resumed = [int(s) for s in re.findall(r"resuming from \S+, after step (\d+)", site.log(job))]
     assert resumed
     assert min(resumed) >= 4
-    assert site.trained("node")["steps"] == 40
+    assert site.trained("node")["steps"] == 24
 
 
 def test_a_rank_that_dies_fails_the_job_and_the_next_launch_resumes(site: Site) -> None:
-    job = site.start("rank", "run.max_steps=40", "run.checkpoint_every_n_steps=5", requeue=False, retries=0)
+    job = site.start("rank", "run.max_steps=20", "run.checkpoint_every_n_steps=5", requeue=False, retries=0)
     site.reached(job, 7)
     assert "Requeue=0" in site.slurm.run("scontrol", "show", "job", job).stdout
     victim = next(p for p in Path("/proc").iterdir() if p.name.isdigit() and _is_rank(p, job, "3"))
     os.kill(int(victim.name), signal.SIGKILL)
     assert site.ended(job) == "FAILED"
-    again = site.launch("rank", "run.max_steps=40", "--follow")
+    again = site.launch("rank", "run.max_steps=20", "--follow")
     assert again.returncode == 0, again.stderr[-3000:]
-    assert re.search(r"will resume after step [4-9]+ of 40, from step=\d+; same llama3_tiny, same layout", again.stderr)
-    assert site.trained("rank")["steps"] == 40
+    assert re.search(r"will resume after step [4-9]+ of 20, from step=\d+; same llama3_tiny, same layout", again.stderr)
+    assert site.trained("rank")["steps"] == 20
 
 
 def _is_rank(process: Path, job: str, rank: str) -> bool:
@@ -123,7 +123,7 @@ def _is_rank(process: Path, job: str, rank: str) -> bool:
 def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Site) -> None:
     """Two tasks of one run, one after the other; a job behind it starts when all have succeeded, and one behind a failure never does."""
     job = site.start("array", "run.max_steps=6", array="0-1%1")
-    behind = site.start("behind", "run.max_steps=2", "--after", job)
+    behind = site.start("behind", "run.max_steps=2", "--after", job, "--weights", f"{site.folder}/hugging_face")
     failing = site.start("failing", "run.max_steps=2", container_image="no/such:image")
     never = site.start("never", "run.max_steps=2", "--after", failing)
     for one in (job, behind, failing, never):
@@ -134,6 +134,7 @@ def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Si
     assert site.state(never) == "CANCELLED"
     assert site.trained("array")["steps"] == 6
     assert not (site.run_dir("never") / "tensorboard").exists()
+    site.until("the weights are not written", (site.folder / "hugging_face/model.safetensors").is_file, 200)
     start = site.slurm.run("sacct", "-X", "-n", "-P", "-j", f"{job},{behind}", "-o", "JobID,Start,End").stdout.split()
     times = {line.split("|")[0]: line.split("|")[1:] for line in start}
     assert times[behind][0] >= max(end for name, (_, end) in times.items() if name.startswith(job + "_"))
