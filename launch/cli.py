@@ -477,10 +477,9 @@ def launch(
     with _hushed():
         from launch import submit
 
-    if multirun:
-        ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty or render) for word, one in submit.spread(given)]
-    else:
-        ready = [submit.prepare(name, given, allow_dirty=allow_dirty or render)]
+    words = submit.spread(given) if multirun else [("", given)]
+    with _hushed():
+        ready = [submit.prepare(name, one, suffix=word, allow_dirty=allow_dirty or render) for word, one in words]
     if weights and (len(ready) > 1 or ready[0].spec.cluster.executor != "slurm"):
         raise Refusal("--weights is for one run on SLURM", "Afterwards, anywhere: slipway weights RUN --out FOLDER.")
     if render:

@@ -133,7 +133,7 @@ def _links(gpus: int) -> list[Finding]:
     out = []
     topology = _ask("nvidia-smi", "topo", "-m")
     if gpus > 1 and topology:
-        rows = [line.split() for line in topology.splitlines() if re.match(r"^\S*GPU\d+\s", line)]
+        rows = [cells for line in topology.splitlines() if re.match(r"GPU\d+\s", line) and "X" in (cells := line.split())]  # not the header
         without = [row[0] for row in rows if any(not cell.startswith("NV") for i, cell in enumerate(row[1 : gpus + 1]) if cell != "X")]
         found = "between all" if not without else f"not from {', '.join(without)}"
         out.append(

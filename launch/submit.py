@@ -278,12 +278,13 @@ def _attached(launch: Launch, recipe: Any, executor: Any) -> str:
 
     from launch.executors import task_name
 
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun's, where the environment is not activated
     _remember(launch, "", Path())
     name = task_name(launch.spec)
     with run.Experiment(name) as experiment:
         experiment.add(recipe, executor=executor, name=name)
         experiment.run(detach=False, tail_logs=True)
-        states = [str(job.state) for job in experiment.jobs]
+    states = [job.state.name for job in experiment.jobs]  # leaving the experiment is what waits for its jobs
     if states != ["SUCCEEDED"]:
         raise Refusal(f"{launch.spec.name} did not finish: {', '.join(states)}", "Its log is above; the same command resumes it.")
     return ""

@@ -77,7 +77,8 @@ def _config(spec: Spec, dtype: str) -> Any:
 
     from recipes.builder import nemo_config_class
 
-    m, facts = spec.model, nemo_config_class(spec)
+    m = spec.model
+    facts: Any = nemo_config_class(spec)
     scaling = None
     if getattr(facts, "scale_factor", None) and facts.scale_factor != 1:
         scaling = {

@@ -1,0 +1,104 @@
+"""What the doctor says of machines that are not well. GPUs are a stand-in's answers in nvidia-smi's own format: there is none here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import planner
+from configs import Refusal, Spec, load
+from launch.doctor import examine
+from launch.limits import seconds
+from launch.sniff import MARK, Rank, read, slow
+
+TOPOLOGY = """\
+\tGPU0\tGPU1\tNIC0\tCPU Affinity
+GPU0\t X \t{link}\tPIX\t0-31
+GPU1\t{link}\t X \tSYS\t32-63
+"""
+
+
+def _spec(name: str, *overrides: str) -> Spec:
+    return planner.choose_layout(load(name, list(overrides)))[0]
+
+
+def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpus: str, link: str = "NV18") -> None:
+    (folder / "topology").write_text(TOPOLOGY.format(link=link))
+    script = folder / "nvidia-smi"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *driver_version*) echo 535.104.05 ;; *mig.mode*) printf "{gpus}" ;; *topo*) cat {folder}/topology ;; *) exit 0 ;; esac\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_a_well_node_and_an_odd_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = _spec("llama3_8b", "gpus=2", "layout.tp=2")
+    h100 = "NVIDIA H100 80GB HBM3, 81559 MiB, Disabled"
+    _nvidia_smi(tmp_path, monkeypatch, gpus=f"{h100}\\n{h100}\\n")
+    good = {f.subject: f.good for f in examine("gpu", spec)}
+    assert good["GPU"] and good["NVLink"] and good["GPUs for the recipe"] and good["kind of GPU"]
+    _nvidia_smi(tmp_path, monkeypatch, gpus=f"{h100}\\nNVIDIA A100-SXM4-80GB, 81920 MiB, Enabled\\n", link="PHB")
+    bad = {f.subject: f for f in examine("gpu", _spec("llama3_8b", "gpus=8", "layout.tp=2")) if not f.good}
+    assert {"GPU", "MIG", "NVLink", "GPUs for the recipe"} <= set(bad)
+    assert bad["NVLink"].found == "not from GPU0, GPU1"
+    assert all(f.fix for f in bad.values())
+
+
+def test_ncclss_environment_is_held_against_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_IB_DISABLE", "1")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib7")
+    found = {f.subject: f for f in examine("network")}
+    assert not found["NCCL_IB_DISABLE"].good
+    assert not found["NCCL_SOCKET_IFNAME"].good
+    assert "lo" in found["NCCL_SOCKET_IFNAME"].wanted
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "lo")
+    assert {f.subject: f.good for f in examine("network")}["NCCL_SOCKET_IFNAME"]
+
+
+def test_room_for_the_checkpoints_and_the_clock(tmp_path: Path) -> None:
+    small = _spec("llama3_tiny", "layout.tp=2", f"run.dir={tmp_path}")
+    large = _spec("llama31_405b", f"run.dir={tmp_path}")
+    assert all(f.good for f in examine("space", small) if f.subject != "/dev/shm")
+    disk = examine("space", large)[0]
+    assert not disk.good
+    assert "for 3 checkpoints and one more" in disk.wanted
+    assert not list(tmp_path.iterdir()), "the clock's file is gone"
+
+
+def test_an_unknown_section_is_refused() -> None:
+    with pytest.raises(Refusal, match="no section 'gpus'; did you mean gpu"):
+        examine("gpus")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("30", 1800),
+        ("1:30", 90),
+        ("04:00:00", 14400),
+        ("2-0", 172800),
+        ("1-12:30", 131400),
+        ("1-0:0:5", 86405),
+        ("infinite", None),
+        ("soon", None),
+    ],
+)
+def test_slurms_time_limits(limit: str, expected: int | None) -> None:
+    assert seconds(limit) == expected
+
+
+def test_the_slow_rank_is_named() -> None:
+    ranks = [Rank(i, f"n{i // 4}", "H100", 700.0, 40.0) for i in range(8)]
+    assert slow(ranks) == []
+    ranks[5] = Rank(5, "n1", "H100", 420.0, 40.0)
+    ranks[2] = Rank(2, "n0", "H100", 700.0, 20.0)
+    assert slow(ranks) == [
+        "n0 rank 2 (H100): 0.50 of the median to its neighbours",
+        "n1 rank 5 (H100): 0.60 of the median in matrix products",
+    ]
+    assert read("noise\n[default0]:" + MARK + json.dumps([r.__dict__ for r in ranks])) == ranks
+    assert read("noise") == []
