@@ -339,6 +339,7 @@ class Run:
     resume: bool = True
     extend_schedule: bool = False  # let a longer max_steps stretch a schedule that a checkpoint has already fixed
     wandb_project: str = ""  # log to Weights & Biases too; WANDB_MODE=offline keeps it on disk
+    lora_rank: int = 0  # finetune adapters of this rank with the weights frozen: planned for, not trained
     mlflow_experiment: str = ""  # log to MLflow too: into mlruns beside the runs, or where MLFLOW_TRACKING_URI says
 
 

@@ -237,6 +237,8 @@ def _static(spec: Spec, shard: Shard) -> tuple[float, float, float]:
     optimizer = states * (shard.dense / dense_by + shard.expert / expert_by)
     if lay.optimizer_cpu_offload:
         optimizer = 0.0
+    if spec.run.lora_rank:  # frozen: adapters' own are under a thousandth
+        grad = optimizer = 0.0
     if full:
         owned = shard.dense / dp + shard.expert / expert_dp
         return weight * owned, grad * owned, optimizer
@@ -350,6 +352,8 @@ def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
     weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
     states = 8.0 if spec.optim.precision_aware or spec.precision.gemm == "fp32" else 12.0
     total = parameters(spec).total
+    if spec.run.lora_rank:
+        states = 0.0
     offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     shard = (weights + states) * total / spec.gpus
     return Memory(

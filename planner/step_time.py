@@ -38,6 +38,7 @@ class Split:
     modules: tuple[str, ...]
     tp_comm_overlap: bool
     cuda_graphs: bool
+    lora_rank: int  # 0: every weight is trained
     sent_once_a_node: bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
 
     @property
@@ -100,6 +101,7 @@ def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
         tuple(lay.recompute_modules),
         lay.tp_comm_overlap,
         lay.cuda_graphs,
+        spec.run.lora_rank,
         lay.dispatcher is Dispatcher.flex,
     )
 
@@ -123,7 +125,9 @@ class _Ledger:
         """A linear layer and its two gradients, ``groups`` of them in one launch; fp8 adds casts of inputs and gradients."""
         s, d = self.split, self.device
         forward = d.gemm(rows, n_out, k_in, s.gemm, groups)
-        backward = d.gemm(rows, k_in, n_out, s.gemm, groups) + d.gemm(n_out, k_in, rows, s.gemm, groups)
+        backward = d.gemm(rows, k_in, n_out, s.gemm, groups)
+        if not s.lora_rank:  # a frozen weight has no gradient
+            backward += d.gemm(n_out, k_in, rows, s.gemm, groups)
         kernels = 1
         if s.gemm in ("fp8", "fp4"):
             # read bf16, write the quantized tensor and its transpose: input once, output gradient once; tensorwise
@@ -136,6 +140,14 @@ class _Ledger:
             )
             kernels += 3
         self.add("gemm", forward, backward, kernels)
+
+    def adapter(self, n_out: float, k_in: float, rows: float) -> None:
+        """A low-rank pair beside a frozen linear layer, in bf16: down, up, and the sum; its gradients twice that."""
+        rank, d = self.split.lora_rank, self.device
+        if rank:
+            once = d.gemm(rows, rank, k_in, "bf16") + d.gemm(rows, n_out, rank, "bf16")
+            self.add("gemm", once, 2 * once, 2)
+            self.stream(6 * rows * n_out, 2 * rows * n_out, 1)
 
     def stream(self, forward_bytes: float, backward_bytes: float, kernels: int) -> None:
         passes = self.split.cal.elementwise_passes
@@ -167,6 +179,7 @@ def _attention(ledger: _Ledger, layer: int) -> None:
         groups = max(m.num_query_groups, s.tp) / s.tp
         key_value = 2 * groups * m.kv_channels
         ledger.linear(qk + key_value, h, rows)
+        ledger.adapter(qk + key_value, h, rows)  # where NeMo's performance recipes put it
         rotated = 2 * rows * (qk + key_value / 2)
         ledger.stream(2 * rotated, 2 * rotated, 2)
     ledger.linear(h, v, rows)
@@ -200,7 +213,7 @@ def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
     whole = 2.0 * s.tokens * s.model.hidden_size
     overlap = max(s.cal.tp_overlap, 0.7 if s.tp_comm_overlap else 0.0)
     one = ring.gather(whole) * (1 - overlap)
-    backward = 3 if s.sequence_parallel else 2  # the input is gathered again for the weight gradient
+    backward = 3 if s.sequence_parallel and not s.lora_rank else 2  # the input is gathered again for the weight gradient
     ledger.add("tp", 2 * blocks * one, backward * blocks * one, 2 * blocks)
 
 
@@ -315,7 +328,9 @@ def loss_cost(split: Split) -> Cost:
     ledger.add(
         "loss",
         d.gemm(rows, vocab, m.hidden_size, dtype) + d.stream(rows * vocab * 8.0, 4),
-        d.gemm(rows, m.hidden_size, vocab, dtype) + d.gemm(vocab, m.hidden_size, rows, dtype) + d.stream(rows * vocab * 8.0, 3),
+        d.gemm(rows, m.hidden_size, vocab, dtype)
+        + (0.0 if split.lora_rank else d.gemm(vocab, m.hidden_size, rows, dtype))
+        + d.stream(rows * vocab * 8.0, 3),
     )
     if split.tp > 1:
         ring = link(d, split.tp, 1)
@@ -405,6 +420,8 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
         window: seconds of compute under which the communication may hide: one micro-batch's forward and backward.
     """
     lay = spec.layout
+    if spec.run.lora_rank:  # adapters are under a thousandth of the weights
+        return 0.0, 0.0
     dp_cp = max(spec.dp, 1) * lay.cp
     expert_dp = spec.expert_dp
     weight_bytes = 1.0 if spec.precision.fp8_param_gather and spec.precision.gemm == "fp8" else 2.0

@@ -55,6 +55,8 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         spec: complete and legal; parallel sizes are taken as they are.
         cpu: train on CPU ranks over Gloo with the reference kernels, instead of on GPUs with Transformer Engine.
     """
+    if spec.run.lora_rank:
+        raise Refusal("run.lora_rank can be planned for but not trained by these recipes", "Leave it out, or use NeMo's llm.finetune.")
     return run.Partial(
         llm.pretrain,
         model=run.Config(getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=_tokenizer(spec)),

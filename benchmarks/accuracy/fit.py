@@ -103,7 +103,7 @@ def load(path: Path) -> list[Point]:
     rows = read_rows(path)
     out: list[Point] = []
     for row, read in zip(rows, interpret(rows), strict=True):
-        if read.spec is None:
+        if read.spec is None or read.spec.run.lora_rank:  # nothing is fitted to finetuning
             continue
         rate = float(row["tokens_per_s_per_gpu"] or 0)
         if not rate and row["step_time_s"]:

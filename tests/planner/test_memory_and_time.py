@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 import configs
-from configs import Fsdp, Recompute
+import planner
+from configs import Fsdp, Recompute, load
 from planner.flops import model_flops_per_token
 from planner.memory import in_flight, memory
 from planner.step_time import step_time, step_time_bound
@@ -96,3 +97,17 @@ def test_published_runs_that_ran_out_of_memory_are_not_said_to_fit(modules: str)
     )
     spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules={modules}"]).spec
     assert not memory(spec).fits
+
+
+def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
+    """Forward and input gradients remain: two thirds of the matrix work, and of the parameters only the weights."""
+    whole = planner.check(planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096"])))
+    low = planner.check(
+        planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096", "run.lora_rank=16"]))
+    )
+    assert whole.time and low.time and whole.memory and low.memory
+    assert 0.64 < low.time.breakdown["gemm"] / whole.time.breakdown["gemm"] < 0.72
+    stage = low.memory.peak_stage
+    assert stage.gradients_gib == stage.optimizer_gib == 0
+    assert stage.parameters_gib == whole.memory.peak_stage.parameters_gib
+    assert low.memory.checkpoint_gib < whole.memory.checkpoint_gib / 5
