@@ -28,12 +28,6 @@ class _Skeleton:
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
-    def __hash__(self) -> int:
-        return hash(repr(sorted(self.__dict__.items(), key=lambda item: item[0])))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Skeleton) and self.__dict__ == other.__dict__
-
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
