@@ -46,6 +46,7 @@ class Summary:
     save_time_s: float | None
     data_time_s: float | None
     checkpoints: int
+    checkpoint_gib: float | None
     predicted_step_time_s: float | None
     predicted_peak_gib: float | None
 
@@ -129,6 +130,7 @@ def summarize(run: Run) -> Summary:
         save_time_s=_last(run.get(SAVE_TIME)),
         data_time_s=float(np.median(_settled(run.get(DATA_TIME)))) if len(run.get(DATA_TIME)) else None,
         checkpoints=len([c for c in run.checkpoints if not c.endswith("-last")]),
+        checkpoint_gib=run.checkpoint_bytes / 2**30 if run.checkpoint_bytes else None,
         predicted_step_time_s=predicted_time,
         predicted_peak_gib=predicted_peak,
     )
@@ -153,6 +155,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("MFU", "mfu", "{:.1%}"),
     ("peak memory", "peak_memory_gib", "{:.2f} GiB"),
     ("checkpoint save", "save_time_s", "{:.2f} s"),
+    ("checkpoint size", "checkpoint_gib", "{:.3g} GiB"),
     ("waiting for data", "data_time_s", "{:.4f} s a step"),
     ("checkpoints kept", "checkpoints", "{}"),
     ("predicted step time", "predicted_step_time_s", "{:.3f} s"),

@@ -43,6 +43,7 @@ class Run:
     on_gpu: bool
     series: dict[str, Series] = field(default_factory=dict)
     checkpoints: tuple[str, ...] = ()
+    checkpoint_bytes: int = 0  # of the newest
     state: str = "finished"  # finished, running, stopped early
 
     def get(self, name: str) -> Series:
@@ -84,7 +85,8 @@ def read_run(path: Path) -> Run:
     series = _read_events(path / "tensorboard")
     folder = path / "checkpoints"
     checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
-    return Run(path, spec, world, on_gpu, series, checkpoints, _state(path, spec, series))
+    size = sum(f.stat().st_size for f in (folder / checkpoints[-1]).rglob("*") if f.is_file()) if checkpoints else 0
+    return Run(path, spec, world, on_gpu, series, checkpoints, size, _state(path, spec, series))
 
 
 def _step_of(name: str) -> tuple[int, str]:

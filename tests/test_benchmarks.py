@@ -44,3 +44,25 @@ def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
     for case in ours:
         assert planner.check(case.spec).legal, case
         assert predict(case)["step_time_s"] > 0
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_the_loss_curves_of_two_precisions_are_trained_and_compared(tmp_path: Path) -> None:
+    """On real text, at toy size; bf16's arithmetic on a CPU is real, only its speed says nothing."""
+    bin_ = Path(sys.executable).parent
+    text = [str(Path(os.__file__).parent / name) for name in ("argparse.py", "typing.py", "tarfile.py", "doctest.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    tokenizer, corpus, out = str(tmp_path / "tokenizer"), str(tmp_path / "corpus"), str(tmp_path / "curves")
+    run(str(bin_ / "slipway"), "data", "tokenizer", *text, "--vocab-size", "2048", "--out", tokenizer)
+    run(str(bin_ / "slipway"), "data", "prepare", *text, "--tokenizer", tokenizer, "--out", corpus)
+    words = ["--cpu", "--data", corpus, "--tokenizer", tokenizer, "--steps", "12", "--out", out]
+    said = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
+    assert "bf16 is" in said and "no difference seen" in said
+    assert (tmp_path / "curves/compare.html").is_file()

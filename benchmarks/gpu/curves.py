@@ -1,0 +1,66 @@
+"""Two loss curves that say something: one small model, one seed, the same real text, in two precisions, long enough to compare.
+
+    python -m benchmarks.gpu.curves --data PREFIX --tokenizer FOLDER --out curves                    on a card: bf16 against fp8_current
+    python -m benchmarks.gpu.curves --cpu --data PREFIX --tokenizer FOLDER --steps 20 --out curves   the scripts, on the CPU: bf16 against fp32
+
+Ends with what ``slipway compare`` says of them; compare.png and compare.html are in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.report import write_comparison
+from launch.runs import read_run
+
+
+def overrides(precision: str, options: argparse.Namespace) -> list[str]:
+    """One run: on a card a quarter of Llama 3.2 1B's layers at its full width, on the CPU the toy."""
+    words = [
+        f"name={precision}",
+        f"precision={precision}",
+        f"run.dir={options.out}",
+        f"run.max_steps={options.steps}",
+        "gpus=1",
+        "layout.tp=1",
+    ]
+    words += ["data=indexed", f"data.paths=[{options.data}]", f"data.tokenizer={options.tokenizer}", "run.checkpoint_every_n_steps=100000"]
+    if options.cpu:
+        return [*words, "layout.mbs=1", "layout.gbs=4"]
+    return [
+        *words,
+        f"gpu={options.gpu}",
+        "model.num_layers=4",
+        "layout.seq_length=4096",
+        "layout.mbs=2",
+        "layout.gbs=16",
+        "optim.warmup_steps=50",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--gpu", default="h200")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("curves"))
+    options = parser.parse_args()
+    pair = ("fp32", "bf16") if options.cpu else ("bf16", "fp8_current")
+    recipe = "llama3_tiny" if options.cpu else "llama32_1b"
+    for precision in pair:  # a process each: CUDA's memory and the seed start afresh
+        exported = options.out / f"{precision}.yaml"
+        options.out.mkdir(parents=True, exist_ok=True)
+        slipway = str(Path(sys.executable).parent / "slipway")
+        subprocess.run([slipway, "export", recipe, "--out", str(exported), *overrides(precision, options)], check=True)
+        subprocess.run([slipway, "run", str(exported)], check=True)
+    result, _ = write_comparison(read_run(options.out / pair[0]), read_run(options.out / pair[1]), options.out)
+    print(result.sentence)
+
+
+if __name__ == "__main__":
+    main()
