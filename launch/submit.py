@@ -45,7 +45,7 @@ class Launch:
 def spread(overrides: list[str]) -> list[tuple[str, list[str]]]:
     """Every combination of the values that ``key=a,b`` lists, each with a word that tells it from the others."""
     keys = [o.partition("=") for o in overrides]
-    many = [(k, v.split(",")) for k, _, v in keys if "," in v and not v.startswith(("[", "{"))]
+    many = [(k, v.split(",")) for k, _, v in keys if "," in v and not v.startswith(("[", "{", '"', "'"))]
     if not many:
         raise Refusal("-m was given and no override lists several values", "Write them with commas: -m precision=bf16,fp8_current.")
     single = [o for o in overrides if o.partition("=")[0] not in dict(many)]

@@ -46,6 +46,32 @@ def check_prefix(prefix: str) -> None:
         raise Refusal(f"{data} is truncated: {data.stat().st_size} bytes where its index promises {tokens_end}", remake)
 
 
+def check_split(prefix: str, split: str) -> None:
+    """Refuse a split that leaves a part without documents: Megatron-Core would look for its tokens for ever.
+
+    Args:
+        split: weights of training, validation and test, as 900,50,50; documents are dealt out as Megatron-Core does, by rounding.
+    """
+    try:
+        weights = [float(w) for w in split.split(",")]
+        if len(weights) != 3 or min(weights) < 0 or not sum(weights):
+            raise ValueError
+    except ValueError:
+        raise Refusal(f"data.split={split} is not legal", "Give three weights, as 900,50,50.") from None
+    with Path(f"{prefix}.idx").open("rb") as f:
+        header = f.read(HEADER_BYTES)
+    (sequences,) = struct.unpack("<Q", header[18:26])
+    begin = 0.0
+    for part, weight in zip(("training", "validation", "test"), weights, strict=True):
+        end = begin + weight / sum(weights)
+        if weight and round(end * sequences) <= round(begin * sequences):
+            raise Refusal(
+                f"{prefix}.idx holds {sequences} documents, and data.split={split} leaves none for {part}",
+                "Prepare more documents, or give 'data.split=\"1,0,0\"' to train on all of them.",
+            )
+        begin = end
+
+
 def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
     """Refuse a tokenizer that makes ids the model's embedding does not have."""
     path = Path(folder)

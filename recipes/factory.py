@@ -98,10 +98,11 @@ def absolute(spec: Spec) -> Spec:
 
 def check_data(spec: Spec) -> None:
     """Refuse data that is not there or not whole, and a vocabulary that does not fit the model."""
-    from recipes.data_check import check_prefix, check_tokenizer
+    from recipes.data_check import check_prefix, check_split, check_tokenizer
 
     for prefix in spec.data.paths:
         check_prefix(prefix)
+        check_split(prefix, spec.data.split)
     if spec.data.tokenizer:
         check_tokenizer(spec.data.tokenizer, spec.model.vocab_size, spec.name)
 

@@ -12,7 +12,7 @@ import pytest
 
 from configs import Refusal
 from launch.prepare import documents, prepare, train_tokenizer
-from recipes.data_check import check_prefix, check_tokenizer
+from recipes.data_check import check_prefix, check_split, check_tokenizer
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 
@@ -118,6 +118,11 @@ def test_a_damaged_prefix_or_a_wrong_tokenizer_is_refused(tokenizer: str, tmp_pa
     with pytest.raises(Refusal, match="is not a Megatron index"):
         check_prefix(prefix)
     index.write_bytes(whole)
+    with pytest.raises(Refusal, match="holds 5 documents, and data.split=900,50,50 leaves none for test"):
+        check_split(prefix, "900,50,50")
+    check_split(prefix, "1,0,0")
+    with pytest.raises(Refusal, match="data.split=9,1 is not legal"):
+        check_split(prefix, "9,1")
     data = Path(prefix + ".bin")
     data.write_bytes(data.read_bytes()[:-2])
     with pytest.raises(Refusal, match="corpus.bin is truncated"):
