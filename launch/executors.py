@@ -148,8 +148,6 @@ def mounts(spec: Spec) -> list[str]:
     needed = [spec.run.dir, *(str(Path(p).parent) for p in spec.data.paths)]
     if spec.data.tokenizer and Path(spec.data.tokenizer).exists():
         needed.append(spec.data.tokenizer)
-    if spec.cluster.secrets_file:
-        needed = [p for p in needed if p != spec.cluster.secrets_file]
     given = list(spec.cluster.container_mounts)
     covered = [m.split(":")[0].rstrip("/") for m in given if m.split(":")[0] == m.split(":")[1]]
     for path in dict.fromkeys(needed):
@@ -272,7 +270,7 @@ def at_front_door(cluster: str, nodes: int | None = None) -> run.Executor:
     Raises:
         Refusal: the executor and the recipe would start different numbers of nodes.
     """
-    from recipes.factory import overrides
+    from recipes.factory import absolute, overrides
 
     arguments = sys.argv[1:]
     found = _recipe_in(arguments)
@@ -281,7 +279,8 @@ def at_front_door(cluster: str, nodes: int | None = None) -> run.Executor:
     name, options = found
     nodes = nodes or _asked(arguments, "run.executor.nodes", "executor.nodes")
     steps = [f"cluster={cluster}", *overrides(name, options)]
-    spec = configs.load(name, steps).spec
+    resolved = configs.load(name, steps)
+    spec = resolved.spec
     of_recipe = _asked(arguments, "trainer.num_nodes") or spec.num_nodes
     if nodes is not None and nodes != of_recipe:
         raise Refusal(
@@ -290,7 +289,9 @@ def at_front_door(cluster: str, nodes: int | None = None) -> run.Executor:
         )
     import planner
 
-    executor = for_spec(planner.complete(configs.Resolved(spec, {}, True)))
+    complete = absolute(planner.complete(resolved))
+    executor = for_spec(complete)
+    Path(complete.run.dir).mkdir(parents=True, exist_ok=True)  # pyxis mounts only what is there
     executor.packager = packager()
     return executor
 
