@@ -49,7 +49,8 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 ReturnToService=2
-SlurmdTimeout=15
+SlurmdTimeout=40
+MessageTimeout=60
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=100000
 SelectType=select/cons_tres

@@ -31,6 +31,7 @@ SITE = {
     "time": "00:10:00",
     "grace_minutes": 0.7,
     "requeue": True,
+    "retries": 3,  # four ranks on two cores: SLURM loses patience with a starved node now and then
 }
 
 
