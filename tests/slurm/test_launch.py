@@ -68,12 +68,12 @@ def test_an_image_that_is_not_there_is_told_by_the_jobs_log(site: Site) -> None:
 
 def test_before_the_time_limit_it_saves_goes_back_in_the_queue_and_resumes(site: Site) -> None:
     """Two minutes are the least that SLURM's clock can tell from one: the job needs more than one attempt."""
-    job = site.start("limit", "run.max_steps=70", "cluster.time=00:02:00", grace_minutes=0.95, retries=9)
+    job = site.start("limit", "run.max_steps=140", "cluster.time=00:02:00", grace_minutes=0.95, retries=9)
     assert site.ended(job, 900) == "COMPLETED"
     stops, resumes = _stops(site.log(job)), _resumes(site.log(job))
     assert stops, site.log(job)[-2000:]
     assert {done - 1 for done in stops} <= resumes, "each resumes at the step that was saved"
-    assert site.trained("limit")["steps"] == 70
+    assert site.trained("limit")["steps"] == 140
     assert "its time is nearly up" in site.log(job)
 
 
