@@ -222,7 +222,7 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         "newline": ({"partition": "a\ntouch PWNED"}, [], "holds a line break"),
         "mount": ({"container_image": "host", "container_mounts": ["/a"]}, [], "Write SOURCE:TARGET"),
         "job_dir": ({"job_dir": "/tmp/a b"}, [], "cannot be quoted in NeMo-Run's scripts"),
-        "uneven": ({}, ["nodes=1", "layout.tp=1", "layout.gbs=7", "layout.mbs=1"], "gbs"),
+        "uneven": ({}, ["nodes=1", "layout.tp=1", "layout.gbs=7", "layout.mbs=2"], "gbs"),
         "accelerator": ({"accelerator": "tpu"}, [], "cluster.accelerator=tpu is unknown"),
     }
     code = """
@@ -302,7 +302,7 @@ def _without_slurm(folder: Path) -> Path:
 def _other_port(site: Site) -> Path:
     text = Path(site.slurm.environment["SLURM_CONF"]).read_text()
     path = site.folder / "slurm.conf"
-    path.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999\nMessageTimeout=2", text))
+    path.write_text(re.sub(r"MessageTimeout=\d+", "MessageTimeout=2", re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999", text)))
     return path
 
 
