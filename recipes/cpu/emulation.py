@@ -230,6 +230,7 @@ def _gloo_collectives() -> None:
 
 def _megatron() -> None:
     import megatron.core.dist_checkpointing.strategies.filesystem_async as checkpoint_writer
+    import megatron.core.distributed.fsdp.src.megatron_fsdp.param_and_grad_buffer as fsdp_buffers
     import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.pipeline_parallel.p2p_communication as p2p
@@ -257,6 +258,11 @@ def _megatron() -> None:
         return requests
 
     p2p._p2p_ops = keep_until_sent
+
+    # Megatron-FSDP gives a bucket's memory back behind its collective on a stream. Here there is no stream to order the
+    # two, and Gloo's thread would write into freed memory: the collective ends before its bucket can be given back.
+    coalescing = fsdp_buffers._coalescing_manager
+    fsdp_buffers._coalescing_manager = lambda group, async_ops=False: coalescing(group)
 
     # Split sizes are turned into lists only for CUDA tensors; Gloo's all-to-all needs lists too.
     def splits(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
