@@ -89,6 +89,7 @@ class Model:
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
     num_dense_layers: int = 0  # leading layers without experts (DeepSeek's first_k_dense)
+    moe_every: int = 1  # of the layers after those, every n-th holds experts (Llama 4's interleave_moe_layer_step)
     moe_aux_loss_coeff: float = 0.0
     moe_router_num_groups: int = 0
     moe_router_group_topk: int = 0
@@ -115,7 +116,11 @@ class Model:
 
     def layer_is_moe(self, layer: int) -> bool:
         """Whether the 0-based decoder layer holds experts."""
-        return self.is_moe and layer >= self.num_dense_layers
+        return self.is_moe and layer >= self.num_dense_layers and (layer + 1) % self.moe_every == 0
+
+    @property
+    def has_dense_layers(self) -> bool:
+        return not self.is_moe or self.num_dense_layers > 0 or self.moe_every > 1
 
     def padded_vocab_size(self, tp: int) -> int:
         """Vocabulary rows after Megatron's padding to ``make_vocab_size_divisible_by * tp`` (NeMo: _vocab_size_with_padding)."""
@@ -142,6 +147,7 @@ class Calibration:
     dropout: bool = False  # GPT-era recipes: masks are written, kept and read
     memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
     elementwise_passes: float = 1.5  # bytes that elementwise kernels move over the fused minimum
+    gemm_tail: float = 0.5  # share of the idle multiprocessors in a GEMM's last wave of tiles that costs time
     gemm_bytes_exposed: float = 0.5  # share of a GEMM's operand traffic that its arithmetic does not hide
     kernel_us: float = 3.0  # fixed cost of a kernel on the GPU: ramp, tail, gap
     launch_us: float = 5.0  # CPU time to launch a kernel: the floor of small layers; 0 under CUDA graphs
@@ -175,6 +181,7 @@ class Gpu:
     fp8_tflops: float = 0.0  # 0: the part has none
     fp4_tflops: float = 0.0
     memory_gb: float = MISSING  # marketed capacity, 10^9 bytes
+    multiprocessors: int = MISSING
     usable_memory_gib: float = MISSING  # what CUDA reports as total, GiB
     memory_gb_per_s: float = MISSING
     nvlink_gb_per_s: float = MISSING  # per direction, per GPU
@@ -235,6 +242,7 @@ class Layout:
     cpu_offload_layers: int = 0
     optimizer_cpu_offload: bool = False
     cuda_graphs: bool = False
+    fused_cross_entropy: bool = True  # Transformer Engine's loss; False: Megatron-Core's, which writes each logit several times
     attention_backend: str = "auto"  # auto, flash, fused, unfused, local
     source: str = ""
 

@@ -6,12 +6,31 @@ hidden, and a fixed cost. Small and thin shapes therefore run slow without a tab
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 from configs import Calibration, Gpu
 
 _ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}  # fp4: with one fp8 scale for 16 values
+
+
+# Output tiles that a library chooses from, and how near to the best one's rate each comes: a smaller tile reads its operands more often.
+_TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, 0.93), (128, 64, 0.8), (64, 128, 0.8), (64, 64, 0.62))
+_SPLITS = ((1, 1.0), (2, 0.93), (4, 0.86))  # of the inner dimension, where the outer two make too few tiles
+
+
+@functools.lru_cache(maxsize=65536)
+def _filled(m: float, n: float, count: int, multiprocessors: int) -> float:
+    """Share of the multiprocessors' time that a GEMM's waves of output tiles put to use, under the best choice of tile."""
+    best = 0.0
+    for rows, columns, rate in _TILES:
+        tiles = math.ceil(m / rows) * math.ceil(n / columns) * count
+        useful = m * n * count / (rows * columns)
+        for split, kept in _SPLITS:
+            waves = math.ceil(tiles * split / multiprocessors)
+            best = max(best, rate * kept * useful * split / (waves * multiprocessors))
+    return best
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,8 @@ class Device:
             return 0.0
         size = _ELEMENT_BYTES[dtype]
         moved = size * (m * k + k * n) + 2.0 * m * n
-        arithmetic = 2.0 * m * n * k / self.gemm_rate(dtype)
+        idle = 1.0 / _filled(m, n, count, self.gpu.multiprocessors) - 1.0
+        arithmetic = 2.0 * m * n * k / self.gemm_rate(dtype) * (1.0 + self.cal.gemm_tail * idle)
         traffic = moved / self.memory_rate
         return count * max(arithmetic + self.cal.gemm_bytes_exposed * traffic, traffic) + self.cal.kernel_us * 1e-6
 

@@ -69,9 +69,14 @@ class Memory:
         return self.peak_stage.total_gib
 
     @property
+    def reserved_gib(self) -> float:
+        """By the caching allocator: the peak with fragmentation."""
+        return self.peak_gib * FRAGMENTATION
+
+    @property
     def needed_gib(self) -> float:
-        """Of the device: the peak with fragmentation, and what lives outside the allocator."""
-        return self.peak_gib * FRAGMENTATION + self.outside_gib
+        """Of the device: what the allocator reserves, and what lives outside it."""
+        return self.reserved_gib + self.outside_gib
 
     @property
     def headroom_gib(self) -> float:
@@ -181,7 +186,8 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
         routed = local * m.moe_router_topk * split.etp
         width = m.moe_ffn_hidden_size / split.etp
         activation_in, activation_out = wide * routed * up * width, saved * routed * width
-        experts = routed * h * (saved + wide) + local * (4.0 * m.num_moe_experts * 2 + h * wide)
+        # permuted copies; what the experts return is summed at once, their weights having gone into the activation
+        experts = routed * h * saved + local * (4.0 * m.num_moe_experts * 2 + h * wide)
         if m.moe_shared_expert_intermediate_size:
             shared = m.moe_shared_expert_intermediate_size / split.tp
             activation_in += wide * rows * up * shared
@@ -286,7 +292,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         per_stage[chunk.stage][1] += moe
         embeds[chunk.stage] |= chunk.embeds
         loses[chunk.stage] |= chunk.loses
-    kept_dense, working_dense = _layer_bytes(spec, split, False) if not model.is_moe or model.num_dense_layers else (0.0, 0.0)
+    kept_dense, working_dense = _layer_bytes(spec, split, False) if model.has_dense_layers else (0.0, 0.0)
     kept_moe, working_moe = _layer_bytes(spec, split, True) if model.is_moe else (0.0, 0.0)
     full_dense = saved_by_layer(split, False).total
     out: list[StageMemory] = []

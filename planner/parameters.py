@@ -6,6 +6,7 @@ Checked against megatron-core's own modules in tests/planner/test_parameters.py.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass
 
 from configs import Model, Spec
@@ -114,15 +115,11 @@ def _stage_shards(
 ) -> tuple[Shard, ...]:
     pp = key[0]
     out = [Shard(0, 0)] * pp
-    by_kind = {moe: layer(model, model.num_layers if moe else 0, tp, ep, etp) for moe in {model.layer_is_moe(0), model.is_moe}}
-    first_expert = model.num_dense_layers if model.is_moe else model.num_layers
     for chunk in chunks(model.num_layers, key) or ():
         shard = out[chunk.stage]
-        moe = max(0, chunk.stop - max(chunk.start, first_expert))
-        for count, kind in ((moe, True), (chunk.num_layers - moe, False)):
-            if count:
-                one = by_kind[kind]
-                shard += Shard(one.dense * count, one.expert * count)
+        for moe, count in Counter(map(model.layer_is_moe, range(chunk.start, chunk.stop))).items():
+            one = layer(model, next(i for i in range(chunk.start, chunk.stop) if model.layer_is_moe(i) == moe), tp, ep, etp)
+            shard += Shard(one.dense * count, one.expert * count)
         if chunk.embeds:
             shard += Shard(embedding(model, tp, seq_length), 0)
         if chunk.loses:

@@ -115,7 +115,7 @@ def _tp_groups(s: Spec) -> tuple[str, str] | None:
 )
 def _tp_ffn(s: Spec) -> tuple[str, str] | None:
     m = s.model
-    if m.is_moe and not m.num_dense_layers:
+    if not m.has_dense_layers:
         return None  # no dense feed-forward block is built
     return _divides(m.ffn_hidden_size, "feed-forward channels", s.layout.tp, m)
 
@@ -704,7 +704,7 @@ def _fp8_dims(s: Spec) -> tuple[str, str] | None:
     unit = {"mxfp8": 32, "nvfp4": 32}.get(p.fp8_recipe, 16)
     rows = s.seq_length * lay.mbs // lay.cp // (lay.tp if lay.sequence_parallel else 1)
     sizes = {"hidden size": m.hidden_size, "tokens of a rank": rows}
-    if not m.is_moe or m.num_dense_layers:
+    if m.has_dense_layers:
         sizes["feed-forward channels of a rank"] = m.ffn_hidden_size // lay.tp
     if m.is_moe:
         sizes["expert channels of a rank"] = m.moe_ffn_hidden_size // lay.expert_tp

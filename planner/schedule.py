@@ -179,7 +179,7 @@ def pipeline_time(forward: Sequence[Sequence[float]], backward: Sequence[Sequenc
         shown = -(-shown // pp) * pp  # an illegal remainder is costed as a whole group
     makespan = simulate(kind, forward, backward, shown, send, record=False).makespan
     total = makespan + (m - shown) * max(work)
-    return total, 1.0 - m * max(work) / total if total else 0.0
+    return total, max(1.0 - m * max(work) / total, 0.0) if total else 0.0  # rounding goes below
 
 
 def lower_bound(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,7 @@ def _powers(limit: int) -> list[int]:
 def _tensor_sizes(spec: Spec) -> list[int]:
     m = spec.model
     sizes = [m.num_attention_heads, m.num_query_groups]
-    if not m.is_moe or m.num_dense_layers:
+    if m.has_dense_layers:
         sizes.append(m.ffn_hidden_size)
     domain = min(spec.gpu.nvlink_domain, 16, spec.gpus)
     return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
@@ -121,12 +122,10 @@ def _bound(spec: Spec, group: Layout) -> float:
     trial = replace(spec, layout=group)
     split = split_of(trial, calibration_for(spec))
     model = spec.model
-    dense = model.num_dense_layers if model.is_moe else model.num_layers
     work = 0.0
-    for count, index in ((dense, 0), (model.num_layers - dense, model.num_layers - 1)):
-        if count:
-            cost = layer_cost(split, index)
-            work += count * (cost.forward_s + cost.backward_s)
+    for moe, count in Counter(map(model.layer_is_moe, range(model.num_layers))).items():
+        cost = layer_cost(split, next(i for i in range(model.num_layers) if model.layer_is_moe(i) == moe))
+        work += count * (cost.forward_s + cost.backward_s)
     if model.window_size or spec.precision.first_last_layers_bf16:
         work *= 0.5  # layers differ in ways that one representative does not show: stay safely below
     for cost in (embedding_cost(split), loss_cost(split)):

@@ -5,8 +5,11 @@ Everything that depends only on how a layer is split is computed once and shared
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from configs import Calibration, Dispatcher, Fsdp, Gpu, Model, Recompute, Spec
@@ -16,6 +19,8 @@ from planner.kernels import Device, Link, link
 from planner.parameters import stage_shards
 from planner.schedule import lower_bound, pipeline_time
 from planner.stages import chunks_of
+
+_SYNC = 3.0  # how sharply a layer is either the CPU's or the GPU's: between one after the other (1) and the slower one alone (infinity)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Split:
     modules: tuple[str, ...]
     tp_comm_overlap: bool
     cuda_graphs: bool
+    fused_cross_entropy: bool
     lora_rank: int  # 0: every weight is trained
     sent_once_a_node: bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
 
@@ -101,6 +107,7 @@ def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
         tuple(lay.recompute_modules),
         lay.tp_comm_overlap,
         lay.cuda_graphs,
+        lay.fused_cross_entropy,
         spec.run.lora_rank,
         lay.dispatcher is Dispatcher.flex,
     )
@@ -115,8 +122,24 @@ class _Ledger:
         self.forward: dict[str, float] = {}
         self.backward: dict[str, float] = {}
         self.kernels = 0
+        self.inside: list[str] = []  # the modules being walked through, by their names in recompute_modules
+        self.by_module: dict[str, dict[str, float]] = {}  # forward seconds of each
+
+    @contextlib.contextmanager
+    def module(self, name: str) -> Iterator[None]:
+        self.inside.append(name)
+        yield
+        self.inside.pop()
+
+    def recompute(self, name: str) -> None:
+        """The backward pass runs the module's forward again."""
+        for what, seconds in self.by_module.get(name, {}).items():
+            self.backward[what] += seconds
 
     def add(self, what: str, forward: float, backward: float, kernels: int = 0) -> None:
+        for name in self.inside:
+            module = self.by_module.setdefault(name, {})
+            module[what] = module.get(what, 0.0) + forward
         self.forward[what] = self.forward.get(what, 0.0) + forward
         self.backward[what] = self.backward.get(what, 0.0) + backward
         self.kernels += kernels
@@ -166,15 +189,14 @@ def _attention(ledger: _Ledger, layer: int) -> None:
     qk, v = (w / s.tp for w in flops.attention_width(m))
     if m.is_mla:
         heads = m.num_attention_heads / s.tp
-        if m.q_lora_rank:
-            ledger.linear(m.q_lora_rank, h, rows / shard)
-            ledger.linear(qk, m.q_lora_rank, rows)
-        else:
-            ledger.linear(qk, h, rows)
         ledger.linear(m.kv_lora_rank + m.qk_pos_emb_head_dim, h, rows / shard)
-        ledger.linear(heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank, rows)
+        ledger.linear(m.q_lora_rank or qk, h, rows / (shard if m.q_lora_rank else 1))
         key_value = qk + v
-        ledger.stream(2 * rows * 6 * (qk + v), 2 * rows * 6 * (qk + v), 6)
+        with ledger.module("mla_up_proj"):
+            if m.q_lora_rank:
+                ledger.linear(qk, m.q_lora_rank, rows)
+            ledger.linear(heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank, rows)
+            ledger.stream(2 * rows * 6 * (qk + v), 2 * rows * 6 * (qk + v), 6)
     else:
         groups = max(m.num_query_groups, s.tp) / s.tp
         key_value = 2 * groups * m.kv_channels
@@ -201,7 +223,8 @@ def _attention(ledger: _Ledger, layer: int) -> None:
         exposed_forward = max(0.0, moved / ring.rate - 0.8 * forward) + ring.latency * (s.cp - 1)
         exposed_backward = max(0.0, 2 * moved / ring.rate - 0.8 * backward) + ring.latency * (s.cp - 1)
         ledger.add("cp", exposed_forward, exposed_backward)
-    ledger.add("attention", forward, backward, 2)
+    with ledger.module("core_attn"):
+        ledger.add("attention", forward, backward, 2)
 
 
 def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
@@ -222,7 +245,9 @@ def _norms_and_residuals(ledger: _Ledger) -> None:
     rows = s.tokens / (s.tp if s.sequence_parallel else 1)
     one = 2.0 * rows * m.hidden_size
     dropout = 1 if s.cal.dropout else 0  # a mask is written and read
-    ledger.stream((2 * 2 + 2 * 3 + dropout) * one, (2 * 3 + 2 * 2 + dropout) * one, 4)
+    with ledger.module("layernorm"):
+        ledger.stream(2 * 2 * one, 2 * 3 * one, 2)
+    ledger.stream((2 * 3 + dropout) * one, (2 * 2 + dropout) * one, 2)
 
 
 def _feed_forward(ledger: _Ledger, width: float, rows: float) -> None:
@@ -261,7 +286,12 @@ def _experts(ledger: _Ledger) -> None:
     up = 2 if m.gated_linear_unit else 1
     ledger.linear(up * width, h, rows, experts)
     ledger.linear(h, width, rows, experts)
-    ledger.stream(2.0 * rows * experts * width * (up + 1), 2.0 * rows * experts * width * (2 * up + 1), 1)
+    with ledger.module("moe_act"):
+        ledger.stream(2.0 * rows * experts * width * (up + 1), 2.0 * rows * experts * width * (2 * up + 1), 1)
+    if m.add_bias_linear:
+        # Megatron-Core adds the second bias expert by expert, times the router's probabilities, in fp32 (experts.py, _apply_bias)
+        copies = rows * experts * h
+        ledger.add("elementwise", d.stream(28.0 * copies, 3 * experts), d.stream(36.0 * copies, 4 * experts), 3 * experts)
     if m.moe_shared_expert_intermediate_size:
         _feed_forward(ledger, m.moe_shared_expert_intermediate_size / s.tp, s.tokens)
 
@@ -275,32 +305,31 @@ def layer_cost(split: Split, layer: int) -> Cost:
     _attention(ledger, layer)
     moe = m.layer_is_moe(layer)
     if moe:
-        _experts(ledger)
+        with ledger.module("moe"):
+            _experts(ledger)
         _tensor_parallel(ledger, 2 if m.moe_shared_expert_intermediate_size else 1)
     else:
-        _feed_forward(ledger, m.ffn_hidden_size / split.tp, split.tokens)
+        with ledger.module("mlp"):
+            _feed_forward(ledger, m.ffn_hidden_size / split.tp, split.tokens)
         _tensor_parallel(ledger, 2)
     if split.recompute is Recompute.full:
         for what, seconds in ledger.forward.items():
             ledger.backward[what] += seconds
     elif split.recompute is Recompute.selective:
-        modules = split.modules or ("core_attn",)
-        share = {"core_attn": ("attention",), "layernorm": (), "moe_act": (), "moe": ("ep",), "mlp": ()}
-        for name in modules:
-            for what in share.get(name, ()):
-                if not (what == "attention" and split.cal.flash_attention and not split.modules):
-                    ledger.backward[what] += ledger.forward.get(what, 0.0)
-        if "mlp" in modules or "moe" in modules:
-            ledger.backward["gemm"] += 0.6 * ledger.forward["gemm"]
-        if "layernorm" in modules:
-            ledger.backward["elementwise"] += 0.3 * ledger.forward["elementwise"]
+        # what the default asks for, fused attention does anyway
+        default = () if split.cal.flash_attention else ("core_attn",)
+        for name in split.modules or default:
+            if not (name == "moe_act" and "moe" in split.modules):  # already inside
+                ledger.recompute(name)
     launch = 0.0 if split.cuda_graphs else split.cal.launch_us * 1e-6
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
         host = ledger.kernels * launch
         if not split.cuda_graphs:
             host += 1e-6 * (split.cal.layer_host_us + (split.cal.moe_host_us if moe else 0.0))
-        idle = passes * host - sum(times.values())
-        if idle > 0:  # the CPU cannot launch kernels as fast as the GPU ends them
+        busy = sum(times.values())
+        # the CPU cannot launch kernels as fast as the GPU ends them, everywhere in a layer or in a part of it
+        idle = ((passes * host) ** _SYNC + busy**_SYNC) ** (1 / _SYNC) - busy
+        if idle > 0:
             times["launch"] = times.get("launch", 0.0) + idle
     return Cost(ledger.forward, ledger.backward, ledger.kernels)
 
@@ -325,12 +354,14 @@ def loss_cost(split: Split) -> Cost:
     vocab = m.padded_vocab_size(split.tp) / split.tp
     rows = split.tokens
     dtype = "fp32" if split.gemm == "fp32" else "bf16"
+    # bytes of a logit read and written: unfused it is cast, searched for its maximum, shifted, exponentiated, summed and divided
+    softmax, gradient = (8.0, 8.0) if split.fused_cross_entropy else (38.0, 16.0)
     ledger.add(
         "loss",
-        d.gemm(rows, vocab, m.hidden_size, dtype) + d.stream(rows * vocab * 8.0, 4),
+        d.gemm(rows, vocab, m.hidden_size, dtype) + d.stream(rows * vocab * softmax, 4),
         d.gemm(rows, m.hidden_size, vocab, dtype)
         + (0.0 if split.lora_rank else d.gemm(vocab, m.hidden_size, rows, dtype))
-        + d.stream(rows * vocab * 8.0, 3),
+        + d.stream(rows * vocab * gradient, 3),
     )
     if split.tp > 1:
         ring = link(d, split.tp, 1)
@@ -368,10 +399,11 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
     first, last = 0, model.num_layers
     if spec.precision.first_last_layers_bf16:
         first, last = spec.precision.num_layers_at_start_in_bf16, last - spec.precision.num_layers_at_end_in_bf16
+    shape = _shape(model)
     costs: dict[tuple[bool, bool, bool], Cost] = {}
     for index, chunk in enumerate(chunks_of(spec) or ()):
         virtual = index // lay.pp
-        for kind, count in _kinds(_shape(model), chunk.start, chunk.stop, first, last):
+        for kind, count in _kinds(shape, chunk.start, chunk.stop, first, last):
             if kind not in costs:
                 moe, full_keys, bf16 = kind
                 costs[kind] = layer_cost(edge if bf16 else split, _representative(model, moe, full_keys))
@@ -386,7 +418,7 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
 def _shape(model: Model) -> tuple[int, int, int, int]:
     """What decides the kind of each layer."""
     dense = model.num_dense_layers if model.is_moe else model.num_layers
-    return dense, model.window_size, model.window_every, model.num_layers
+    return dense, model.moe_every, model.window_size, model.window_every
 
 
 @functools.lru_cache(maxsize=65536)
@@ -394,23 +426,20 @@ def _kinds(
     shape: tuple[int, int, int, int], start: int, stop: int, first: int, last: int
 ) -> tuple[tuple[tuple[bool, bool, bool], int], ...]:
     """How many layers of [start, stop) are (expert, seeing all keys, kept in bf16)."""
-    dense, window, every, _ = shape
-    counts: dict[tuple[bool, bool, bool], int] = {}
-    for i in range(start, stop):
-        kind = (i >= dense, not window or (every > 1 and (i + 1) % every == 0), i < first or i >= last)
-        counts[kind] = counts.get(kind, 0) + 1
-    return tuple(counts.items())
+    dense, moe_every, window, window_every = shape
+
+    def kind(i: int) -> tuple[bool, bool, bool]:
+        full_keys = not window or (window_every > 1 and (i + 1) % window_every == 0)
+        return i >= dense and (i + 1) % moe_every == 0, full_keys, i < first or i >= last
+
+    return tuple(Counter(map(kind, range(start, stop))).items())
 
 
+@functools.lru_cache(maxsize=1024)
 def _representative(model: Model, moe: bool, full_keys: bool) -> int:
     """A layer index of this kind, the same for every layer of the kind so that its cost is computed once."""
-    start = model.num_dense_layers if moe else 0
-    if not model.window_size or model.window_every == 1:
-        return start
-    every = model.window_every
-    if full_keys:
-        return -(-(start + 1) // every) * every - 1
-    return start if (start + 1) % every else start + 1
+    kinds = (_kinds(_shape(model), i, i + 1, 0, model.num_layers)[0][0] for i in range(model.num_layers))
+    return list(kinds).index((moe, full_keys, False))
 
 
 def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) -> tuple[float, float]:

@@ -76,8 +76,9 @@ def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
         cal = calibration_or_nearest(read.spec.gpu.name, read.software)
         time = step_time(read.spec, cal)
         held = memory(read.spec, cal)
-        # nvidia-smi sees the allocator's reserve, the context and NCCL too
-        shown = held.needed_gib if "nvidia-smi" in row.get("notes", "") else held.peak_gib
+        # nvidia-smi sees the allocator's reserve, the context and NCCL too; NeMo's peak_memory_usage is the reserve
+        notes = row.get("notes", "")
+        shown = held.needed_gib if "nvidia-smi" in notes else held.reserved_gib if "peak_memory_usage" in notes else held.peak_gib
         out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, shown, rate, peak))
     return out
 

@@ -100,7 +100,7 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         config.vocab_size = model.vocab_size  # families whose class names a vocabulary ignore the tokenizer's
     if "max_position_embeddings" in fields and _class_default(cls, "max_position_embeddings") is not None:
         config.max_position_embeddings = max(model.max_position_embeddings, spec.seq_length)
-    if model.is_moe and "moe_layer_freq" in fields and model.num_dense_layers:
+    if model.is_moe and "moe_layer_freq" in fields and model.has_dense_layers:
         config.moe_layer_freq = [int(model.layer_is_moe(i)) for i in range(model.num_layers)]
 
     if layout.pp > 1 and layout.vpp > 1:
@@ -124,7 +124,7 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
     config.bias_dropout_fusion = not cpu
     # Megatron-Core has no fused squared ReLU and refuses the flag with it
     config.bias_activation_fusion = not cpu and model.activation_func is not Activation.squared_relu
-    config.cross_entropy_loss_fusion = not cpu
+    config.cross_entropy_loss_fusion = layout.fused_cross_entropy and not cpu
     config.persist_layer_norm = not cpu
     if cpu:
         from recipes.cpu.reference import layer_spec

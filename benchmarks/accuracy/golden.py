@@ -106,6 +106,7 @@ def _spec(args: Mapping[str, Any], gpu: str) -> tuple[Spec, Calibration]:
         fsdp=Fsdp.megatron if str(args.get("--data-parallel-sharding-strategy", "")) == "optim_grads_params" else Fsdp.none,
         num_layers_in_first_pipeline_stage=first,
         num_layers_in_last_pipeline_stage=last,
+        fused_cross_entropy="--cross-entropy-loss-fusion" in args,
         attention_backend="unfused"
         if str(args.get("--attention-backend", "")) == "unfused" or str(args.get("--transformer-impl", "")) == "local"
         else "auto",
