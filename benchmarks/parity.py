@@ -33,6 +33,7 @@ LAYOUTS = [
     ("qwen3_30b_a3b", "gpus=32 layout.tp=4 layout.pp=2 layout.ep=4 layout.etp=1"),
     ("qwen3_235b_a22b", "gpus=1024 layout.tp=4 layout.pp=16 layout.cp=2 layout.ep=8 layout.etp=1"),
     ("deepseek_v3", "layout.tp=2 layout.pp=16 layout.ep=64 layout.etp=1"),
+    ("llama3_8b", "model.mtp_num_layers=2 layout.tp=2 layout.pp=2 layout.cp=2"),
     ("llama3_tiny", "layout.tp=1 layout.pp=2 layout.vpp=2"),
     ("mixtral_tiny", ""),
 ]

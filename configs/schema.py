@@ -89,6 +89,8 @@ class Model:
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
     num_dense_layers: int = 0  # leading layers without experts (DeepSeek's first_k_dense)
+    mtp_num_layers: int = 0  # multi-token prediction: layers beside the last stage, each with a loss of its own (arXiv:2412.19437)
+    mtp_loss_scaling_factor: float = 0.1
     moe_every: int = 1  # of the layers after those, every n-th holds experts (Llama 4's interleave_moe_layer_step)
     moe_aux_loss_coeff: float = 0.0
     moe_router_num_groups: int = 0

@@ -393,6 +393,7 @@ def rehearse(
                 "max_abs_diff": result.max_abs_diff,
                 "max_rel_diff": result.max_rel_diff,
                 "agrees": result.agrees,
+                "first_draw_rel_diff": result.tie or result.max_rel_diff,
                 "seconds": result.seconds,
             }
         )
@@ -405,6 +406,10 @@ def rehearse(
         console.print(table)
         word = "[green]the same training[/green]" if result.agrees else "[red]NOT the same training[/red]"
         console.print(f"{word}: largest relative difference {result.max_rel_diff:.1e} (allowed {RELATIVE_TOLERANCE:.0e})")
+        if result.tie:
+            console.print(
+                f"(on the second draw of data; on the first, {result.tie:.1e}: a token weighed equally between two experts goes by rounding)"
+            )
     if not result.agrees:
         raise typer.Exit(1)
 

@@ -57,10 +57,12 @@ def feed_forward_linear(model: Model, layer: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def forward_flops_per_token(model: Model, seq_length: int, *, causal: bool = True) -> float:
-    """FLOPs of one token's forward pass: linear layers, attention, logits."""
+    """FLOPs of one token's forward pass: linear layers, attention, logits, multi-token prediction."""
     qk, v = attention_width(model)
     total = 2.0 * model.hidden_size * model.vocab_size
-    for i in range(model.num_layers):
+    further = [model.num_layers - 1] * model.mtp_num_layers
+    total += len(further) * 2.0 * model.hidden_size * (model.vocab_size + 2 * model.hidden_size)
+    for i in (*range(model.num_layers), *further):
         total += 2.0 * (attention_linear(model) + feed_forward_linear(model, i))
         total += 2.0 * mean_keys(model, i, seq_length, causal=causal) * (qk + v)
     return total

@@ -321,7 +321,12 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         logits = 0.0
         if loses[stage]:
             vocabulary = model.padded_vocab_size(lay.tp) / lay.tp
-            logits = _LOGITS_BYTES * rows * vocabulary + 2 * boundary
+            logits = (1 + model.mtp_num_layers) * (_LOGITS_BYTES * rows * vocabulary + 2 * boundary)
+            moe_last = model.layer_is_moe(model.num_layers - 1)
+            further = kept_moe if moe_last else kept_dense
+            if lay.recompute is Recompute.full and lay.recompute_method == "block":
+                further = saved_by_layer(split, moe_last).total  # Megatron-Core leaves it out
+            activations += depth * model.mtp_num_layers * (further + 5 * boundary)  # and its inputs: embedding, norms, the two joined
             if lay.pp == 1:  # logits live before the first layer's backward, whose working set then does not
                 activations -= min(working + gradients, logits)
         buffers = WORKSPACE_GIB * GIB

@@ -91,6 +91,13 @@ def layer(model: Model, index: int, tp: int, ep: int, etp: int) -> Shard:
     return Shard(dense, experts)
 
 
+def multi_token_prediction(model: Model, tp: int, ep: int, etp: int) -> Shard:
+    """Parameters on one rank of the layers that predict further tokens: each a decoder layer as the last one, behind a projection."""
+    h, one = model.hidden_size, layer(model, model.num_layers - 1, tp, ep, etp)
+    beside = 3 * norm(model, h) + 2 * h * h // tp  # of the embedding, of the hidden state, at the end; [h, 2h]
+    return Shard(model.mtp_num_layers * (one.dense + beside), model.mtp_num_layers * one.expert)
+
+
 def embedding(model: Model, tp: int, seq_length: int) -> int:
     """Word embedding rows of one rank, and learned positions where the model has them."""
     count = model.padded_vocab_size(tp) // tp * model.hidden_size
@@ -124,6 +131,9 @@ def _stage_shards(
             shard += Shard(embedding(model, tp, seq_length), 0)
         if chunk.loses:
             shard += Shard(norm(model, model.hidden_size), 0)
+            shard += multi_token_prediction(model, tp, ep, etp)
+            if model.mtp_num_layers and pp > 1:  # it embeds the next token on its own stage
+                shard += Shard(embedding(model, tp, seq_length), 0)
             if not model.tied or pp > 1:  # a tied output on another stage than the embedding is a second copy
                 shard += Shard(output_layer(model, tp), 0)
         out[chunk.stage] = shard
@@ -137,8 +147,7 @@ def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
     if not model.tied:
         total += output_layer(model, 1)
         active += output_layer(model, 1)
-    for i in range(model.num_layers):
-        shard = layer(model, i, 1, 1, 1)
+    for shard in (*(layer(model, i, 1, 1, 1) for i in range(model.num_layers)), multi_token_prediction(model, 1, 1, 1)):
         total += shard.total
         active += shard.dense
         if shard.expert:

@@ -160,10 +160,13 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
     fused = any(
         w in source for w in ("Megatron-Bridge", "training_results", "torchtitan", "maxtext", "llm-foundry")
     )  # NeMo's own recipes did not
+    model = find_model(row)
+    named = row.get("model", "")
+    if model.mtp_num_layers and ("w/o MTP" in named or "Automodel" in source):  # FLOPs a token tell which runs had it
+        model = replace(model, mtp_num_layers=0)
     recompute = (row.get("recompute") or "").strip()
     if "torchtitan" in source and recompute in ("", "selective"):
         recompute = "selective(op)"  # what its configuration says unless told otherwise
-    model = find_model(row)
     gpus, gbs = _number(row, "n_gpus", 0), _number(row, "gbs", 0)
     if not gpus or not gbs:
         raise ValueError("n_gpus or gbs is not given")

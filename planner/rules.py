@@ -195,6 +195,22 @@ def _moe_tp_sp(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "ep1-etp",
+    "without expert parallelism ETP equals TP",
+    "with EP=1 the experts' gradients are reduced as dense ones, not over the tensor ranks that then hold copies: the copies drift apart",
+    MCORE + "moe.experts (allreduce = EP > 1); tests/rehearsal/test_defects.py",
+    when="step",
+)
+def _ep1_etp(s: Spec) -> tuple[str, str] | None:
+    if s.model.is_moe and s.layout.ep == 1 and s.layout.expert_tp != s.layout.tp:
+        return (
+            f"layout.etp={s.layout.expert_tp} with layout.tp={s.layout.tp} and layout.ep=1 trains on wrong gradients, without an error",
+            f"Use layout.etp={s.layout.tp} or layout.ep=2 or more.",
+        )
+    return None
+
+
+@_rule(
     "tp-nvlink",
     "tensor parallelism stays inside the NVLink domain",
     "its all-gathers are on every layer's critical path and the network is ten times slower",
@@ -599,6 +615,47 @@ def _full(s: Spec) -> tuple[str, str] | None:
         return f"layout.recompute_method={lay.recompute_method} is unknown", "Use uniform or block."
     if lay.recompute_num_layers < 0:
         return f"layout.recompute_num_layers={lay.recompute_num_layers}", "Use 1 or more."
+    return None
+
+
+@_rule(
+    "mtp-recompute",
+    "multi-token prediction is recomputed layer by layer",
+    "its layers are checkpointed one at a time",
+    MCORE + "MultiTokenPredictionLayer._checkpointed_forward",
+    when="step",
+)
+def _mtp_recompute(s: Spec) -> tuple[str, str] | None:
+    lay = s.layout
+    groups = lay.recompute is Recompute.full and lay.recompute_method != "block" and lay.recompute_num_layers > 1
+    if s.model.mtp_num_layers and groups:
+        return f"layout.recompute_num_layers={lay.recompute_num_layers} with model.mtp_num_layers", "Use layout.recompute_num_layers=1."
+    return None
+
+
+@_rule(
+    "mtp-tied-pp",
+    "multi-token prediction with tied embeddings stays on one stage",
+    "the last stage would hold the table twice under one name, and its checkpoint is refused",
+    MCORE + "LanguageModule.tie_embeddings_and_output_weights_state_dict",
+    when="step",
+)
+def _mtp_tied(s: Spec) -> tuple[str, str] | None:
+    if s.model.mtp_num_layers and s.model.tied and s.layout.pp > 1:
+        return f"layout.pp={s.layout.pp} with model.mtp_num_layers and tied embeddings", "Use layout.pp=1."
+    return None
+
+
+@_rule(
+    "mtp-block",
+    "recompute by block leaves multi-token prediction out",
+    "its layers then keep everything, on the stage that also holds the logits",
+    MCORE + "MultiTokenPredictionLayer._checkpointed_forward",
+    advice=True,
+)
+def _mtp_block(s: Spec) -> tuple[str, str] | None:
+    if s.model.mtp_num_layers and s.layout.recompute is Recompute.full and s.layout.recompute_method == "block":
+        return "layout.recompute_method=block does not recompute the layers of model.mtp_num_layers", "Use layout.recompute_method=uniform."
     return None
 
 

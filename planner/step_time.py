@@ -370,6 +370,20 @@ def loss_cost(split: Split) -> Cost:
     return Cost(ledger.forward, ledger.backward)
 
 
+@functools.lru_cache(maxsize=1024)
+def projection_cost(split: Split) -> Cost:
+    """What stands before a multi-token prediction layer: the next token's embedding, both norms, and the projection of the two."""
+    ledger = _Ledger(split)
+    h, rows = split.model.hidden_size, split.tokens
+    one = 2.0 * rows * h
+    ledger.stream(2 * one + 3 * 2 * one, 4 * one + 3 * 3 * one, 5)
+    ledger.linear(h / split.tp, 2 * h, rows)
+    if split.tp > 1:
+        gather = link(ledger.device, split.tp, 1).gather(one)
+        ledger.add("tp", 2 * gather, 2 * gather)
+    return Cost(ledger.forward, ledger.backward)
+
+
 @dataclass(frozen=True)
 class _Stage:
     """Seconds of one stage's chunks, and what they are spent on over one micro-batch."""
@@ -411,7 +425,10 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
         if chunk.embeds:
             add(chunk.stage, virtual, embedding_cost(split))
         if chunk.loses:
-            add(chunk.stage, virtual, loss_cost(split))
+            add(chunk.stage, virtual, loss_cost(split), 1 + model.mtp_num_layers)
+            if model.mtp_num_layers:
+                for cost in (layer_cost(split, model.num_layers - 1), projection_cost(split)):
+                    add(chunk.stage, virtual, cost, model.mtp_num_layers)
     return [_Stage(f, b, s) for f, b, s in zip(forward, backward, spent, strict=True)]
 
 

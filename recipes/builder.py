@@ -17,6 +17,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
+from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.utils.exp_manager import TimingCallback
 
 from configs import Fsdp, Recompute, Refusal, Spec
@@ -103,6 +104,10 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
     if model.is_moe and "moe_layer_freq" in fields and model.has_dense_layers:
         config.moe_layer_freq = [int(model.layer_is_moe(i)) for i in range(model.num_layers)]
 
+    if model.mtp_num_layers:
+        config.mtp_num_layers = model.mtp_num_layers
+        config.mtp_loss_scaling_factor = model.mtp_loss_scaling_factor
+        config.data_step_fn = run.Partial(gpt_data_step, use_mtp=True)  # the last stage needs the tokens too
     if layout.pp > 1 and layout.vpp > 1:
         # Batched point-to-point with PP=2 and interleaving pairs the wrong messages and trains on wrong gradients
         # without an error (Megatron-LM issues 750 and 1450). Separate, overlapped sends are right at every size.

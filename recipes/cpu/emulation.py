@@ -325,3 +325,34 @@ def _nemo() -> None:
 
     # Asserts that CUDA is initialised before it moves tensors that are already where they belong.
     checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
+
+    # Multi-token prediction brings norms of its own, PyTorch's where there is no Transformer Engine: they refuse sequence parallelism.
+    import nemo.collections.llm.gpt.model.base as gpt
+
+    from recipes.cpu.reference import Norm
+
+    block_spec = gpt.mtp_block_spec
+
+    def with_reference_norms(config: Any, vp_stage: int | None = None) -> Any:
+        block = block_spec(config, vp_stage=vp_stage)
+        for layer in block.layer_specs if block else ():
+            for name in ("enorm", "hnorm", "layer_norm"):
+                setattr(layer.submodules, name, Norm)
+        return block
+
+    gpt.mtp_block_spec = with_reference_norms
+
+    # Its loss is divided by the tokens of each context rank; the sequence's last rank has one fewer. A weight off by CP over the
+    # sequence is nothing at 4,096 tokens and drowns the comparison at a toy's 64, so here the ranks share one count.
+    import megatron.core.models.gpt.gpt_model as gpt_model
+    from megatron.core.transformer.multi_token_prediction import roll_tensor
+
+    def counted_by_all(tensor: Any, shifts: int = -1, dims: int = -1, cp_group: Any = None) -> tuple[Any, Any]:
+        rolled, total = roll_tensor(tensor, shifts, dims, cp_group)
+        if cp_group is not None and cp_group.size() > 1:
+            total = total.float()
+            dist.all_reduce(total, group=cp_group)
+            total /= cp_group.size()
+        return rolled, total
+
+    gpt_model.roll_tensor = counted_by_all

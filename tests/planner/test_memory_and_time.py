@@ -8,8 +8,9 @@ import pytest
 
 import configs
 import planner
-from configs import Fsdp, Recompute, load
+from configs import Calibration, Fsdp, Recompute, load
 from planner.flops import model_flops_per_token
+from planner.kernels import Device
 from planner.memory import in_flight, memory
 from planner.step_time import step_time, step_time_bound
 
@@ -111,3 +112,51 @@ def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
     assert stage.gradients_gib == stage.optimizer_gib == 0
     assert stage.parameters_gib == whole.memory.peak_stage.parameters_gib
     assert low.memory.checkpoint_gib < whole.memory.checkpoint_gib / 5
+
+
+@pytest.mark.parametrize("modules", [["layernorm"], ["mla_up_proj"], ["core_attn"], ["mlp"], ["moe_act"], ["moe"]])
+def test_each_recomputed_module_costs_time_and_gives_memory(modules: list[str]) -> None:
+    none = configs.load("deepseek_v3", ["gpus=1024", "layout.tp=1", "layout.pp=1", "layout.ep=64", "layout.recompute=none"]).spec
+    some = replace(none, layout=replace(none.layout, recompute=Recompute.selective, recompute_modules=modules))
+    assert step_time(some).step_time_s > step_time(none).step_time_s
+    kept, freed = memory(none).stages[0].activations_gib, memory(some).stages[0].activations_gib
+    # fused attention keeps no scores: recomputing it gives nothing back
+    assert freed == kept if modules == ["core_attn"] else freed < kept
+
+
+def test_recomputing_the_experts_includes_their_activation() -> None:
+    none = configs.load("qwen3_30b_a3b", ["gpus=64", "layout.tp=1", "layout.ep=8", "layout.recompute=none"]).spec
+
+    def seconds(*modules: str) -> float:
+        lay = replace(none.layout, recompute=Recompute.selective, recompute_modules=list(modules))
+        return step_time(replace(none, layout=lay)).step_time_s
+
+    assert seconds("moe", "moe_act") == seconds("moe") > seconds("moe_act")
+
+
+def test_experts_in_every_second_layer() -> None:
+    maverick = configs.model("llama4_maverick")
+    assert [maverick.layer_is_moe(i) for i in range(4)] == [False, True, False, True]
+    dense = replace(maverick, num_moe_experts=0)
+    spec = configs.load("llama3_8b", ["gpus=512", "layout.tp=4", "layout.ep=128", "layout.etp=4"]).spec
+
+    def seconds(model: configs.Model) -> float:
+        return step_time(replace(spec, model=model, layout=replace(spec.layout, ep=128 if model.is_moe else 1))).step_time_s
+
+    assert seconds(dense) < seconds(maverick) < seconds(replace(maverick, moe_every=1))
+
+
+def test_an_unfused_loss_moves_each_logit_more_often() -> None:
+    fused = configs.load("llama3_8b", ["gpus=8", "layout.tp=1"]).spec
+    unfused = replace(fused, layout=replace(fused.layout, fused_cross_entropy=False))
+    assert step_time(unfused).breakdown["loss"] > 1.2 * step_time(fused).breakdown["loss"]
+
+
+def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_the_gpu() -> None:
+    device = Device(configs.gpu("h100"), replace(Calibration(name="test"), gemm_tail=1.0))
+    tiles = configs.gpu("h100").multiprocessors
+    full, spilled = (device.gemm(128.0, 256.0 * n, 8192.0, "bf16") / n for n in (tiles, tiles + 1))
+    assert spilled > 1.1 * full
+    hidden = Device(configs.gpu("h100"), replace(Calibration(name="test"), gemm_tail=0.0))
+    full, spilled = (hidden.gemm(128.0, 256.0 * n, 8192.0, "bf16") / n for n in (tiles, tiles + 1))
+    assert spilled == pytest.approx(full, rel=0.01)

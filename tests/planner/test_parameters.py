@@ -31,7 +31,7 @@ LAYOUTS = [
         "llama31_8b": ["tp=2 cp=2"],
         "llama31_70b": ["tp=8 pp=4"],
         "llama31_405b": ["tp=8 pp=8 vpp=2 cp=4", "tp=8 pp=9 vpp=7 cp=2"],
-        "llama32_1b": ["", "pp=4", "tp=2"],
+        "llama32_1b": ["", "pp=4", "tp=2", "model.mtp_num_layers=1", "pp=4 tp=2 model.mtp_num_layers=2"],
         "llama32_3b": ["pp=2 tp=4"],
         "llama2_7b": ["tp=2", "pp=4"],
         "llama2_13b": ["tp=4 pp=2"],
@@ -60,13 +60,14 @@ def spec_of(name: str, layout: str) -> Spec:
     gpus = max(ranks, int(sizes.get("ep", 1)) * int(sizes.get("etp", sizes.get("tp", 1))) * int(sizes.get("pp", 1)))
     while gpus % ranks:
         gpus += int(sizes.get("pp", 1))
-    overrides = [f"gpus={gpus}", "layout.tp=1", *(f"layout.{k}={v}" for k, v in sizes.items())]
+    overrides = [f"gpus={gpus}", "layout.tp=1", *(f"{k if '.' in k else 'layout.' + k}={v}" for k, v in sizes.items())]
     return split_layers(configs.load(name, overrides).spec)
 
 
 @pytest.mark.parametrize("name", sorted(TOTALS))
 def test_whole_models_have_their_published_size(name: str) -> None:
-    assert parameters(configs.load(name, ["layout.tp=1"]).spec).total == TOTALS[name]
+    published_without_further_tokens = ["layout.tp=1", "model.mtp_num_layers=0"]
+    assert parameters(configs.load(name, published_without_further_tokens).spec).total == TOTALS[name]
 
 
 def test_more_tensor_ranks_never_hold_more() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import Refusal
+from configs import Recompute, Refusal
+from planner.memory import memory
 from planner.published import read_rows, spec_of_row
+from planner.stages import chunks_of
 from planner.validate import predict, spearman, statistics, summarize
 
 COLUMNS = "source,framework,model,params_b,gpu,n_gpus,precision,gbs,mbs,seq_len,tp,pp,vpp,cp,ep,etp,fsdp,recompute,tokens_per_s_per_gpu,tflops_per_gpu,step_time_s,mfu,peak_mem_gb,notes,hidden,layers,heads".split(
@@ -45,6 +47,32 @@ def test_a_known_model_and_an_unknown_one_described_by_its_sizes() -> None:
     assert (gpt.ffn_hidden_size, gpt.vocab_size, gpt.tied) == (12288, 51200, True)
     with pytest.raises(ValueError, match="unknown model 'Foo'"):
         spec_of_row(row(model="Foo"))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("Llama2 70B LoRA", "llama2_70b"), ("Llama3 70B 2-node", "llama3_70b"), ("Llama4 Maverick 400B", "llama4_maverick")],
+)
+def test_what_was_done_with_a_model_is_not_its_name(name: str, known: str) -> None:
+    spec = spec_of_row(row(model=name))
+    assert spec.model.name == known
+    assert bool(spec.run.lora_rank) == ("LoRA" in name)
+
+
+def test_a_table_silent_about_recompute_is_read_as_the_least_that_fits() -> None:
+    values = {"model": "gpt_oss_120b", "n_gpus": "64", "gbs": "512", "seq_len": "4096", "pp": "4", "ep": "8", "cp": "1"}
+    fits, over = spec_of_row(row(**values, mbs="1")), spec_of_row(row(**values, mbs="4"))
+    assert fits.layout.recompute is Recompute.none
+    assert over.layout.recompute is not Recompute.none
+    assert memory(over).peak_gib < over.gpu.usable_memory_gib
+    assert spec_of_row(row(**values, mbs="4", recompute="none")).layout.recompute is Recompute.none  # what is said is taken
+
+
+def test_what_a_source_leaves_to_its_softwares_default() -> None:
+    assert spec_of_row(row(source="pytorch/torchtitan")).layout.recompute is Recompute.selective
+    gpt = {"model": "GPT", "hidden": "14336", "layers": "70", "heads": "112", "gpu": "A100-80GB", "n_gpus": "384", "gbs": "2048"}
+    spec = spec_of_row(row(**gpt, source="bigscience", tp="4", pp="12", cp="1"))
+    assert [c.num_layers for c in chunks_of(spec) or ()] == [6] * 11 + [4]
 
 
 def test_what_cannot_be_modelled_is_skipped_counted_and_told(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _toys() -> list[Model]:
         qk_pos_emb_head_dim=8,
         v_head_dim=8,
     )
-    return [dense, experts, latent]
+    return [dense, replace(dense, mtp_num_layers=1), experts, latent]
 
 
 def agreement(count: int, seed: int) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 import configs
 from configs import Spec, load
 from launch import ranks
-from launch.rehearse import RELATIVE_TOLERANCE, import_nemo, run_toy, train_rank
+from launch.rehearse import RELATIVE_TOLERANCE, import_nemo, rehearse, run_toy, train_rank
 from launch.shrink import shrink, single_process
+from planner.rules import is_legal, violations
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
@@ -52,6 +53,34 @@ def test_auxiliary_loss_under_context_parallelism_keeps_its_gradient() -> None:
     theirs, _ = run_toy(toy, change=upstream)
     assert _worst(ours, whole) <= RELATIVE_TOLERANCE
     assert _worst(theirs, whole) > 5 * RELATIVE_TOLERANCE
+
+
+def test_experts_split_unlike_the_rest_without_expert_parallelism_drift_apart() -> None:
+    ours = load("qwen3_30b_a3b", ["gpus=2", "layout.tp=2", "layout.ep=1", "layout.pp=1", "layout.etp=2"]).spec
+    theirs = replace(ours, layout=replace(ours.layout, etp=1))
+    assert is_legal(ours)
+    assert {v.rule for v in violations(theirs)} == {"ep1-etp"}
+    assert rehearse(ours).agrees
+    assert rehearse(theirs).max_rel_diff > 5 * RELATIVE_TOLERANCE  # on both draws
+
+
+def test_further_tokens_under_context_parallelism_are_averaged_by_each_rank_alone() -> None:
+    toy = _toy("llama3_8b", "model.mtp_num_layers=1", "layout.cp=2")
+    whole, _ = run_toy(single_process(toy))
+    ours, _ = run_toy(toy)
+
+    def upstream(recipe: Any) -> None:
+        from megatron.core.models.gpt import gpt_model
+        from megatron.core.transformer.multi_token_prediction import roll_tensor
+
+        from recipes.cpu import emulation
+
+        emulation.enter()
+        gpt_model.roll_tensor = roll_tensor
+
+    theirs, _ = run_toy(toy, change=upstream)
+    assert _worst(ours, whole) <= RELATIVE_TOLERANCE
+    assert RELATIVE_TOLERANCE < _worst(theirs, whole) < 2 / 64 * toy.model.mtp_loss_scaling_factor  # of 64 tokens
 
 
 def test_megatron_fsdp_scales_the_right_buffer() -> None:

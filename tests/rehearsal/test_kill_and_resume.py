@@ -72,7 +72,7 @@ def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) ->
                     with losses.open("a") as f:
                         f.write(f"{trainer.global_step} {float(trainer.callback_metrics['reduced_train_loss']).hex()}\n")
 
-        seed_after_configure()
+        seed_after_configure(spec.run.seed)
         recipe = build(spec, cpu=True)
         recipe.trainer.enable_progress_bar = False
         built = fdl.build(recipe)
