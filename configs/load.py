@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from configs.errors import Refusal, nearest
-from configs.schema import Gpu, Model, Optimizer, Precision, Spec
+from configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec
 
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
@@ -221,6 +221,12 @@ def _check_values(spec: Spec) -> None:
         floor = 1 if key in _POSITIVE else 0
         if value < floor:
             raise Refusal(f"{key}={value} is not legal: it must be {'at least 1' if floor else '0 or more'}.")
+    pattern, layers = spec.model.hybrid_override_pattern, spec.model.num_layers
+    if pattern and (len(pattern) != layers or not set(pattern) <= set(HYBRID_SYMBOLS)):
+        symbols = " ".join(HYBRID_SYMBOLS)
+        raise Refusal(
+            f"model.hybrid_override_pattern={pattern} is not legal: it must be model.num_layers={layers} of the symbols {symbols}."
+        )
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Resolved:

@@ -6,8 +6,10 @@ Units are in the names (``_gib``, ``_tflops``, ``_gb_per_s``); GB is 10^9 and Gi
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from omegaconf import MISSING
 
@@ -51,6 +53,67 @@ class Dispatcher(Enum):
     alltoall = "alltoall"
     allgather = "allgather"
     flex = "flex"
+
+
+class Mixer(Enum):
+    """What in a layer looks at other tokens."""
+
+    attention = "attention"
+    mamba = "mamba"
+    none = "none"
+
+
+class FeedForward(Enum):
+    dense = "dense"
+    experts = "experts"
+    none = "none"
+
+
+class LayerKind(NamedTuple):
+    """What a layer is made of. A hybrid's layers have one of the two parts, all others both."""
+
+    mixer: Mixer = Mixer.attention
+    feed_forward: FeedForward = FeedForward.dense
+    full_keys: bool = True  # False: sliding-window attention
+
+    @property
+    def parts(self) -> int:
+        """Blocks with a norm before and a residual after them."""
+        return (self.mixer is not Mixer.none) + (self.feed_forward is not FeedForward.none)
+
+
+class LayerShape(NamedTuple):
+    """What of a model decides the kind of each of its layers."""
+
+    num_layers: int
+    pattern: str
+    first_experts: int
+    moe_every: int
+    window_size: int
+    window_every: int
+
+
+# Megatron-Core's symbols (ssm/mamba_hybrid_layer_allocation.py)
+HYBRID_SYMBOLS = {
+    "M": LayerKind(Mixer.mamba, FeedForward.none),
+    "*": LayerKind(Mixer.attention, FeedForward.none),
+    "-": LayerKind(Mixer.none, FeedForward.dense),
+    "E": LayerKind(Mixer.none, FeedForward.experts),
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def layer_kinds(shape: LayerShape) -> tuple[LayerKind, ...]:
+    """The kind of every layer, from the first."""
+    if shape.pattern:
+        return tuple(HYBRID_SYMBOLS[symbol] for symbol in shape.pattern)
+
+    def kind(i: int) -> LayerKind:
+        experts = i >= shape.first_experts and (i + 1) % shape.moe_every == 0
+        full_keys = not shape.window_size or (shape.window_every > 1 and (i + 1) % shape.window_every == 0)
+        return LayerKind(Mixer.attention, FeedForward.experts if experts else FeedForward.dense, full_keys)
+
+    return tuple(map(kind, range(shape.num_layers)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +166,13 @@ class Model:
     v_head_dim: int = 0
     window_size: int = 0  # sliding-window attention: keys seen by a query; 0 is all
     window_every: int = 1  # with a window: every n-th layer sees all keys; 1 is no such layer
+    # Hybrids of Mamba-2 and attention: one symbol a layer, M (Mamba), * (attention), - (dense feed-forward), E (experts); empty: none
+    hybrid_override_pattern: str = ""
+    mamba_num_heads: int = 0
+    mamba_head_dim: int = 64
+    mamba_state_dim: int = 128
+    mamba_num_groups: int = 8
+    moe_latent_size: int = 0  # experts work, and tokens travel, at this width; 0 is the hidden size (Nemotron 3's LatentMoE)
 
     @property
     def is_moe(self) -> bool:
@@ -116,13 +186,35 @@ class Model:
     def tied(self) -> bool:
         return self.share_embeddings_and_output_weights
 
+    @property
+    def shape(self) -> LayerShape:
+        first_experts = self.num_dense_layers if self.is_moe else self.num_layers
+        return LayerShape(self.num_layers, self.hybrid_override_pattern, first_experts, self.moe_every, self.window_size, self.window_every)
+
     def layer_is_moe(self, layer: int) -> bool:
         """Whether the 0-based decoder layer holds experts."""
-        return self.is_moe and layer >= self.num_dense_layers and (layer + 1) % self.moe_every == 0
+        return layer_kinds(self.shape)[layer].feed_forward is FeedForward.experts
+
+    @property
+    def mtp_kind(self) -> LayerKind:
+        """A layer that predicts a further token: attention, and the feed-forward of the model's last."""
+        return LayerKind(Mixer.attention, layer_kinds(self.shape)[-1].feed_forward)
 
     @property
     def has_dense_layers(self) -> bool:
+        if self.hybrid_override_pattern:
+            return "-" in self.hybrid_override_pattern
         return not self.is_moe or self.num_dense_layers > 0 or self.moe_every > 1
+
+    @property
+    def mamba_width(self) -> int:
+        """Channels of a Mamba layer's inner state, Megatron-Core's d_inner."""
+        return self.mamba_num_heads * self.mamba_head_dim
+
+    @property
+    def mamba_projection(self) -> int:
+        """Outputs of a Mamba layer's first projection: gate and x, B and C of every group, dt of every head."""
+        return 2 * self.mamba_width + 2 * self.mamba_num_groups * self.mamba_state_dim + self.mamba_num_heads
 
     def padded_vocab_size(self, tp: int) -> int:
         """Vocabulary rows after Megatron's padding to ``make_vocab_size_divisible_by * tp`` (NeMo: _vocab_size_with_padding)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 
 from configs import Model, Spec
+from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
 
 
 @functools.lru_cache(maxsize=1024)
@@ -25,10 +26,9 @@ def attention_width(model: Model) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def mean_keys(model: Model, layer: int, seq_length: int, *, causal: bool) -> float:
-    """Keys that a query of ``layer`` meets, on average over the sequence."""
-    windowed = model.window_size and (model.window_every == 1 or (layer + 1) % model.window_every)
-    if not windowed or model.window_size >= seq_length:
+def mean_keys(model: Model, full_keys: bool, seq_length: int, *, causal: bool) -> float:
+    """Keys that a query meets, on average over the sequence, in a layer with or without a window."""
+    if full_keys or model.window_size >= seq_length:
         return seq_length / 2 if causal else float(seq_length)
     w = model.window_size
     return w - w * w / (2 * seq_length) if causal else float(w)
@@ -46,26 +46,51 @@ def attention_linear(model: Model) -> int:
     return h * (qk + 2 * model.num_query_groups * model.kv_channels) + v * h
 
 
-def feed_forward_linear(model: Model, layer: int) -> int:
+def mamba_linear(model: Model) -> int:
+    """Multiply-adds per token of a Mamba block's two projections."""
+    return model.hidden_size * (model.mamba_projection + model.mamba_width)
+
+
+# The state-space dual form works on chunks of the sequence (mamba_ssm's chunk_size): scores within a chunk, states between them.
+MAMBA_CHUNK = 128
+
+
+def mamba_scan(model: Model) -> float:
+    """FLOPs per token of the scan: scores of each group, their product with x, states written and read (arXiv:2405.21060, section 6)."""
+    within = 2.0 * MAMBA_CHUNK * (model.mamba_num_groups * model.mamba_state_dim + model.mamba_width)
+    return within + 4.0 * model.mamba_state_dim * model.mamba_width
+
+
+def feed_forward_linear(model: Model, experts: bool) -> int:
     """Multiply-adds per token of the feed-forward block that one token meets."""
     h, matrices = model.hidden_size, 3 if model.gated_linear_unit else 2
-    if not model.layer_is_moe(layer):
+    if not experts:
         return matrices * h * model.ffn_hidden_size
-    active = model.moe_router_topk * model.moe_ffn_hidden_size + model.moe_shared_expert_intermediate_size
-    return matrices * h * active + h * model.num_moe_experts
+    routed = matrices * (model.moe_latent_size or h) * model.moe_router_topk * model.moe_ffn_hidden_size
+    return routed + matrices * h * model.moe_shared_expert_intermediate_size + h * (model.num_moe_experts + 2 * model.moe_latent_size)
+
+
+def layer_flops(model: Model, kind: LayerKind, seq_length: int, *, causal: bool) -> float:
+    """FLOPs per token of one layer's forward pass."""
+    total = 0.0
+    if kind.mixer is Mixer.attention:
+        total += 2.0 * attention_linear(model) + 2.0 * mean_keys(model, kind.full_keys, seq_length, causal=causal) * sum(
+            attention_width(model)
+        )
+    elif kind.mixer is Mixer.mamba:
+        total += 2.0 * mamba_linear(model) + mamba_scan(model)
+    if kind.feed_forward is not FeedForward.none:
+        total += 2.0 * feed_forward_linear(model, kind.feed_forward is FeedForward.experts)
+    return total
 
 
 @functools.lru_cache(maxsize=1024)
 def forward_flops_per_token(model: Model, seq_length: int, *, causal: bool = True) -> float:
     """FLOPs of one token's forward pass: linear layers, attention, logits, multi-token prediction."""
-    qk, v = attention_width(model)
+    further = (model.mtp_kind,) * model.mtp_num_layers
     total = 2.0 * model.hidden_size * model.vocab_size
-    further = [model.num_layers - 1] * model.mtp_num_layers
     total += len(further) * 2.0 * model.hidden_size * (model.vocab_size + 2 * model.hidden_size)
-    for i in (*range(model.num_layers), *further):
-        total += 2.0 * (attention_linear(model) + feed_forward_linear(model, i))
-        total += 2.0 * mean_keys(model, i, seq_length, causal=causal) * (qk + v)
-    return total
+    return total + sum(layer_flops(model, kind, seq_length, causal=causal) for kind in layer_kinds(model.shape) + further)
 
 
 def model_flops_per_token(spec: Spec, *, causal: bool = True) -> float:

@@ -9,9 +9,11 @@ in flight, Transformer Engine's modules for what fp8 saves.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import dataclass
 
 from configs import Calibration, Fsdp, Model, Recompute, Spec
+from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
 from planner import flops
 from planner.calibration import calibration_for
 from planner.parameters import Shard, layer, parameters, stage_shards
@@ -110,7 +112,7 @@ class Saved:
 
     inputs: float  # residual stream at the layer's entry
     norms: float
-    attention_inputs: float  # q, k, v
+    attention_inputs: float  # q, k, v; a Mamba block's projected gate, x, B, C and dt
     attention_scores: float  # unfused attention only
     attention_output: float
     up_projection: float  # MLA: k, v (and q) after the up projections
@@ -153,7 +155,7 @@ class Saved:
 
 
 @functools.lru_cache(maxsize=4096)
-def saved_by_layer(split: _Split, moe: bool) -> Saved:
+def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
     """Bytes one micro-batch leaves behind in one layer of one rank."""
     m = split.model
     rows = split.mbs * split.seq_length / split.cp
@@ -162,32 +164,38 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
     saved = 1.0 if split.gemm in ("fp8", "fp4") else wide  # a linear layer keeps its input in the GEMM's dtype
     h = m.hidden_size
     residual = wide * rows * h / shard
+    up_projection = scores = attention_inputs = attention_output = 0.0
     qk, v = (w / split.tp for w in flops.attention_width(m))
-    up_projection = 0.0
-    if m.is_mla:
+    if kind.mixer is Mixer.mamba:  # the fused kernel runs the convolution and the scan's parts again
+        width = m.mamba_width / split.tp
+        attention_inputs = wide * rows * m.mamba_projection / split.tp
+        attention_output = (wide + saved) * rows * width  # before and after the gate and its norm
+    elif kind.mixer is Mixer.attention and m.is_mla:
         low_rank = (m.q_lora_rank + m.kv_lora_rank + m.qk_pos_emb_head_dim) * rows / shard
         attention_inputs = wide * low_rank * 2
         up_projection = wide * rows * (2 * qk + v)
-    else:
+    elif kind.mixer is Mixer.attention:
         attention_inputs = wide * rows * (qk + 2 * max(m.num_query_groups, split.tp) / split.tp * m.kv_channels)
-    heads = m.num_attention_heads / split.tp
-    scores = 0.0
-    if not split.flash:  # softmax output, its dropout mask and the dropped-out copy
-        scores = heads * rows * split.seq_length * ((2 * wide + 1) if split.dropout else wide)
-    attention_output = saved * rows * v + 4.0 * heads * rows + (wide * rows * v if saved < wide else 0.0)
-    norms = 2 * saved * rows * h / shard
+    if kind.mixer is Mixer.attention:
+        heads = m.num_attention_heads / split.tp
+        if not split.flash:  # softmax output, its dropout mask and the dropped-out copy
+            scores = heads * rows * split.seq_length * ((2 * wide + 1) if split.dropout else wide)
+        attention_output = saved * rows * v + 4.0 * heads * rows + (wide * rows * v if saved < wide else 0.0)
+    norms = kind.parts * saved * rows * h / shard
     masks = 2.0 * rows * h / shard if split.dropout else 0.0
     up = 2 if m.gated_linear_unit else 1
-    if not moe:
+    activation_in = activation_out = experts = 0.0
+    if kind.feed_forward is FeedForward.dense:
         width = m.ffn_hidden_size / split.tp
         activation_in, activation_out, experts = wide * rows * up * width, saved * rows * width, 0.0
-    else:
+    elif kind.feed_forward is FeedForward.experts:
         local = rows / shard
         routed = local * m.moe_router_topk * split.etp
         width = m.moe_ffn_hidden_size / split.etp
         activation_in, activation_out = wide * routed * up * width, saved * routed * width
         # permuted copies; what the experts return is summed at once, their weights having gone into the activation
-        experts = routed * h * saved + local * (4.0 * m.num_moe_experts * 2 + h * wide)
+        travelling = m.moe_latent_size or h
+        experts = routed * travelling * saved + local * (4.0 * m.num_moe_experts * 2 + travelling * wide)
         if m.moe_shared_expert_intermediate_size:
             shared = m.moe_shared_expert_intermediate_size / split.tp
             activation_in += wide * rows * up * shared
@@ -199,7 +207,7 @@ def saved_by_layer(split: _Split, moe: bool) -> Saved:
         scores,
         attention_output,
         up_projection,
-        residual,
+        residual if kind.parts == 2 else 0.0,
         activation_in,
         activation_out,
         experts,
@@ -251,14 +259,14 @@ def _static(spec: Spec, shard: Shard) -> tuple[float, float, float]:
     return weight * shard.total, grad * shard.total, optimizer
 
 
-def _layer_bytes(spec: Spec, split: _Split, moe: bool) -> tuple[float, float]:
+def _layer_bytes(spec: Spec, split: _Split, kind: LayerKind) -> tuple[float, float]:
     """Bytes that stay after a layer's forward pass, and the most that exist while it runs its backward pass."""
-    saved = saved_by_layer(split, moe)
+    saved = saved_by_layer(split, kind)
     lay = spec.layout
     if lay.recompute is Recompute.full:
         return saved.inputs, saved.total
     if lay.recompute is Recompute.selective:
-        kept = saved.kept(tuple(lay.recompute_modules) or ("core_attn",), moe)
+        kept = saved.kept(tuple(lay.recompute_modules) or ("core_attn",), kind.feed_forward is FeedForward.experts)
         return kept, saved.total - kept
     return saved.total, 0.0
 
@@ -284,33 +292,31 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
     rows = lay.mbs * spec.seq_length / lay.cp
     wide = 4.0 if spec.precision.gemm == "fp32" else 2.0
     boundary = wide * rows * model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
-    per_stage = [[0, 0] for _ in range(lay.pp)]  # dense and expert layers
+    kinds = layer_kinds(model.shape)
+    per_stage: list[Counter[LayerKind]] = [Counter() for _ in range(lay.pp)]
     embeds, loses = [False] * lay.pp, [False] * lay.pp
     for chunk in chunks_of(spec) or ():
-        moe = sum(model.layer_is_moe(i) for i in range(chunk.start, chunk.stop))
-        per_stage[chunk.stage][0] += chunk.num_layers - moe
-        per_stage[chunk.stage][1] += moe
+        per_stage[chunk.stage].update(kinds[chunk.start : chunk.stop])
         embeds[chunk.stage] |= chunk.embeds
         loses[chunk.stage] |= chunk.loses
-    kept_dense, working_dense = _layer_bytes(spec, split, False) if model.has_dense_layers else (0.0, 0.0)
-    kept_moe, working_moe = _layer_bytes(spec, split, True) if model.is_moe else (0.0, 0.0)
-    full_dense = saved_by_layer(split, False).total
+    bytes_of = {kind: _layer_bytes(spec, split, kind) for kind in {*kinds, model.mtp_kind}}
+    by_block = lay.recompute is Recompute.full and lay.recompute_method == "block" and lay.recompute_num_layers > 0
     out: list[StageMemory] = []
     for stage, shard in enumerate(stage_shards(spec)):
         weights, grads, states = _static(spec, shard)
-        dense, moe = per_stage[stage]
-        layers = dense + moe
+        held = per_stage[stage]
+        layers = held.total()
+        dense = any(kind.feed_forward is FeedForward.dense for kind in held)
         depth = in_flight(stage, lay.pp, lay.vpp, batch.num_micro_batches)
-        kept = dense * kept_dense + moe * kept_moe
-        if lay.recompute is Recompute.full:
-            if lay.recompute_method == "block" and lay.recompute_num_layers:
-                exact = max(dense - lay.recompute_num_layers, 0)
-                kept = (dense - exact) * kept_dense + exact * full_dense + moe * kept_moe
-            elif lay.recompute_num_layers > 1:
-                kept /= lay.recompute_num_layers
+        kept = sum(count * bytes_of[kind][0] for kind, count in held.items())
+        if by_block:  # the layers after the first few keep everything
+            whole = max(layers - lay.recompute_num_layers, 0) / max(layers, 1)
+            kept += whole * (sum(count * saved_by_layer(split, kind).total for kind, count in held.items()) - kept)
+        elif lay.recompute is Recompute.full and lay.recompute_num_layers > 1:
+            kept /= lay.recompute_num_layers
         if lay.cpu_offload_layers:
             kept *= max(layers - lay.cpu_offload_layers, 0) / max(layers, 1)
-        working = max(working_dense if dense else 0.0, working_moe if moe else 0.0)
+        working = max((bytes_of[kind][1] for kind in held), default=0.0)
         if lay.recompute is Recompute.full and lay.recompute_num_layers > 1 and lay.recompute_method != "block":
             working *= lay.recompute_num_layers
         # while one layer's backward runs, the gradients of its widest activation and of its input exist too
@@ -322,10 +328,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         if loses[stage]:
             vocabulary = model.padded_vocab_size(lay.tp) / lay.tp
             logits = (1 + model.mtp_num_layers) * (_LOGITS_BYTES * rows * vocabulary + 2 * boundary)
-            moe_last = model.layer_is_moe(model.num_layers - 1)
-            further = kept_moe if moe_last else kept_dense
-            if lay.recompute is Recompute.full and lay.recompute_method == "block":
-                further = saved_by_layer(split, moe_last).total  # Megatron-Core leaves it out
+            further = saved_by_layer(split, model.mtp_kind).total if by_block else bytes_of[model.mtp_kind][0]
             activations += depth * model.mtp_num_layers * (further + 5 * boundary)  # and its inputs: embedding, norms, the two joined
             if lay.pp == 1:  # logits live before the first layer's backward, whose working set then does not
                 activations -= min(working + gradients, logits)
@@ -337,7 +340,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         if lay.tp_comm_overlap:
             buffers += 4 * wide * rows * model.hidden_size
         if lay.fsdp is not Fsdp.none:
-            biggest = max(layer(model, i, lay.tp, lay.ep, lay.expert_tp).total for i in {0, model.num_layers - 1})
+            biggest = max(layer(model, kind, lay.tp, lay.ep, lay.expert_tp).total for kind in set(kinds))
             table = model.padded_vocab_size(lay.tp) // lay.tp * model.hidden_size
             buffers += (2 * biggest + table) * wide + (biggest + table) * 4.0  # two units gathered, one unit's gradients
         out.append(

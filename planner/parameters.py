@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from configs import Model, Spec
-from configs.schema import Normalization, PositionEmbedding
+from configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
 from planner.stages import chunks, layout_key
 
 
@@ -71,29 +71,47 @@ def attention(model: Model, tp: int) -> int:
     return count
 
 
-def feed_forward(model: Model, size: int, tp: int) -> int:
-    """Parameters of a dense feed-forward block of inner width ``size`` on one of ``tp`` ranks, without its norm."""
-    h = model.hidden_size
+def mamba(model: Model, tp: int) -> int:
+    """Parameters of one Mamba-2 block on one of ``tp`` ranks, its input norm included (megatron-core's ssm.mamba_mixer)."""
+    h, width = model.hidden_size, model.mamba_width // tp
+    groups = 2 * model.mamba_num_groups * model.mamba_state_dim // tp
+    heads = model.mamba_num_heads // tp
+    convolution = (width + groups) * (4 + 1)  # a kernel of four and a bias
+    return norm(model, h) + h * (2 * width + groups + heads) + convolution + 3 * heads + width + width * h
+
+
+def feed_forward(model: Model, size: int, tp: int, hidden: int = 0) -> int:
+    """Parameters of a feed-forward block of inner width ``size`` on one of ``tp`` ranks, without its norm."""
+    h = hidden or model.hidden_size
     up = size * (2 if model.gated_linear_unit else 1) // tp
     count = h * up + size // tp * h
     return count + (up + h if model.add_bias_linear else 0)
 
 
-def layer(model: Model, index: int, tp: int, ep: int, etp: int) -> Shard:
-    """Parameters of decoder layer ``index`` on one rank."""
-    dense = attention(model, tp) + norm(model, model.hidden_size)
-    if not model.layer_is_moe(index):
-        return Shard(dense + feed_forward(model, model.ffn_hidden_size, tp), 0)
-    dense += model.num_moe_experts * model.hidden_size  # router
-    if model.moe_shared_expert_intermediate_size:
-        dense += feed_forward(model, model.moe_shared_expert_intermediate_size, tp)
-    experts = model.num_moe_experts // ep * feed_forward(model, model.moe_ffn_hidden_size, etp)
+def layer(model: Model, kind: LayerKind, tp: int, ep: int, etp: int) -> Shard:
+    """Parameters of a decoder layer of this kind on one rank."""
+    dense = experts = 0
+    if kind.mixer is Mixer.attention:
+        dense += attention(model, tp)
+    elif kind.mixer is Mixer.mamba:
+        dense += mamba(model, tp)
+    if kind.feed_forward is not FeedForward.none:
+        dense += norm(model, model.hidden_size)
+    if kind.feed_forward is FeedForward.dense:
+        dense += feed_forward(model, model.ffn_hidden_size, tp)
+    elif kind.feed_forward is FeedForward.experts:
+        dense += (model.num_moe_experts + 2 * model.moe_latent_size) * model.hidden_size  # router, and into the latent width and back
+        if model.moe_shared_expert_intermediate_size:
+            dense += feed_forward(model, model.moe_shared_expert_intermediate_size, tp)
+        experts = model.num_moe_experts // ep * feed_forward(model, model.moe_ffn_hidden_size, etp, model.moe_latent_size)
     return Shard(dense, experts)
 
 
 def multi_token_prediction(model: Model, tp: int, ep: int, etp: int) -> Shard:
-    """Parameters on one rank of the layers that predict further tokens: each a decoder layer as the last one, behind a projection."""
-    h, one = model.hidden_size, layer(model, model.num_layers - 1, tp, ep, etp)
+    """Parameters on one rank of the layers that predict further tokens: each a decoder layer behind a projection."""
+    if not model.mtp_num_layers:
+        return Shard(0, 0)
+    h, one = model.hidden_size, layer(model, model.mtp_kind, tp, ep, etp)
     beside = 3 * norm(model, h) + 2 * h * h // tp  # of the embedding, of the hidden state, at the end; [h, 2h]
     return Shard(model.mtp_num_layers * (one.dense + beside), model.mtp_num_layers * one.expert)
 
@@ -122,10 +140,11 @@ def _stage_shards(
 ) -> tuple[Shard, ...]:
     pp = key[0]
     out = [Shard(0, 0)] * pp
+    kinds = layer_kinds(model.shape)
     for chunk in chunks(model.num_layers, key) or ():
         shard = out[chunk.stage]
-        for moe, count in Counter(map(model.layer_is_moe, range(chunk.start, chunk.stop))).items():
-            one = layer(model, next(i for i in range(chunk.start, chunk.stop) if model.layer_is_moe(i) == moe), tp, ep, etp)
+        for kind, count in Counter(kinds[chunk.start : chunk.stop]).items():
+            one = layer(model, kind, tp, ep, etp)
             shard += Shard(one.dense * count, one.expert * count)
         if chunk.embeds:
             shard += Shard(embedding(model, tp, seq_length), 0)
@@ -147,7 +166,7 @@ def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
     if not model.tied:
         total += output_layer(model, 1)
         active += output_layer(model, 1)
-    for shard in (*(layer(model, i, 1, 1, 1) for i in range(model.num_layers)), multi_token_prediction(model, 1, 1, 1)):
+    for shard in (*(layer(model, kind, 1, 1, 1) for kind in layer_kinds(model.shape)), multi_token_prediction(model, 1, 1, 1)):
         total += shard.total
         active += shard.dense
         if shard.expert:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from configs import Dispatcher, Fsdp, Model, Recompute, Refusal, Spec
+from configs import Dispatcher, Fsdp, Model, Recompute, Refusal, Spec, nearest, recipe_names
 from configs.schema import PositionEmbedding
 from planner.stages import chunks_of, stage_layers
 
@@ -73,6 +73,8 @@ def nearest_values(given: int, legal: Iterable[int]) -> str:
 
 def _legal_tp(model: Model) -> list[int]:
     sizes = [model.num_attention_heads, model.num_query_groups, model.ffn_hidden_size]
+    if model.mamba_num_heads:
+        sizes += [model.mamba_num_heads, model.mamba_num_groups]
     if model.moe_shared_expert_intermediate_size:
         sizes.append(model.moe_shared_expert_intermediate_size)
     return [d for d in divisors(model.num_attention_heads) if all(s % d == 0 for s in sizes)]
@@ -118,6 +120,51 @@ def _tp_ffn(s: Spec) -> tuple[str, str] | None:
     if not m.has_dense_layers:
         return None  # no dense feed-forward block is built
     return _divides(m.ffn_hidden_size, "feed-forward channels", s.layout.tp, m)
+
+
+@_rule(
+    "tp-mamba",
+    "tensor parallelism divides a hybrid's Mamba heads and groups",
+    "each rank scans whole heads with the B and C of their group",
+    MCORE + "ssm.mamba_mixer.MambaMixer.__init__",
+)
+def _tp_mamba(s: Spec) -> tuple[str, str] | None:
+    m = s.model
+    if not m.mamba_num_heads:
+        return None
+    return _divides(m.mamba_num_heads, "Mamba heads", s.layout.tp, m) or _divides(m.mamba_num_groups, "Mamba groups", s.layout.tp, m)
+
+
+@_rule(
+    "cp-mamba",
+    "context parallelism divides the Mamba heads of a tensor rank, and its groups or a multiple of them",
+    "the scan needs the whole sequence, so context ranks exchange it for heads",
+    MCORE + "ssm.mamba_context_parallel.MambaContextParallel.__init__",
+)
+def _cp_mamba(s: Spec) -> tuple[str, str] | None:
+    m, lay = s.model, s.layout
+    if not m.mamba_num_heads or lay.cp == 1 or _tp_mamba(s):
+        return None
+    heads, groups = m.mamba_num_heads // lay.tp, m.mamba_num_groups // lay.tp
+    legal = [c for c in divisors(heads) if groups % c == 0 or c % groups == 0]
+    if lay.cp in legal:
+        return None
+    return (
+        f"layout.cp={lay.cp} does not divide the {heads} Mamba heads and {groups} groups of a rank",
+        f"Use layout.cp={nearest_values(lay.cp, legal)}.",
+    )
+
+
+@_rule(
+    "hybrid-vpp",
+    "a hybrid's pipeline is not interleaved",
+    "Megatron-Core's MambaModel has no virtual stages",
+    MCORE + "models.mamba.mamba_model.MambaModel",
+)
+def _hybrid_vpp(s: Spec) -> tuple[str, str] | None:
+    if s.model.hybrid_override_pattern and s.layout.vpp > 1:
+        return f"layout.vpp={s.layout.vpp} with a hybrid of Mamba and attention", "Use layout.vpp=1."
+    return None
 
 
 @_rule(
@@ -836,7 +883,12 @@ def is_legal(spec: Spec) -> bool:
 
 
 def require_legal(spec: Spec) -> None:
-    """Raise the first violation as a Refusal."""
+    """Raise the first violation as a Refusal, or that there is nothing to build."""
+    if not spec.model.nemo_config:
+        raise Refusal(
+            f"model={spec.model.name} is known to the planner only: no NeMo recipe is built for it here",
+            f"slipway check and plan answer for it; {nearest(spec.model.name, recipe_names())}",
+        )
     broken = violations(spec)
     if broken:
         first = broken[0]

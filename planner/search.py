@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
+from configs.schema import layer_kinds
 from planner.calibration import calibration_for
 from planner.memory import Memory, memory
 from planner.rules import divisors, is_legal
@@ -123,11 +124,11 @@ def _bound(spec: Spec, group: Layout) -> float:
     split = split_of(trial, calibration_for(spec))
     model = spec.model
     work = 0.0
-    for moe, count in Counter(map(model.layer_is_moe, range(model.num_layers))).items():
-        cost = layer_cost(split, next(i for i in range(model.num_layers) if model.layer_is_moe(i) == moe))
+    for kind, count in Counter(layer_kinds(model.shape)).items():
+        cost = layer_cost(split, kind)
         work += count * (cost.forward_s + cost.backward_s)
-    if model.window_size or spec.precision.first_last_layers_bf16:
-        work *= 0.5  # layers differ in ways that one representative does not show: stay safely below
+    if spec.precision.first_last_layers_bf16:
+        work *= 0.5  # layers kept in bf16 cost more or less than the others: stay safely below
     for cost in (embedding_cost(split), loss_cost(split)):
         work += cost.forward_s + cost.backward_s
     return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work

@@ -98,17 +98,24 @@ def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
 
 
 def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
-    """Layers as evenly as they go over all chunks, the embedding and the loss each weighing as one layer."""
+    """Layers filled from the front, as many to a chunk as go evenly, so that the last, which has the loss, has the fewest.
+
+    That is how the published layouts of DeepSeek-V3 and Kimi-K2 split 61 layers. Where it would leave a chunk empty they are spread
+    as evenly as they go, the embedding and the loss each weighing as one.
+    """
     count = pp * vpp
-    slots = [(num_layers + 2) // count + (i < (num_layers + 2) % count) for i in range(count)]
-    # the longer chunks go to the middle, away from the embedding and the loss
-    extra = (-(num_layers + 2) % count) // 2
-    slots = slots[-extra:] + slots[:-extra] if extra else slots
-    out: list[Chunk] = []
-    start = 0
-    for i in range(count):
-        size = max(slots[i] - (i == 0) - (i == count - 1), 0)
-        size = min(size, num_layers - start) if i < count - 1 else num_layers - start
-        out.append(Chunk(i % pp, start, start + size, i == 0, i == count - 1))
-        start += size
-    return tuple(out)
+    each = -(-num_layers // count)
+    sizes = [each] * (count - 1) + [num_layers - each * (count - 1)]
+    if sizes[-1] < 1:
+        slots = [(num_layers + 2) // count + (i < (num_layers + 2) % count) for i in range(count)]
+        # the longer chunks go to the middle, away from the embedding and the loss
+        extra = (-(num_layers + 2) % count) // 2
+        slots = slots[-extra:] + slots[:-extra] if extra else slots
+        sizes, left = [], num_layers
+        for i, slot in enumerate(slots):
+            sizes.append(left if i == count - 1 else min(max(slot - (i == 0), 0), left))
+            left -= sizes[-1]
+    starts = [sum(sizes[:i]) for i in range(count)]
+    return tuple(
+        Chunk(i % pp, start, start + size, i == 0, i == count - 1) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from configs import Calibration, Dispatcher, Fsdp, Gpu, Model, Recompute, Spec
+from configs.schema import FeedForward, LayerKind, LayerShape, Mixer, layer_kinds
 from planner import flops
 from planner.calibration import calibration_for
 from planner.kernels import Device, Link, link
@@ -21,6 +22,10 @@ from planner.schedule import lower_bound, pipeline_time
 from planner.stages import chunks_of
 
 _SYNC = 3.0  # how sharply a layer is either the CPU's or the GPU's: between one after the other (1) and the slower one alone (infinity)
+
+# Seconds of a FLOP in Mamba-2's scan over one in fused attention: both take the same time at a sequence of 2,048 (arXiv:2405.21060,
+# figure 10), where attention has four times the FLOPs.
+_SCAN_OVER_ATTENTION = 4.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class _Ledger:
         )
 
 
-def _attention(ledger: _Ledger, layer: int) -> None:
+def _attention(ledger: _Ledger, full_keys: bool) -> None:
     s, m, d = ledger.split, ledger.split.model, ledger.device
     rows, h = s.tokens, m.hidden_size
     shard = s.tp if s.sequence_parallel else 1
@@ -208,7 +213,7 @@ def _attention(ledger: _Ledger, layer: int) -> None:
     if m.qk_layernorm:
         ledger.stream(4 * rows * (qk + key_value / 2), 6 * rows * (qk + key_value / 2), 2)
 
-    keys = flops.mean_keys(m, layer, s.seq_length, causal=s.cal.flash_attention)
+    keys = flops.mean_keys(m, full_keys, s.seq_length, causal=s.cal.flash_attention)
     work = 2.0 * rows * keys * (qk + v)
     head = (m.qk_head_dim + m.qk_pos_emb_head_dim + m.v_head_dim) / 2 if m.is_mla else m.kv_channels
     forward = d.attention(work, head)
@@ -227,6 +232,29 @@ def _attention(ledger: _Ledger, layer: int) -> None:
         ledger.add("attention", forward, backward, 2)
 
 
+def _mamba(ledger: _Ledger) -> None:
+    """A Mamba-2 block: projections, a short convolution, the chunked scan, a gated norm."""
+    s, m, d = ledger.split, ledger.split.model, ledger.device
+    rows, h = s.tokens, m.hidden_size
+    width = m.mamba_width / s.tp
+    projected = m.mamba_projection / s.tp
+    ledger.linear(projected, h, rows)
+    ledger.linear(h, width, rows)
+    gate, rest = 2.0 * rows * width, 2.0 * rows * (projected - width)
+    # [s, b, h] is copied to [b, s, h] and back (megatron-core's MambaMixer.forward)
+    ledger.stream(2 * (gate + rest) + 2 * gate, 2 * (gate + rest) + 2 * gate, 2)
+    # Convolution; then x, B and C are read by three kernels, each chunk's state is written, passed on and read in fp32, and the gated
+    # norm reads and writes. The backward pass keeps none of it: it runs them again, and then their gradients.
+    states = 4.0 * rows * width * m.mamba_state_dim / flops.MAMBA_CHUNK
+    once = 2 * rest + 3 * rest + gate + 4 * states + 3 * gate
+    ledger.stream(once, 3 * once, 7)
+    if s.cp > 1:  # the sequence is exchanged for heads, and back
+        one = link(d, s.cp, s.tp).all_to_all(2.0 * rows * (projected + width), 2.0 * rows * (projected + width))
+        ledger.add("cp", one, one, 4)
+    scan = _SCAN_OVER_ATTENTION * d.attention(flops.mamba_scan(m) * rows / s.tp)
+    ledger.add("attention", scan, 3 * scan)
+
+
 def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
     """One gather and one scatter a block and pass with sequence parallelism; all-reduces of the same volume without."""
     s = ledger.split
@@ -240,14 +268,14 @@ def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
     ledger.add("tp", 2 * blocks * one, backward * blocks * one, 2 * blocks)
 
 
-def _norms_and_residuals(ledger: _Ledger) -> None:
+def _norms_and_residuals(ledger: _Ledger, parts: int) -> None:
     s, m = ledger.split, ledger.split.model
     rows = s.tokens / (s.tp if s.sequence_parallel else 1)
     one = 2.0 * rows * m.hidden_size
     dropout = 1 if s.cal.dropout else 0  # a mask is written and read
     with ledger.module("layernorm"):
-        ledger.stream(2 * 2 * one, 2 * 3 * one, 2)
-    ledger.stream((2 * 3 + dropout) * one, (2 * 2 + dropout) * one, 2)
+        ledger.stream(parts * 2 * one, parts * 3 * one, parts)
+    ledger.stream((parts * 3 + dropout) * one, (parts * 2 + dropout) * one, parts)
 
 
 def _feed_forward(ledger: _Ledger, width: float, rows: float) -> None:
@@ -260,9 +288,12 @@ def _feed_forward(ledger: _Ledger, width: float, rows: float) -> None:
 
 def _experts(ledger: _Ledger) -> None:
     s, m, d = ledger.split, ledger.split.model, ledger.device
-    h = m.hidden_size
+    h = m.moe_latent_size or m.hidden_size  # the width at which tokens travel and experts work
     local = s.tokens / (s.tp if s.sequence_parallel else 1)  # tokens that this rank routes
-    ledger.linear(m.num_moe_experts, h, local)
+    ledger.linear(m.num_moe_experts, m.hidden_size, local)
+    if m.moe_latent_size:
+        ledger.linear(h, m.hidden_size, local)
+        ledger.linear(m.hidden_size, h, local)
     ledger.stream(4.0 * local * m.num_moe_experts * 3, 4.0 * local * m.num_moe_experts * 3, 8)
     routed = local * m.moe_router_topk
     if s.ep > 1:
@@ -297,21 +328,26 @@ def _experts(ledger: _Ledger) -> None:
 
 
 @functools.lru_cache(maxsize=8192)
-def layer_cost(split: Split, layer: int) -> Cost:
-    """One decoder layer on one rank. ``layer`` picks dense or expert, windowed or not."""
+def layer_cost(split: Split, kind: LayerKind) -> Cost:
+    """One decoder layer of this kind on one rank."""
     m = split.model
     ledger = _Ledger(split)
-    _norms_and_residuals(ledger)
-    _attention(ledger, layer)
-    moe = m.layer_is_moe(layer)
+    _norms_and_residuals(ledger, kind.parts)
+    if kind.mixer is Mixer.attention:
+        _attention(ledger, kind.full_keys)
+    elif kind.mixer is Mixer.mamba:
+        _mamba(ledger)
+    blocks = int(kind.mixer is not Mixer.none)
+    moe = kind.feed_forward is FeedForward.experts
     if moe:
         with ledger.module("moe"):
             _experts(ledger)
-        _tensor_parallel(ledger, 2 if m.moe_shared_expert_intermediate_size else 1)
-    else:
+        blocks += bool(m.moe_shared_expert_intermediate_size)
+    elif kind.feed_forward is FeedForward.dense:
         with ledger.module("mlp"):
             _feed_forward(ledger, m.ffn_hidden_size / split.tp, split.tokens)
-        _tensor_parallel(ledger, 2)
+        blocks += 1
+    _tensor_parallel(ledger, blocks)
     if split.recompute is Recompute.full:
         for what, seconds in ledger.forward.items():
             ledger.backward[what] += seconds
@@ -325,7 +361,7 @@ def layer_cost(split: Split, layer: int) -> Cost:
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
         host = ledger.kernels * launch
         if not split.cuda_graphs:
-            host += 1e-6 * (split.cal.layer_host_us + (split.cal.moe_host_us if moe else 0.0))
+            host += 1e-6 * (split.cal.layer_host_us * kind.parts / 2 + (split.cal.moe_host_us if moe else 0.0))
         busy = sum(times.values())
         # the CPU cannot launch kernels as fast as the GPU ends them, everywhere in a layer or in a part of it
         idle = ((passes * host) ** _SYNC + busy**_SYNC) ** (1 / _SYNC) - busy
@@ -413,50 +449,29 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
     first, last = 0, model.num_layers
     if spec.precision.first_last_layers_bf16:
         first, last = spec.precision.num_layers_at_start_in_bf16, last - spec.precision.num_layers_at_end_in_bf16
-    shape = _shape(model)
-    costs: dict[tuple[bool, bool, bool], Cost] = {}
+    shape = model.shape
+    costs: dict[tuple[LayerKind, bool], Cost] = {}
     for index, chunk in enumerate(chunks_of(spec) or ()):
         virtual = index // lay.pp
         for kind, count in _kinds(shape, chunk.start, chunk.stop, first, last):
             if kind not in costs:
-                moe, full_keys, bf16 = kind
-                costs[kind] = layer_cost(edge if bf16 else split, _representative(model, moe, full_keys))
+                costs[kind] = layer_cost(edge if kind[1] else split, kind[0])
             add(chunk.stage, virtual, costs[kind], count)
         if chunk.embeds:
             add(chunk.stage, virtual, embedding_cost(split))
         if chunk.loses:
             add(chunk.stage, virtual, loss_cost(split), 1 + model.mtp_num_layers)
             if model.mtp_num_layers:
-                for cost in (layer_cost(split, model.num_layers - 1), projection_cost(split)):
+                for cost in (layer_cost(split, model.mtp_kind), projection_cost(split)):
                     add(chunk.stage, virtual, cost, model.mtp_num_layers)
     return [_Stage(f, b, s) for f, b, s in zip(forward, backward, spent, strict=True)]
 
 
-def _shape(model: Model) -> tuple[int, int, int, int]:
-    """What decides the kind of each layer."""
-    dense = model.num_dense_layers if model.is_moe else model.num_layers
-    return dense, model.moe_every, model.window_size, model.window_every
-
-
 @functools.lru_cache(maxsize=65536)
-def _kinds(
-    shape: tuple[int, int, int, int], start: int, stop: int, first: int, last: int
-) -> tuple[tuple[tuple[bool, bool, bool], int], ...]:
-    """How many layers of [start, stop) are (expert, seeing all keys, kept in bf16)."""
-    dense, moe_every, window, window_every = shape
-
-    def kind(i: int) -> tuple[bool, bool, bool]:
-        full_keys = not window or (window_every > 1 and (i + 1) % window_every == 0)
-        return i >= dense and (i + 1) % moe_every == 0, full_keys, i < first or i >= last
-
-    return tuple(Counter(map(kind, range(start, stop))).items())
-
-
-@functools.lru_cache(maxsize=1024)
-def _representative(model: Model, moe: bool, full_keys: bool) -> int:
-    """A layer index of this kind, the same for every layer of the kind so that its cost is computed once."""
-    kinds = (_kinds(_shape(model), i, i + 1, 0, model.num_layers)[0][0] for i in range(model.num_layers))
-    return list(kinds).index((moe, full_keys, False))
+def _kinds(shape: LayerShape, start: int, stop: int, first: int, last: int) -> tuple[tuple[tuple[LayerKind, bool], int], ...]:
+    """How many layers of [start, stop) are of each kind, and whether they are kept in bf16."""
+    kinds = layer_kinds(shape)
+    return tuple(Counter((kinds[i], i < first or i >= last) for i in range(start, stop)).items())
 
 
 def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) -> tuple[float, float]:

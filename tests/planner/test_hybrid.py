@@ -1,0 +1,90 @@
+"""Hybrids of Mamba-2 and attention: sizes as published, rules as Megatron-Core's, and costs that move as they must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import configs
+import planner
+from configs import Refusal, Spec
+from configs.schema import FeedForward, Mixer, layer_kinds
+from planner.calibration import calibration_for
+from planner.flops import forward_flops_per_token
+from planner.memory import memory
+from planner.parameters import model_parameters
+from planner.step_time import step_time
+
+NANO = "nemotron3_nano_30b_a3b"
+
+
+def _spec(*overrides: str, model: str = NANO) -> Spec:
+    return configs.load("mixtral_8x7b", [f"model={model}", "gpus=16", "layout.tp=1", "layout.pp=1", "layout.ep=8", *overrides]).spec
+
+
+# Nano's is what the weights on Hugging Face add up to; the others are their reports' (arXiv:2504.03624, NVIDIA's model card).
+@pytest.mark.parametrize(
+    ("name", "total", "active", "within"),
+    [(NANO, 31_577_937_344, 3.6e9, 0.0), ("nemotron3_super_120b_a12b", 120.6e9, 12.7e9, 0.006), ("nemotron_h_56b", 56.0e9, 56.0e9, 0.006)],
+)
+def test_size_is_the_published_one(name: str, total: float, active: float, within: float) -> None:
+    counted = model_parameters(configs.model(name), 8192)
+    assert abs(counted[0] - total) <= within * total
+    assert abs(counted[1] - active) <= 0.01 * active
+
+
+def test_a_layer_is_one_block() -> None:
+    model = configs.model(NANO)
+    kinds = layer_kinds(model.shape)
+    assert len(kinds) == model.num_layers
+    assert all(kind.parts == 1 for kind in kinds)
+    assert sum(kind.mixer is Mixer.mamba for kind in kinds) == 23
+    assert sum(kind.mixer is Mixer.attention for kind in kinds) == 6
+    assert sum(kind.feed_forward is FeedForward.experts for kind in kinds) == 23
+
+
+def test_mamba_costs_the_same_a_token_at_any_length_and_attention_does_not() -> None:
+    hybrid = configs.model(NANO)
+    only_mamba = replace(hybrid, hybrid_override_pattern="M" * hybrid.num_layers)
+    assert forward_flops_per_token(only_mamba, 65536) == forward_flops_per_token(only_mamba, 8192)
+    assert forward_flops_per_token(hybrid, 65536) > forward_flops_per_token(hybrid, 8192)
+
+
+def test_latent_experts_hold_and_send_less() -> None:
+    latent = _spec("layout.ep=16", model="nemotron3_super_120b_a12b")
+    wide = replace(latent, model=replace(latent.model, moe_latent_size=0))
+    assert model_parameters(wide.model, 8192)[0] > 3 * model_parameters(latent.model, 8192)[0]
+    cal = calibration_for(latent)
+    assert step_time(wide, cal).breakdown["ep"] > 3 * step_time(latent, cal).breakdown["ep"]
+
+
+def test_more_mamba_in_place_of_attention_is_planned() -> None:
+    spec = _spec()
+    fewer = replace(spec, model=replace(spec.model, hybrid_override_pattern=spec.model.hybrid_override_pattern.replace("*", "M")))
+    assert memory(spec).peak_gib != memory(fewer).peak_gib
+    assert step_time(spec, calibration_for(spec)).breakdown["attention"] != step_time(fewer, calibration_for(spec)).breakdown["attention"]
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("layout.tp=16", "tp-query-groups"),
+        ("layout.vpp=2", "hybrid-vpp"),
+        ("layout.cp=3", "cp-mamba"),
+        ("model.mamba_num_groups=3", "tp-mamba"),
+    ],
+)
+def test_what_megatron_refuses(override: str, rule: str) -> None:
+    assert rule in {v.rule for v in planner.violations(_spec("layout.tp=2", "gpus=96", "layout.pp=2", override))}
+
+
+@pytest.mark.parametrize("override", ["model.num_layers=50", "model.hybrid_override_pattern=MEX"])
+def test_a_pattern_that_is_none(override: str) -> None:
+    with pytest.raises(Refusal, match="symbols M"):
+        _spec(override)
+
+
+def test_nothing_is_built_of_what_only_the_planner_knows() -> None:
+    with pytest.raises(Refusal, match="known to the planner only"):
+        planner.require_legal(_spec())
