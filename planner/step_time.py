@@ -159,13 +159,10 @@ class _Ledger:
         kernels = 1
         if s.gemm in ("fp8", "fp4"):
             # read bf16, write the quantized tensor and its transpose: input once, output gradient once; tensorwise
-            # scaling reads the tensor once more for its maximum
-            reads = 4.0 if s.fp8_recipe == "tensorwise" else 2.0
-            self.add(
-                "elementwise",
-                d.stream(groups * rows * k_in * (reads + 2.0), 2),
-                d.stream(groups * rows * n_out * (reads + 2.0), 2),
-            )
+            # scaling, and nvfp4's first level of it, reads the tensor once more for its maximum
+            reads = 4.0 if s.fp8_recipe == "tensorwise" or s.gemm == "fp4" else 2.0
+            moved = groups * rows * (reads + (1.1 if s.gemm == "fp4" else 2.0))
+            self.add("elementwise", d.stream(moved * k_in, 2), d.stream(moved * n_out, 2))
             kernels += 3
         self.add("gemm", forward, backward, kernels)
 

@@ -24,6 +24,8 @@ EXEMPT = {
     "pad_vocab": "how NeMo's class treats its vocabulary; tested by the exact parameter counts",
     "moe_router_topk": "NeMo's dense classes carry a default of 2 that is not used",
     "window_every": "no recipe here has windows",
+    "mtp_num_layers": "NeMo's recipe sets it where its class does not; recipes/upstream shows where ours differs",
+    "mtp_loss_scaling_factor": "as mtp_num_layers",
 }
 
 
