@@ -16,6 +16,7 @@ import configs
 from configs import Calibration, Dispatcher, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from configs.load import ROOT
 from configs.schema import Activation, Normalization, PositionEmbedding
+from planner.flops import model_flops_per_token, peak_tflops
 from planner.memory import memory
 from planner.stages import chunks_of
 
@@ -275,6 +276,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def stated(row: Mapping[str, str], key: str) -> float:
+    """A positive number that a row states; 0 if it does not."""
+    try:
+        return max(float(row.get(key) or 0.0), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def stated_rate(row: Mapping[str, str], spec: Spec) -> float:
+    """Tokens/s per GPU that a row states, or that its step time comes to; 0 if it has neither."""
+    rate, step = stated(row, "tokens_per_s_per_gpu"), stated(row, "step_time_s")
+    return rate or (spec.batch.tokens / step / spec.gpus if step else 0.0)
+
+
+def _require_possible(spec: Spec, row: Mapping[str, str]) -> None:
+    """Refuse a speed beyond the GPU's peak: its sizes are not those of the run that was measured."""
+    needed = stated_rate(row, spec) * model_flops_per_token(spec) * 1e-12
+    if not spec.run.lora_rank and needed > peak_tflops(spec):
+        raise ValueError(f"the stated speed would take {needed:.0f} TFLOP/s of a GPU that has {peak_tflops(spec):.0f}")
+
+
 def interpret(rows: Iterable[Mapping[str, str]]) -> list[Row]:
     """Every row as a spec or with the reason why not."""
     out: list[Row] = []
@@ -282,7 +304,9 @@ def interpret(rows: Iterable[Mapping[str, str]]) -> list[Row]:
         software = software_of(row.get("source", ""), row.get("framework", ""))
         group = row.get("source", "").split(" @")[0][:60]
         try:
-            out.append(Row(spec_of_row(row), "", software, group))
+            spec = spec_of_row(row)
+            _require_possible(spec, row)
+            out.append(Row(spec, "", software, group))
         except (ValueError, Refusal, ZeroDivisionError) as error:
             reason = error.sentence() if isinstance(error, Refusal) else str(error)
             out.append(Row(None, reason, software, group))

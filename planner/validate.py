@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.calibration import calibration_or_nearest
 from planner.memory import memory
-from planner.published import Row, interpret, read_rows
+from planner.published import Row, interpret, read_rows, stated, stated_rate
 from planner.step_time import step_time
 
 ADDED = ("predicted_step_time_s", "predicted_tokens_per_s_per_gpu", "predicted_peak_gib", "skipped")
@@ -46,20 +46,9 @@ class Predicted:
         return self.peak_gib / self.measured_peak_gib - 1
 
 
-def _float(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if value > 0 else None
-
-
 def _measured(row: dict[str, str], read: Row) -> tuple[float | None, float | None]:
-    rate = _float(row.get("tokens_per_s_per_gpu"))
-    step = _float(row.get("step_time_s"))
-    if rate is None and step and read.spec:
-        rate = read.spec.batch.tokens / step / read.spec.gpus
-    peak = _float(row.get("peak_mem_gb"))
+    rate = (stated_rate(row, read.spec) if read.spec else stated(row, "tokens_per_s_per_gpu")) or None
+    peak = stated(row, "peak_mem_gb") or None
     if peak is not None and "mem_unit=GiB" not in row.get("notes", ""):
         peak *= 1e9 / 2**30
     return rate, peak

@@ -21,7 +21,7 @@ import yaml
 from scipy.optimize import least_squares
 
 from configs import Calibration, Spec
-from planner.published import interpret, read_rows
+from planner.published import interpret, read_rows, stated_rate
 from planner.step_time import embedding_cost, layer_cost, loss_cost, step_time
 
 
@@ -106,9 +106,7 @@ def load(path: Path) -> list[Point]:
     for row, read in zip(rows, interpret(rows), strict=True):
         if read.spec is None or read.spec.run.lora_rank:  # nothing is fitted to finetuning
             continue
-        rate = float(row["tokens_per_s_per_gpu"] or 0)
-        if not rate and row["step_time_s"]:
-            rate = read.spec.batch.tokens / float(row["step_time_s"]) / read.spec.gpus
+        rate = stated_rate(row, read.spec)
         notes = row["notes"].lower()
         if not rate or any(w in notes for w in ("superseded", "inconsistent", "suspicious", "proxy")):
             continue

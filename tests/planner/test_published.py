@@ -12,7 +12,7 @@ import pytest
 
 from configs import Recompute, Refusal
 from planner.memory import memory
-from planner.published import read_rows, spec_of_row
+from planner.published import interpret, read_rows, spec_of_row
 from planner.stages import chunks_of
 from planner.validate import predict, spearman, statistics, summarize
 
@@ -73,6 +73,36 @@ def test_what_a_source_leaves_to_its_softwares_default() -> None:
     gpt = {"model": "GPT", "hidden": "14336", "layers": "70", "heads": "112", "gpu": "A100-80GB", "n_gpus": "384", "gbs": "2048"}
     spec = spec_of_row(row(**gpt, source="bigscience", tp="4", pp="12", cp="1"))
     assert [c.num_layers for c in chunks_of(spec) or ()] == [6] * 11 + [4]
+
+
+def test_further_tokens_are_predicted_unless_the_table_says_not() -> None:
+    given = {
+        "source": "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md container 25.11",
+        "gpu": "GB300",
+        "n_gpus": "256",
+        "cp": "1",
+    }
+    given |= {"gbs": "4096", "pp": "2", "vpp": "8", "ep": "32", "seq_len": "4096", "precision": "fp8-mx"}
+    assert spec_of_row(row(model="DeepSeekV3", **given)).model.mtp_num_layers == 1
+    assert spec_of_row(row(model="DeepSeekV3 (w/o MTP)", **given)).model.mtp_num_layers == 0
+
+
+def test_sixty_one_layers_are_split_as_the_published_layouts_are() -> None:
+    given = {"gpu": "GB300", "n_gpus": "256", "cp": "1", "gbs": "4096", "ep": "8", "seq_len": "4096", "recompute": "full"}
+    for pp, vpp, last in (("16", "1", 1), ("8", "1", 5), ("2", "8", 1)):
+        chunks = chunks_of(spec_of_row(row(model="DeepSeekV3", pp=pp, vpp=vpp, **given)))
+        assert chunks is not None
+        sizes = [c.num_layers for c in chunks]
+        assert sizes[-1] == last
+        assert len(set(sizes[:-1])) == 1
+        assert sum(sizes) == 61
+
+
+def test_a_speed_beyond_the_peak_is_no_measurement_of_that_model() -> None:
+    possible, beyond = interpret([row(tokens_per_s_per_gpu="14000"), row(tokens_per_s_per_gpu="40000")])
+    assert possible.spec is not None
+    assert beyond.spec is None
+    assert "of a GPU that has 989" in beyond.skipped
 
 
 def test_what_cannot_be_modelled_is_skipped_counted_and_told(tmp_path: Path) -> None:
