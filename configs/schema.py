@@ -327,6 +327,8 @@ class Layout:
     overlap_param_gather: bool = True
     tp_comm_overlap: bool = False
     dispatcher: Dispatcher = Dispatcher.alltoall
+    moe_expert_capacity_factor: float = 0.0  # an expert takes this many times its even share of tokens, and drops the rest; 0 drops none
+    moe_pad_expert_input_to_capacity: bool = False  # each expert's share is filled up: sizes are known without asking the GPU
     num_layers_in_first_pipeline_stage: int = 0
     num_layers_in_last_pipeline_stage: int = 0
     account_for_embedding: bool = False

@@ -67,6 +67,8 @@ def _layout_words(spec: Spec) -> str:
     lay = spec.layout
     sizes = [("TP", lay.tp), ("PP", lay.pp), ("VPP", lay.vpp), ("CP", lay.cp), ("EP", lay.ep), ("ETP", lay.etp)]
     words = [f"{k}{v}" for k, v in sizes if v > 1 or k in ("TP", "PP") or (k == "ETP" and v)]
+    if lay.num_layers_in_last_pipeline_stage:
+        words.append(f"(last stage of {lay.num_layers_in_last_pipeline_stage})")
     words += [f"DP{spec.dp}", f"MBS{lay.mbs}", f"GBS{lay.gbs}"]
     if lay.recompute.value != "none":
         words.append("recompute " + lay.recompute.value + (f" ({', '.join(lay.recompute_modules)})" if lay.recompute_modules else ""))
@@ -230,6 +232,8 @@ def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
         }
         if lay.account_for_loss:
             keys |= {"account_for_embedding": "true", "account_for_loss": "true"}
+        if lay.num_layers_in_last_pipeline_stage:
+            keys["num_layers_in_last_pipeline_stage"] = lay.num_layers_in_last_pipeline_stage
         if lay.etp:
             keys["etp"] = lay.etp
         modules = f" 'layout.recompute_modules=[{','.join(lay.recompute_modules)}]'" if lay.recompute_modules else ""

@@ -50,6 +50,8 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
         cuda_graphs=False,
         cpu_offload_layers=0,
         optimizer_cpu_offload=False,
+        moe_expert_capacity_factor=0.0,  # which tokens are dropped depends on the split
+        moe_pad_expert_input_to_capacity=False,
         dispatcher=configs.Dispatcher.alltoall if lay.dispatcher is configs.Dispatcher.flex else lay.dispatcher,
     )
     optim = replace(spec.optim, lr=1e-2, min_lr=1e-3, warmup_steps=1, decay_steps=100, precision_aware=False)

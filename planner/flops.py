@@ -70,6 +70,13 @@ def feed_forward_linear(model: Model, experts: bool) -> int:
     return routed + matrices * h * model.moe_shared_expert_intermediate_size + h * (model.num_moe_experts + 2 * model.moe_latent_size)
 
 
+def sent_to_experts(capacity: float, padded: bool) -> float:
+    """Tokens that experts work on, over those routed: 1 where nothing is dropped; padding counts, as it is worked on too."""
+    if not capacity:
+        return 1.0
+    return capacity if padded else min(capacity, 1.0)
+
+
 def layer_flops(model: Model, kind: LayerKind, seq_length: int, *, causal: bool) -> float:
     """FLOPs per token of one layer's forward pass."""
     total = 0.0

@@ -104,6 +104,7 @@ class _Split:
     sequence_parallel: bool
     flash: bool
     dropout: bool
+    sent_to_experts: float  # of a token's copies, the share that an expert takes
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
         activation_in, activation_out, experts = wide * rows * up * width, saved * rows * width, 0.0
     elif kind.feed_forward is FeedForward.experts:
         local = rows / shard
-        routed = local * m.moe_router_topk * split.etp
+        routed = local * m.moe_router_topk * split.etp * split.sent_to_experts
         width = m.moe_ffn_hidden_size / split.etp
         activation_in, activation_out = wide * routed * up * width, saved * routed * width
         # permuted copies; what the experts return is summed at once, their weights having gone into the activation
@@ -288,6 +289,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         lay.sequence_parallel,
         flash,
         cal.dropout,
+        flops.sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity),
     )
     rows = lay.mbs * spec.seq_length / lay.cp
     wide = 4.0 if spec.precision.gemm == "fp32" else 2.0

@@ -165,6 +165,7 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
     named = row.get("model", "")
     if model.mtp_num_layers and ("w/o MTP" in named or "Automodel" in source):  # FLOPs a token tell which runs had it
         model = replace(model, mtp_num_layers=0)
+    dropped = "tokendrop" in named.lower()  # NeMo's MegatronTokenDropCallback: capacity 1, padded
     recompute = (row.get("recompute") or "").strip()
     if "torchtitan" in source and recompute in ("", "selective"):
         recompute = "selective(op)"  # what its configuration says unless told otherwise
@@ -187,7 +188,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "")
         else None,
         distributed_optimizer="vTrain" not in row.get("source", ""),
-        dispatcher=Dispatcher.flex if "Bridge" in row.get("framework", "") + row.get("source", "") else Dispatcher.alltoall,
+        dispatcher=Dispatcher.flex if not dropped and "Bridge" in row.get("framework", "") + row.get("source", "") else Dispatcher.alltoall,
+        moe_expert_capacity_factor=1.0 if dropped else 0.0,
+        moe_pad_expert_input_to_capacity=dropped,
         # Inferred: with one sequence a micro-batch, Bridge's Qwen3 takes 9 to 11 ms a layer on H100, B200 and B300 alike, which is
         # the host's time, and half of that on GB200: its recipes for Grace parts capture the expert layers' host-bound part.
         cuda_graphs=model.is_moe and "Bridge" in source and gpu_name.startswith("gb"),

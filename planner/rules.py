@@ -605,6 +605,40 @@ def _etp_bias(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "capacity-pad",
+    "padding experts to their capacity needs a capacity, and not the flex dispatcher",
+    "there is no size to pad to; DeepEP sends what there is",
+    MCORE + "TransformerConfig.__post_init__",
+)
+def _capacity_pad(s: Spec) -> tuple[str, str] | None:
+    lay = s.layout
+    if not (s.model.is_moe and lay.moe_pad_expert_input_to_capacity):
+        return None
+    if not lay.moe_expert_capacity_factor:
+        return (
+            "layout.moe_pad_expert_input_to_capacity without layout.moe_expert_capacity_factor",
+            "Use layout.moe_expert_capacity_factor=1.0.",
+        )
+    if lay.dispatcher is Dispatcher.flex:
+        return "layout.moe_pad_expert_input_to_capacity with layout.dispatcher=flex", "Use layout.dispatcher=alltoall."
+    return None
+
+
+@_rule(
+    "capacity-drops",
+    "a capacity below 2 drops tokens where the router is not even",
+    "what is dropped passes the layer by: another training, and one that depends on how the batch is split",
+    "arXiv:2101.03961 section 2.2",
+    advice=True,
+)
+def _capacity_drops(s: Spec) -> tuple[str, str] | None:
+    factor = s.layout.moe_expert_capacity_factor
+    if s.model.is_moe and 0 < factor < 2:
+        return f"layout.moe_expert_capacity_factor={factor:g} drops tokens", "Use layout.moe_expert_capacity_factor=0 to drop none."
+    return None
+
+
+@_rule(
     "allgather-dispatcher",
     "the all-gather dispatcher sends every token to every expert rank",
     "it is right only for a few experts",

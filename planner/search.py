@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -116,6 +117,12 @@ def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
                 continue
             for vpp in divisors(slots // pp) if pp > 1 else [1]:
                 yield replace(lay, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
+    for pp in divisors(room, layers):  # where the layers go neither way, the last stage is shorter
+        each = -(-layers // pp)
+        last = layers - each * (pp - 1)
+        if layers % pp and (layers + 2) % pp and last > 0:
+            for vpp in divisors(math.gcd(each, last)):
+                yield replace(lay, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
 
 
 def _bound(spec: Spec, group: Layout) -> float:
@@ -205,7 +212,7 @@ def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> P
 
 def _static_key(lay: Layout) -> tuple[object, ...]:
     """What weights, gradients and optimizer states depend on: too large once, too large with any micro-batch."""
-    return (lay.tp, lay.pp, lay.vpp, lay.cp, lay.ep, lay.etp, lay.fsdp, lay.account_for_loss)
+    return (lay.tp, lay.pp, lay.vpp, lay.cp, lay.ep, lay.etp, lay.fsdp, lay.account_for_loss, lay.num_layers_in_last_pipeline_stage)
 
 
 _TERMS = {

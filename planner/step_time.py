@@ -50,6 +50,8 @@ class Split:
     cuda_graphs: bool
     fused_cross_entropy: bool
     lora_rank: int  # 0: every weight is trained
+    capacity: float  # of an expert, over its even share of tokens; 0: it takes whatever comes
+    padded: bool  # every expert is filled up to its capacity
     sent_once_a_node: bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
 
     @property
@@ -114,6 +116,8 @@ def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
         lay.cuda_graphs,
         lay.fused_cross_entropy,
         spec.run.lora_rank,
+        lay.moe_expert_capacity_factor,
+        lay.moe_pad_expert_input_to_capacity,
         lay.dispatcher is Dispatcher.flex,
     )
 
@@ -292,7 +296,7 @@ def _experts(ledger: _Ledger) -> None:
         ledger.linear(h, m.hidden_size, local)
         ledger.linear(m.hidden_size, h, local)
     ledger.stream(4.0 * local * m.num_moe_experts * 3, 4.0 * local * m.num_moe_experts * 3, 8)
-    routed = local * m.moe_router_topk
+    routed = local * m.moe_router_topk * flops.sent_to_experts(s.capacity, s.padded)
     if s.ep > 1:
         group = link(d, s.ep, s.etp)
         moved = 2.0 * routed * h
@@ -309,7 +313,8 @@ def _experts(ledger: _Ledger) -> None:
     # permute, unpermute with probabilities: each reads and writes every routed copy
     ledger.stream(2.0 * h * (2 * routed + 2 * routed), 2.0 * h * (2 * routed + 2 * routed), 6)
     experts = m.num_moe_experts // s.ep
-    rows = routed * s.ep * s.etp * s.cal.expert_imbalance / m.num_moe_experts
+    busiest = 1.0 if s.padded else min(s.cal.expert_imbalance, s.capacity or math.inf)
+    rows = routed * s.ep * s.etp * busiest / m.num_moe_experts
     width = m.moe_ffn_hidden_size / s.etp
     up = 2 if m.gated_linear_unit else 1
     ledger.linear(up * width, h, rows, experts)
@@ -358,7 +363,7 @@ def layer_cost(split: Split, kind: LayerKind) -> Cost:
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
         host = ledger.kernels * launch
         if not split.cuda_graphs:
-            host += 1e-6 * (split.cal.layer_host_us * kind.parts / 2 + (split.cal.moe_host_us if moe else 0.0))
+            host += 1e-6 * (split.cal.layer_host_us * kind.parts / 2 + (split.cal.moe_host_us if moe and not split.padded else 0.0))
         busy = sum(times.values())
         # the CPU cannot launch kernels as fast as the GPU ends them, everywhere in a layer or in a part of it
         idle = ((passes * host) ** _SYNC + busy**_SYNC) ** (1 / _SYNC) - busy

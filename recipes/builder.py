@@ -115,6 +115,9 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         config.batch_p2p_comm = False
     if model.is_moe:
         config.moe_token_dispatcher_type = layout.dispatcher.value
+        if layout.moe_expert_capacity_factor:
+            config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
+        config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
         config.moe_grouped_gemm = not cpu
         config.moe_permute_fusion = not cpu
         # megatron-core 0.15 hands each context-parallel rank 1/CP of the auxiliary loss's gradient (mended in 0.16).

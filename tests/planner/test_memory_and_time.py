@@ -160,3 +160,27 @@ def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_th
     hidden = Device(configs.gpu("h100"), replace(Calibration(name="test"), gemm_tail=0.0))
     full, spilled = (hidden.gemm(128.0, 256.0 * n, 8192.0, "bf16") / n for n in (tiles, tiles + 1))
     assert spilled == pytest.approx(full, rel=0.01)
+
+
+def test_a_capacity_bounds_what_an_expert_takes_and_padding_fills_it() -> None:
+    def told(factor: float, padded: bool) -> tuple[float, float]:
+        spec = configs.load("mixtral_8x7b", ["gpus=64", "layout.tp=1", "layout.pp=4", "layout.ep=8"]).spec
+        lay = replace(spec.layout, moe_expert_capacity_factor=factor, moe_pad_expert_input_to_capacity=padded)
+        spec = replace(spec, layout=lay)
+        return memory(spec).peak_stage.activations_gib, step_time(spec).step_time_s
+
+    dropless, even, half, padded, twice = (told(*x) for x in ((0.0, False), (1.0, False), (0.5, False), (1.0, True), (2.0, True)))
+    assert half[0] < even[0] == dropless[0] == padded[0] < twice[0]
+    assert half[1] < even[1] < dropless[1]  # the busiest expert takes no more than the others
+    assert padded[1] < twice[1]
+
+
+def test_a_layer_that_predicts_a_further_token_costs_the_last_stage() -> None:
+    plain = configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.pp=4"]).spec
+    further = replace(plain, model=replace(plain.model, mtp_num_layers=1))
+    before, after = memory(plain).stages, memory(further).stages
+    assert [a.total_gib for a in after[:-1]] == [b.total_gib for b in before[:-1]]
+    assert after[-1].parameters_gib > before[-1].parameters_gib
+    assert after[-1].logits_gib == pytest.approx(2 * before[-1].logits_gib)
+    assert step_time(further).breakdown["loss"] == pytest.approx(2 * step_time(plain).breakdown["loss"])
+    assert model_flops_per_token(further) > model_flops_per_token(plain)

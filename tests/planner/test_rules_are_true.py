@@ -92,6 +92,8 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
             recompute_modules=draw(st.sampled_from([[], [], ["mlp"], ["layernorm"], ["mla_up_proj"], ["bogus"]])),
             num_layers_in_first_pipeline_stage=draw(st.sampled_from([0, 1, 2, 3])) if uneven else 0,
             num_layers_in_last_pipeline_stage=draw(st.sampled_from([0, 1, 2, 4])) if uneven else 0,
+            moe_expert_capacity_factor=draw(st.sampled_from([0.0, 0.0, 1.0])),
+            moe_pad_expert_input_to_capacity=draw(st.sampled_from([False, False, True])),
             account_for_embedding=draw(st.integers(0, 4)) == 0,
             account_for_loss=draw(st.integers(0, 4)) == 0,
         )

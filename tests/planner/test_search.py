@@ -16,6 +16,7 @@ from planner.search import plan
         ("llama3_8b", ["gpus=8", "layout.gbs=64"]),
         ("llama2_13b", ["gpus=16", "layout.gbs=64"]),
         ("mixtral_8x7b", ["gpus=16", "layout.gbs=32"]),
+        ("llama3_8b", ["gpus=8", "layout.gbs=64", "model.num_layers=31"]),
     ],
 )
 def test_pruning_loses_nothing(name: str, overrides: list[str]) -> None:
@@ -33,6 +34,13 @@ def test_candidates_are_legal_fit_and_are_ranked() -> None:
         assert planner.is_legal(c.spec)
         assert c.memory.fits
         assert planner.why_slower(c, found.candidates[0])
+
+
+def test_layers_that_do_not_divide_leave_the_last_stage_shorter() -> None:
+    found = plan(configs.load("deepseek_v3").spec, 1).candidates[0]
+    assert found.layout.pp > 1
+    assert 0 < found.layout.num_layers_in_last_pipeline_stage < 61 / found.layout.pp
+    assert planner.is_legal(found.spec)
 
 
 def test_what_cannot_fit_is_refused_in_one_sentence() -> None:
