@@ -146,8 +146,9 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
         (("layout.tp=2", "gpus=2"), ("layout.pp=2", "gpus=2")),
         (("layout.tp=1", "gpus=2"), ("layout.tp=2", "gpus=2")),
         (("layout.tp=2", "layout.pp=2", "gpus=4"), ("layout.tp=1", "gpus=1")),
+        (("layout.tp=2", "layout.pp=2", "gpus=4", "model.mtp_num_layers=1"), ("layout.tp=1", "gpus=1")),
     ],
-    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one"],
+    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "further-tokens"],
 )
 def test_another_layout_goes_on_with_the_same_training(tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]) -> None:
     start = _toy(tmp_path / "a", *first, steps=4)
