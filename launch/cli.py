@@ -412,7 +412,7 @@ def rehearse(
         console.print(f"{word}: largest relative difference {result.max_rel_diff:.1e} (allowed {RELATIVE_TOLERANCE:.0e})")
         if result.tie:
             console.print(
-                f"(on the second draw of data; on the first, {result.tie:.1e}: a token weighed equally between two experts goes by rounding)"
+                f"(with other weights; with the first, {result.tie:.1e}: a token weighed equally between two experts goes by rounding)"
             )
     if not result.agrees:
         raise typer.Exit(1)

@@ -30,7 +30,7 @@ class Rehearsal:
     losses: list[float]
     reference_losses: list[float]
     seconds: float
-    tie: float = 0.0  # the largest relative difference on the first data, where a second draw was needed
+    tie: float = 0.0  # the largest relative difference with the first weights, where a second draw was needed
 
     @property
     def max_abs_diff(self) -> float:
@@ -172,7 +172,7 @@ def rehearse(spec: Spec, *, max_ranks: int = 8) -> Rehearsal:
     """Shrink ``spec``, train the toy split and whole, and compare the losses step by step.
 
     A token that a router weighs equally between two experts goes to one or the other by rounding, and the losses part from there.
-    So a model with experts that differs is drawn once more: a layout that trains wrongly differs on all data.
+    So a model with experts that differs is drawn once more: a layout that trains wrongly differs with any weights.
     """
     start = time.monotonic()
     toy = shrink(spec, max_ranks)

@@ -24,7 +24,7 @@ from planner.stages import chunks_of
 _SYNC = 3.0  # how sharply a layer is either the CPU's or the GPU's: between one after the other (1) and the slower one alone (infinity)
 
 # Seconds of a FLOP in Mamba-2's scan over one in fused attention: both take the same time at a sequence of 2,048 (arXiv:2405.21060,
-# figure 10), where attention has four times the FLOPs.
+# figure 10), where attention has some four times the FLOPs.
 _SCAN_OVER_ATTENTION = 4.0
 
 
