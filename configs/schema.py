@@ -251,7 +251,7 @@ class Calibration:
     network_efficiency: float = 0.70
     collective_us: float = 15.0
     tp_overlap: float = 0.0  # share of tensor-parallel communication hidden under GEMMs
-    dp_overlap: float = 0.8  # share of a micro-batch's compute that data-parallel communication may hide under
+    dp_overlap: float = 0.8  # share of a micro-batch's compute that data-parallel communication may hide under; with FSDP, of it that hides
     expert_overlap: float = 0.0  # share of expert all-to-all hidden
     expert_imbalance: float = 1.0  # busiest rank's tokens over the mean
     jitter_per_doubling: float = 0.0  # slowdown per doubling of nodes: stragglers, network contention
@@ -283,6 +283,7 @@ class Gpu:
     nic_gb_per_s: float = MISSING  # per direction, per GPU, between NVLink domains
     gpus_per_node: int = 8
     host_memory_gib_per_gpu: float = 256.0
+    host_link_gb_per_s: float = MISSING  # to host memory, one direction
 
 
 @dataclass(frozen=True)

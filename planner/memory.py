@@ -27,6 +27,7 @@ WORKSPACE_GIB = 0.25  # cuBLAS and Transformer Engine workspaces and kernels' sc
 # Reserved over allocated by PyTorch's caching allocator. The two published runs that died of it (Llama 3 70B in fp8 on 32 H100,
 # NeMo's Megatron-Bridge tuning notes) are refused from 1.09 on; with expandable segments, which our recipes set, it is less.
 FRAGMENTATION = 1.09
+QUANTIZED_BYTES = {"fp8": 1.0, "fp4": 0.5625}  # of an element; nvfp4 has a scale of one byte for each block of 16
 _LOGITS_BYTES = 8.0  # of one logit: bf16 value, fp32 copy for the softmax, bf16 gradient
 
 
@@ -162,7 +163,7 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
     rows = split.mbs * split.seq_length / split.cp
     shard = split.tp if split.sequence_parallel else 1
     wide = 4.0 if split.gemm == "fp32" else 2.0
-    saved = 1.0 if split.gemm in ("fp8", "fp4") else wide  # a linear layer keeps its input in the GEMM's dtype
+    saved = QUANTIZED_BYTES.get(split.gemm, wide)  # a linear layer keeps its input in the GEMM's dtype
     h = m.hidden_size
     residual = wide * rows * h / shard
     up_projection = scores = attention_inputs = attention_output = 0.0
@@ -231,8 +232,8 @@ def _parameter_bytes(spec: Spec) -> float:
     if p.gemm == "fp32":
         return 4.0
     if p.gemm in ("fp8", "fp4"):
-        # the fp8 weight and its transpose; beside them the bf16 weight unless parameters are kept in fp8
-        return 2.0 if p.fp8_param_gather else 4.0
+        # the quantized weight and its transpose; beside them the bf16 weight unless parameters are kept in fp8
+        return 2 * QUANTIZED_BYTES[p.gemm] + (0.0 if p.fp8_param_gather else 2.0)
     return 2.0
 
 
@@ -272,13 +273,10 @@ def _layer_bytes(spec: Spec, split: _Split, kind: LayerKind) -> tuple[float, flo
     return saved.total, 0.0
 
 
-def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory]:
-    """GiB of one rank of each stage."""
-    cal = cal or calibration_for(spec)
-    model, lay, batch = spec.model, spec.layout, spec.batch
-    flash = cal.flash_attention and lay.attention_backend not in ("unfused", "local")
-    split = _Split(
-        model,
+def _split_of(spec: Spec, cal: Calibration) -> _Split:
+    lay = spec.layout
+    return _Split(
+        spec.model,
         spec.precision.gemm,
         lay.tp,
         lay.cp,
@@ -287,10 +285,23 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         lay.mbs,
         spec.seq_length,
         lay.sequence_parallel,
-        flash,
+        cal.flash_attention and lay.attention_backend not in ("unfused", "local"),
         cal.dropout,
         flops.sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity),
     )
+
+
+def offloaded_bytes(spec: Spec, cal: Calibration) -> float:
+    """Bytes of one micro-batch's activations that go to host memory, from the first ``cpu_offload_layers`` layers of the one stage."""
+    split = _split_of(spec, cal)
+    return sum(saved_by_layer(split, kind).total for kind in layer_kinds(spec.model.shape)[: spec.layout.cpu_offload_layers])
+
+
+def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory]:
+    """GiB of one rank of each stage."""
+    cal = cal or calibration_for(spec)
+    model, lay, batch = spec.model, spec.layout, spec.batch
+    split = _split_of(spec, cal)
     rows = lay.mbs * spec.seq_length / lay.cp
     wide = 4.0 if spec.precision.gemm == "fp32" else 2.0
     boundary = wide * rows * model.hidden_size / (lay.tp if lay.sequence_parallel else 1)

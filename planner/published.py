@@ -161,6 +161,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
     fused = any(
         w in source for w in ("Megatron-Bridge", "training_results", "torchtitan", "maxtext", "llm-foundry")
     )  # NeMo's own recipes did not
+    known = configs.precision(precision)
+    # Inferred: 405B and 70B in mxfp8 fit the GPUs they ran on only with parameters in fp8.
+    fp8_parameters = known.gemm == "fp8" and ("Megatron-Bridge" in source or "training_results" in source)
     model = find_model(row)
     named = row.get("model", "")
     if model.mtp_num_layers and ("w/o MTP" in named or "Automodel" in source):  # FLOPs a token tell which runs had it
@@ -202,7 +205,7 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpus=gpus,
         model=model,
         gpu=configs.gpu(gpu_name),
-        precision=replace(configs.precision(precision), grad_reduce_in_fp32=not half),
+        precision=replace(known, grad_reduce_in_fp32=not half, fp8_param_gather=known.fp8_param_gather or fp8_parameters),
         layout=layout,
         optim=configs.Optimizer(
             name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1

@@ -378,11 +378,29 @@ def _pp_uneven(s: Spec) -> tuple[str, str] | None:
         return None
     if lay.account_for_embedding or lay.account_for_loss:
         return "uneven stages together with layout.account_for_embedding or account_for_loss", "Use one or the other."
-    if lay.pp > 1 and stage_layers(layers, lay) is None:
-        middle = lay.pp - bool(first) - bool(last)
+    middle = lay.pp - bool(first) - bool(last)
+    if lay.pp > 1 and middle and stage_layers(layers, lay) is None:
         return (
             f"first={first} and last={last} leave {layers - first - last} of {layers} layers for {middle} stages",
             "Choose them so that the rest divides evenly.",
+        )
+    return None
+
+
+@_rule(
+    "uneven-sum",
+    "a first and a last stage with none between hold all layers",
+    "Megatron-Core builds as many as the two are given, and trains that other model",
+    MCORE + "transformer_block.get_num_layers_to_build",
+    stricter=True,
+)
+def _uneven_sum(s: Spec) -> tuple[str, str] | None:
+    lay, layers = s.layout, s.model.num_layers
+    first, last = lay.num_layers_in_first_pipeline_stage, lay.num_layers_in_last_pipeline_stage
+    if lay.pp == 2 and first and last and first + last != layers:
+        return (
+            f"first={first} and last={last} are {first + last} of {layers} layers",
+            f"Use last={max(layers - first, 1)}, or leave it unset.",
         )
     return None
 

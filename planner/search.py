@@ -224,6 +224,7 @@ _TERMS = {
     "optimizer": "optimizer step",
     "loss": "logits and loss",
     "launch": "kernel launches",
+    "offload": "activations to host memory and back",
     "other": "stragglers and step overhead",
 }
 

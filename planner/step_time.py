@@ -17,12 +17,14 @@ from configs.schema import FeedForward, LayerKind, LayerShape, Mixer, layer_kind
 from planner import flops
 from planner.calibration import calibration_for
 from planner.kernels import Device, Link, link
+from planner.memory import QUANTIZED_BYTES, offloaded_bytes
 from planner.parameters import stage_shards
 from planner.schedule import lower_bound, pipeline_time
 from planner.stages import chunks_of
 
 _SYNC = 3.0  # how sharply a layer is either the CPU's or the GPU's: between one after the other (1) and the slower one alone (infinity)
 
+_HOST_LINK_EFFICIENCY = 0.85  # copies from and to pinned memory: 55 of 64 GB/s on PCIe 5.0 by NVIDIA's bandwidthTest
 # Seconds of a FLOP in Mamba-2's scan over one in fused attention: both take the same time at a sequence of 2,048 (arXiv:2405.21060,
 # figure 10), where attention has some four times the FLOPs.
 _SCAN_OVER_ATTENTION = 4.0
@@ -165,7 +167,7 @@ class _Ledger:
             # read bf16, write the quantized tensor and its transpose: input once, output gradient once; tensorwise
             # scaling, and nvfp4's first level of it, reads the tensor once more for its maximum
             reads = 4.0 if s.fp8_recipe == "tensorwise" or s.gemm == "fp4" else 2.0
-            moved = groups * rows * (reads + (1.1 if s.gemm == "fp4" else 2.0))
+            moved = groups * rows * (reads + 2 * QUANTIZED_BYTES[s.gemm])
             self.add("elementwise", d.stream(moved * k_in, 2), d.stream(moved * n_out, 2))
             kernels += 3
         self.add("gemm", forward, backward, kernels)
@@ -466,6 +468,11 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
             if model.mtp_num_layers:
                 for cost in (layer_cost(split, model.mtp_kind), projection_cost(split)):
                     add(chunk.stage, virtual, cost, model.mtp_num_layers)
+    if lay.cpu_offload_layers:  # of the one stage there is then; each layer's copies hide under the next layer
+        copies = offloaded_bytes(spec, split.cal) / (spec.gpu.host_link_gb_per_s * 1e9 * _HOST_LINK_EFFICIENCY)
+        share = lay.cpu_offload_layers / model.num_layers
+        out, back = (max(copies - share * passes[0][0], 0.0) for passes in (forward, backward))
+        add(0, 0, Cost({"offload": out}, {"offload": back}))
     return [_Stage(f, b, s) for f, b, s in zip(forward, backward, spent, strict=True)]
 
 
@@ -507,6 +514,8 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
         optimizer *= 8.0  # host memory and PCIe in place of HBM
     if not cal.overlapped or not lay.overlap_grad_reduce:
         return comm, optimizer
+    if lay.fsdp is not Fsdp.none:  # each unit's weights are waited for where they are needed, in both passes
+        return comm - cal.dp_overlap * min(comm, window), optimizer
     return max(comm - cal.dp_overlap * window, 0.05 * comm), optimizer
 
 

@@ -184,3 +184,14 @@ def test_a_layer_that_predicts_a_further_token_costs_the_last_stage() -> None:
     assert after[-1].logits_gib == pytest.approx(2 * before[-1].logits_gib)
     assert step_time(further).breakdown["loss"] == pytest.approx(2 * step_time(plain).breakdown["loss"])
     assert model_flops_per_token(further) > model_flops_per_token(plain)
+
+
+def test_what_goes_to_host_memory_takes_its_time_unless_the_link_is_fast() -> None:
+    def told(gpu: str, layers: int) -> tuple[float, float]:
+        spec = configs.load("llama3_8b", [f"gpu={gpu}", "gpus=8", "layout.tp=1", f"layout.cpu_offload_layers={layers}"]).spec
+        return memory(spec).peak_gib, step_time(spec).breakdown.get("offload", 0.0)
+
+    assert told("h100", 0)[1] == 0.0
+    assert told("h100", 16)[0] < told("h100", 8)[0] < told("h100", 0)[0]
+    assert told("h100", 16)[1] > told("h100", 8)[1] > 0.0
+    assert told("gb300", 16)[1] == 0.0
