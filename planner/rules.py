@@ -811,6 +811,23 @@ def _fsdp_pp(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "overlap-flags",
+    "parameters are gathered under compute only where gradients are reduced under it, and the optimizer is distributed",
+    "without overlap_grad_reduce there is one bucket, whose gather nothing can hide; without a distributed optimizer nothing is gathered",
+    MCORE + "distributed.DistributedDataParallel.__init__ (bucket_size)",
+    advice=True,
+)
+def _overlap_flags(s: Spec) -> tuple[str, str] | None:
+    lay = s.layout
+    if s.dp == 1 or not lay.overlap_param_gather or lay.overlap_grad_reduce or not lay.distributed_optimizer:
+        return None
+    return (
+        "layout.overlap_grad_reduce=false leaves layout.overlap_param_gather nothing to hide under",
+        "Leave layout.overlap_grad_reduce on.",
+    )
+
+
+@_rule(
     "fsdp-optimizer",
     "Megatron-FSDP shards the optimizer too",
     "its buffers are the distributed optimizer's",

@@ -149,3 +149,34 @@ def test_every_rule_says_what_why_and_where_from() -> None:
     assert len({r.id for r in RULES}) == len(RULES) > 30
     for rule in RULES:
         assert rule.says and rule.why and rule.source and rule.check
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "rule"),
+    [
+        ("llama3_8b", "gpus=8 layout.overlap_grad_reduce=false", "overlap-flags"),
+        ("mixtral_8x7b", "gpus=64 layout.ep=8 layout.moe_expert_capacity_factor=1", "capacity-drops"),
+        ("deepseek_v3", "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1", "mtp-block"),
+        ("llama32_1b", "gpus=8 layout.pp=2", "tied-pp"),
+    ],
+)
+def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:
+    given = configs.load(name, ["layout.tp=1", *overrides.split()]).spec
+    plain = replace(given, layout=Layout(tp=1, gbs=given.layout.gbs, ep=given.layout.ep))
+    assert rule in {v.rule for v in violations(given, advice=True)}
+    assert rule not in {v.rule for v in violations(given)}
+    assert rule not in {v.rule for v in violations(plain, advice=True)}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "rule"),
+    [
+        ("llama32_1b", "gpus=8 layout.pp=2 model.mtp_num_layers=1", "mtp-tied-pp"),
+        ("deepseek_v3", "layout.recompute=full layout.recompute_num_layers=2", "mtp-recompute"),
+        ("mixtral_8x7b", "gpus=8 layout.tp=2 layout.etp=1", "ep1-etp"),
+        ("llama3_8b", "gpus=8 layout.fsdp=megatron layout.distributed_optimizer=false", "fsdp-optimizer"),
+    ],
+)
+def test_what_fails_in_the_first_step_or_later_is_refused_before(name: str, overrides: str, rule: str) -> None:
+    given = configs.load(name, ["layout.tp=1", *overrides.split()]).spec
+    assert rule in {v.rule for v in violations(given)}
