@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs import Calibration, Fsdp, Model, Recompute, Spec
 from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
@@ -23,12 +23,16 @@ GIB = 2**30
 # Outside the allocator: CUDA context and kernels, NCCL channels (NCCL_BUFFSIZE 4 MiB x channels x peers), cuDNN and cuBLAS.
 CONTEXT_GIB = 1.0
 NCCL_GIB_PER_GROUP = 0.35
-WORKSPACE_GIB = 0.25  # cuBLAS and Transformer Engine workspaces and kernels' scratch at the peak, inside the allocator
+# cuBLAS and Transformer Engine workspaces, inside the allocator for good: Megatron-LM's golden values hold 0.07 GiB (A100) to
+# 0.11 GiB (H100) more between steps than parameters, gradients and states come to.
+WORKSPACE_GIB = 0.1
 # Reserved over allocated by PyTorch's caching allocator. The two published runs that died of it (Llama 3 70B in fp8 on 32 H100,
 # NeMo's Megatron-Bridge tuning notes) are refused from 1.09 on; with expandable segments, which our recipes set, it is less.
 FRAGMENTATION = 1.09
 QUANTIZED_BYTES = {"fp8": 1.0, "fp4": 0.5625}  # of an element; nvfp4 has a scale of one byte for each block of 16
-_LOGITS_BYTES = 8.0  # of one logit: bf16 value, fp32 copy for the softmax, bf16 gradient
+# Of one logit at the loss. Transformer Engine's kernel writes the gradient over the bf16 value; Megatron-Core's unfused loss
+# keeps an fp32 copy too, which becomes the softmax and then the gradient in place. Megatron-LM's golden peaks show the 6.
+_LOGITS_BYTES = {True: 2.0, False: 6.0}
 
 
 @dataclass(frozen=True)
@@ -297,11 +301,12 @@ def offloaded_bytes(spec: Spec, cal: Calibration) -> float:
     return sum(saved_by_layer(split, kind).total for kind in layer_kinds(spec.model.shape)[: spec.layout.cpu_offload_layers])
 
 
-def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory]:
-    """GiB of one rank of each stage."""
+def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0) -> list[StageMemory]:
+    """GiB of one rank of each stage; its experts are sent ``expert_load`` times the tokens of an even routing."""
     cal = cal or calibration_for(spec)
     model, lay, batch = spec.model, spec.layout, spec.batch
     split = _split_of(spec, cal)
+    split = replace(split, sent_to_experts=split.sent_to_experts * expert_load)
     rows = lay.mbs * spec.seq_length / lay.cp
     wide = 4.0 if spec.precision.gemm == "fp32" else 2.0
     boundary = wide * rows * model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
@@ -313,6 +318,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         embeds[chunk.stage] |= chunk.embeds
         loses[chunk.stage] |= chunk.loses
     bytes_of = {kind: _layer_bytes(spec, split, kind) for kind in {*kinds, model.mtp_kind}}
+    per_logit = cal.logits_bytes or _LOGITS_BYTES[lay.fused_cross_entropy]
     by_block = lay.recompute is Recompute.full and lay.recompute_method == "block" and lay.recompute_num_layers > 0
     out: list[StageMemory] = []
     for stage, shard in enumerate(stage_shards(spec)):
@@ -340,7 +346,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None) -> list[StageMemory
         logits = 0.0
         if loses[stage]:
             vocabulary = model.padded_vocab_size(lay.tp) / lay.tp
-            logits = (1 + model.mtp_num_layers) * (_LOGITS_BYTES * rows * vocabulary + 2 * boundary)
+            logits = (1 + model.mtp_num_layers) * (per_logit * rows * vocabulary + 2 * boundary)
             further = saved_by_layer(split, model.mtp_kind).total if by_block else bytes_of[model.mtp_kind][0]
             activations += depth * model.mtp_num_layers * (further + 5 * boundary)  # and its inputs: embedding, norms, the two joined
             if lay.pp == 1:  # logits live before the first layer's backward, whose working set then does not
@@ -391,3 +397,16 @@ def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
         host_gib_per_gpu=6.0 + (shard + offloaded) / GIB,
         checkpoint_gib=(weights + states) * total / GIB,
     )
+
+
+def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:
+    """Times the tokens of an even routing that a rank's experts may be sent before a stage is full; 0 where the count is bounded.
+
+    What experts hold grows with what they are sent, so two points give the line of each stage.
+    """
+    if not spec.model.is_moe or spec.layout.ep == 1 or spec.layout.moe_expert_capacity_factor:
+        return 0.0
+    held = memory(spec, cal)
+    room = (held.capacity_gib - held.outside_gib) / FRAGMENTATION
+    doubled = stage_memory(spec, cal, expert_load=2.0)
+    return min(1 + (room - one.total_gib) / (two.total_gib - one.total_gib) for one, two in zip(held.stages, doubled, strict=True))

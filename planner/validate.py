@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner.calibration import calibration_or_nearest
-from planner.memory import memory
+from planner.memory import Memory, memory
 from planner.published import Row, interpret, read_rows, stated, stated_rate
 from planner.step_time import step_time
 
@@ -54,6 +54,18 @@ def _measured(row: dict[str, str], read: Row) -> tuple[float | None, float | Non
     return rate, peak
 
 
+def _as_reported(row: Mapping[str, str], held: Memory) -> float:
+    """The memory that the row's source speaks of, GiB."""
+    source, notes = row.get("source", ""), row.get("notes", "")
+    if "nvidia-smi" in notes:  # sees the allocator's reserve, the context and NCCL too
+        return held.needed_gib
+    if "peak_memory_usage" in notes or "torchtitan" in source:  # both print the reserve
+        return held.reserved_gib
+    if "Megatron" in source:  # its log and TensorBoard are the last rank's, which is on the last stage
+        return held.stages[-1].total_gib
+    return held.peak_gib
+
+
 def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
     """Every row, predicted where it can be modelled."""
     out: list[Predicted] = []
@@ -64,10 +76,7 @@ def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
             continue
         cal = calibration_or_nearest(read.spec.gpu.name, read.software)
         time = step_time(read.spec, cal)
-        held = memory(read.spec, cal)
-        # nvidia-smi sees the allocator's reserve, the context and NCCL too; NeMo's peak_memory_usage is the reserve
-        notes = row.get("notes", "")
-        shown = held.needed_gib if "nvidia-smi" in notes else held.reserved_gib if "peak_memory_usage" in notes else held.peak_gib
+        shown = _as_reported(row, memory(read.spec, cal))
         out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, shown, rate, peak))
     return out
 

@@ -11,7 +11,7 @@ from typing import Any
 from configs import Fsdp, Layout, Recompute, Refusal, Resolved, Spec
 from configs.load import ROOT
 from planner.calibration import calibration_for
-from planner.memory import Memory, memory
+from planner.memory import Memory, expert_load_that_fits, memory
 from planner.parameters import ParameterCount, parameters
 from planner.rules import Violation, is_legal, violations
 from planner.search import Candidate, plan
@@ -29,6 +29,7 @@ class Verdict:
     parameters: ParameterCount
     memory: Memory | None
     time: StepTime | None
+    expert_load: float = 0.0  # see planner.memory.expert_load_that_fits
 
     @property
     def legal(self) -> bool:
@@ -47,7 +48,7 @@ def check(spec: Spec) -> Verdict:
     if broken:
         return Verdict(spec, broken, advice, replace(count, per_rank=count.per_rank if countable else []), None, None)
     cal = calibration_for(spec)
-    return Verdict(spec, broken, advice, count, memory(spec, cal), step_time(spec, cal))
+    return Verdict(spec, broken, advice, count, memory(spec, cal), step_time(spec, cal), expert_load_that_fits(spec, cal))
 
 
 def nearest_good(spec: Spec) -> Candidate | None:
@@ -162,6 +163,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
             "headroom_gib": m.headroom_gib,
             "host_gib_per_gpu": m.host_gib_per_gpu,
             "checkpoint_gib": m.checkpoint_gib,
+            "expert_load_that_fits": verdict.expert_load or None,
             "stages": [
                 {
                     "stage": s.stage,

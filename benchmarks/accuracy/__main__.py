@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.accuracy.fit import Point, cross_validate, fit, group, load, pool_of, pools
 from benchmarks.accuracy.golden import load as load_golden
-from planner.memory import GIB, stage_memory
+from planner.memory import GIB, WORKSPACE_GIB, stage_memory
 from planner.validate import spearman
 
 
@@ -69,14 +69,19 @@ def judge_golden(path: Path) -> None:
     """Bytes that stay between steps, and the peak, of Megatron-LM's own functional tests (small models on one node)."""
     held: dict[str, list[float]] = defaultdict(list)
     peak: dict[str, list[float]] = defaultdict(list)
+    loads: list[float] = []
     skipped = 0
     for golden in load_golden(path):
         if golden.spec is None:
             skipped += 1
             continue
-        stage = stage_memory(golden.spec, golden.cal)[0]
+        stage = stage_memory(golden.spec, golden.cal)[-1]
         held[golden.spec.gpu.name].append(golden.static_bytes / GIB - stage.static_gib)
         peak[golden.spec.gpu.name].append(stage.total_gib * GIB / golden.peak_bytes - 1)
+        if golden.spec.layout.ep > 1:
+            added = stage.total_gib - stage.static_gib - WORKSPACE_GIB
+            doubled = stage_memory(golden.spec, golden.cal, expert_load=2.0)[-1].total_gib - stage.total_gib
+            loads.append(1 + ((golden.peak_bytes - golden.static_bytes) / GIB - added) / doubled)
     print(
         "| GPU | values | held between steps, measured - predicted (median, quartiles) | peak, median error | peak, bias |\n|---|---|---|---|---|"
     )
@@ -86,7 +91,9 @@ def judge_golden(path: Path) -> None:
         print(
             f"| {gpu} | {len(errors)} | {mid:.3f} GiB ({low:.3f} to {high:.3f}) | {np.median(np.abs(errors)):.1%} | {np.median(errors):+.1%} |"
         )
-    print(f"\n{skipped} values are of other model families or of more than one node")
+    low, mid, high = np.percentile(loads, [25, 50, 75])
+    print(f"\n{len(loads)} peaks with experts are those of {mid:.2f} times an even load in the median ({low:.2f} to {high:.2f})")
+    print(f"{skipped} values are of other model families or of more than one node")
 
 
 def main() -> None:

@@ -74,13 +74,16 @@ DEFAULT = {
     "gb300": "bridge_2025",
     "a100": "nemo_2025",
 }
-# A part on which this software was never published borrows the constants of the one it was, with a wider spread.
-BORROWED = {("a100", "nemo_2025"): ("h100", "nemo_2025")}
+# A generation without runs to fit on a part borrows the constants of one that has them, with a wider spread.
+BORROWED = {("a100", "nemo_2025"): ("h100", "nemo_2025"), ("h100", "torchtitan_2025"): ("h100", "torchtitan")}
 BORROWED_SPREAD = 0.10
 
 # Which generations share one stack; what is known of each, not fitted.
 KNOWN: dict[str, dict[str, object]] = {
     "vtrain": {"flash_attention": False, "dropout": True},
+    # PyTorch's loss at its peak: bf16 logits, fp32 log-softmax, the fp32 gradients of both; since 2025 torchtitan compiles it
+    "torchtitan": {"logits_bytes": 14.0},
+    "torchtitan_2025": {"logits_bytes": 8.0},
     # DeepSpeed's ZeRO-1 keeps reduce and all-gather buckets of 5e8 elements; 2.2 GiB is the median over 47 fp16 BLOOM rows
     "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False, "extra_memory_gib": 2.2},
 }
@@ -250,8 +253,8 @@ def main() -> None:
         )
     for (gpu, software), (lender, lent) in BORROWED.items():
         if lent in out[lender]:
-            note = f"borrowed from {lender}/{lent}: no run of this software on this part is published"
-            out[gpu][software] = out[lender][lent] | {"spread": BORROWED_SPREAD, "source": note}
+            note = f"borrowed from {lender}/{lent}: no speed of this software on this part is there to fit"
+            out[gpu][software] = out[lender][lent] | KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": note}
     if args.write:
         for gpu, held in out.items():
             path = Path(__file__).parents[2] / "configs" / "calibration" / f"{gpu}.yaml"

@@ -146,10 +146,12 @@ def test_experts_in_every_second_layer() -> None:
     assert seconds(dense) < seconds(maverick) < seconds(replace(maverick, moe_every=1))
 
 
-def test_an_unfused_loss_moves_each_logit_more_often() -> None:
+def test_an_unfused_loss_moves_each_logit_more_often_and_keeps_an_fp32_copy() -> None:
     fused = configs.load("llama3_8b", ["gpus=8", "layout.tp=1"]).spec
     unfused = replace(fused, layout=replace(fused.layout, fused_cross_entropy=False))
     assert step_time(unfused).breakdown["loss"] > 1.2 * step_time(fused).breakdown["loss"]
+    logits = fused.layout.mbs * fused.seq_length * fused.model.padded_vocab_size(1)
+    assert memory(unfused).stages[-1].logits_gib - memory(fused).stages[-1].logits_gib == pytest.approx(4 * logits / 2**30)
 
 
 def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_the_gpu() -> None:

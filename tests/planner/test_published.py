@@ -75,6 +75,22 @@ def test_what_a_source_leaves_to_its_softwares_default() -> None:
     assert [c.num_layers for c in chunks_of(spec) or ()] == [6] * 11 + [4]
 
 
+def test_memory_is_compared_with_what_the_source_prints() -> None:
+    """Megatron's log is its last rank's; torchtitan prints the allocator's reserve; nvidia-smi sees all that is taken."""
+    staged = {"model": "Llama3 70B", "n_gpus": "32", "gbs": "32", "seq_len": "4096", "tp": "4", "pp": "4", "cp": "1", "peak_mem_gb": "60"}
+    held = memory(spec_of_row(row(**staged)))
+    assert held.stages[-1].total_gib < held.peak_gib < held.reserved_gib < held.needed_gib
+
+    def shown(**source: str) -> float:
+        (predicted,) = predict([row(**staged, **source)])
+        assert predicted.peak_gib
+        return predicted.peak_gib
+
+    last, reserve, device = shown(source="Megatron-LM"), shown(source="torchtitan"), shown(notes="mem_unit=GB nvidia-smi")
+    assert last < shown() < device
+    assert last < reserve
+
+
 def test_further_tokens_are_predicted_unless_the_table_says_not() -> None:
     given = {
         "source": "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md container 25.11",
