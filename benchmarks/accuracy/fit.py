@@ -73,9 +73,14 @@ DEFAULT = {
     "gb200": "bridge_2025",
     "gb300": "bridge_2025",
     "a100": "nemo_2025",
+    "a100_40gb": "nemo_2025",
 }
 # A generation without runs to fit on a part borrows the constants of one that has them, with a wider spread.
-BORROWED = {("a100", "nemo_2025"): ("h100", "nemo_2025"), ("h100", "torchtitan_2025"): ("h100", "torchtitan")}
+BORROWED = {
+    ("a100", "nemo_2025"): ("h100", "nemo_2025"),
+    ("a100_40gb", "nemo_2025"): ("h100", "nemo_2025"),
+    ("h100", "torchtitan_2025"): ("h100", "torchtitan"),
+}
 BORROWED_SPREAD = 0.10
 
 # Which generations share one stack; what is known of each, not fitted.
