@@ -204,7 +204,8 @@ def _attention(ledger: _Ledger, full_keys: bool) -> None:
             if m.q_lora_rank:
                 ledger.linear(qk, m.q_lora_rank, rows)
             ledger.linear(heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank, rows)
-            ledger.stream(2 * rows * 6 * (qk + v), 2 * rows * 6 * (qk + v), 6)
+            joined = 2 * rows * s.cal.mla_passes * (qk + v)
+            ledger.stream(joined, joined, 6)
     else:
         groups = max(m.num_query_groups, s.tp) / s.tp
         key_value = 2 * groups * m.kv_channels
@@ -312,8 +313,10 @@ def _experts(ledger: _Ledger) -> None:
         ring = link(d, s.etp, 1)
         one = ring.gather(2.0 * routed * s.etp * h)
         ledger.add("tp", 2 * one, 2 * one, 2)
-    # permute, unpermute with probabilities: each reads and writes every routed copy
-    ledger.stream(2.0 * h * (2 * routed + 2 * routed), 2.0 * h * (2 * routed + 2 * routed), 6)
+    # The all-to-all dispatcher orders the copies by rank before they travel and by expert after, and back: each reads and writes them,
+    # of which the exchange does a part. The flex dispatcher's kernels place the copies as they move them.
+    ordered = (2 if s.sent_once_a_node else 6) * 2.0 * h * routed
+    ledger.stream(ordered, ordered, 6)
     experts = m.num_moe_experts // s.ep
     busiest = 1.0 if s.padded else min(s.cal.expert_imbalance, s.capacity or math.inf)
     rows = routed * s.ep * s.etp * busiest / m.num_moe_experts

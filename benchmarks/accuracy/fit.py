@@ -86,6 +86,8 @@ BORROWED_SPREAD = 0.10
 # Which generations share one stack; what is known of each, not fitted.
 KNOWN: dict[str, dict[str, object]] = {
     "vtrain": {"flash_attention": False, "dropout": True},
+    # Megatron-Bridge's recipes rotate and join MLA's heads in fused kernels (apply_rope_fusion)
+    **{name: {"mla_passes": 2.2} for name in ("bridge_2025", "bridge_2026_spring", "bridge_2026_summer", "bridge_support")},
     # PyTorch's loss at its peak: bf16 logits, fp32 log-softmax, the fp32 gradients of both; since 2025 torchtitan compiles it
     "torchtitan": {"logits_bytes": 14.0},
     "torchtitan_2025": {"logits_bytes": 8.0},
