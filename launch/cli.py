@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import math
 import os
 import sys
 import tempfile
@@ -199,9 +200,9 @@ def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
         console.print(
             f"{word} {m.needed_gib:.1f} of {m.capacity_gib:.1f} GiB (allocator peak {m.peak_gib:.1f} on stage {m.peak_stage.stage}); headroom {m.headroom_gib:+.1f} GiB; host {m.host_gib_per_gpu:.0f} GiB per GPU; checkpoint {m.checkpoint_gib:,.0f} GiB"
         )
-        if m.fits and verdict.expert_load:
+        if m.fits and math.isfinite(verdict.expert_load):
             console.print(
-                f"experts  fit up to {verdict.expert_load:.2f} times an even load (with real routing, Megatron-LM's own tests peak at 1.3 to 1.6)"
+                f"experts  fit up to {verdict.expert_load:.2f} times an even load (real routing, not forced balance, peaks at 1.3 to 1.6: docs/planner.md)"
             )
         table = _table(
             "stage", "parameters", "gradients", "optimizer", "activations", "logits", "buffers", "total GiB", right=tuple(range(8))

@@ -9,6 +9,7 @@ in flight, Transformer Engine's modules for what fp8 saves.
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,9 @@ WORKSPACE_GIB = 0.1
 # Reserved over allocated by PyTorch's caching allocator. The two published runs that died of it (Llama 3 70B in fp8 on 32 H100,
 # NeMo's Megatron-Bridge tuning notes) are refused from 1.09 on; with expandable segments, which our recipes set, it is less.
 FRAGMENTATION = 1.09
+# Times an even load that experts are sent at the worst moment of a real run: the median that explains 82 of Megatron-LM's golden
+# peaks (quartiles 1.34 to 1.59; python -m benchmarks.accuracy --golden). Published speeds are of routing forced to be even.
+REAL_EXPERT_LOAD = 1.45
 QUANTIZED_BYTES = {"fp8": 1.0, "fp4": 0.5625}  # of an element; nvfp4 has a scale of one byte for each block of 16
 # Of one logit at the loss. Transformer Engine's kernel writes the gradient over the bf16 value; Megatron-Core's unfused loss
 # keeps an fp32 copy too, which becomes the softmax and then the gradient in place. Megatron-LM's golden peaks show the 6.
@@ -399,14 +403,14 @@ def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
     )
 
 
-def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:
-    """Times the tokens of an even routing that a rank's experts may be sent before a stage is full; 0 where the count is bounded.
+def expert_load_that_fits(spec: Spec, held: Memory, cal: Calibration | None = None) -> float:
+    """Times the tokens of an even routing that a rank's experts may be sent before a stage is full; infinite where that is bounded.
 
-    What experts hold grows with what they are sent, so two points give the line of each stage.
+    ``held`` is :func:`memory` of the spec. What experts hold grows with what they are sent, so two points give the line of each stage.
     """
     if not spec.model.is_moe or spec.layout.ep == 1 or spec.layout.moe_expert_capacity_factor:
-        return 0.0
-    held = memory(spec, cal)
+        return math.inf
     room = (held.capacity_gib - held.outside_gib) / FRAGMENTATION
     doubled = stage_memory(spec, cal, expert_load=2.0)
-    return min(1 + (room - one.total_gib) / (two.total_gib - one.total_gib) for one, two in zip(held.stages, doubled, strict=True))
+    grows = ((room - one.total_gib, two.total_gib - one.total_gib) for one, two in zip(held.stages, doubled, strict=True))
+    return 1 + min((spare / slope for spare, slope in grows if slope > 0), default=math.inf)

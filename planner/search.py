@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
 from configs.schema import layer_kinds
 from planner.calibration import calibration_for
-from planner.memory import Memory, memory
+from planner.memory import REAL_EXPERT_LOAD, Memory, expert_load_that_fits, memory
 from planner.rules import divisors, is_legal
 from planner.step_time import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
 
@@ -138,7 +138,7 @@ def _bound(spec: Spec, group: Layout) -> float:
     return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
 
 
-def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False) -> Plan:
+def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: float = REAL_EXPERT_LOAD) -> Plan:
     """The ``top`` fastest legal layouts of ``spec`` that fit its GPUs: a best-first search.
 
     The queue holds groups and layouts by their bounds, and costed candidates by their time. What is popped first cannot
@@ -146,6 +146,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False) -> Plan:
 
     Args:
         exhaustive: cost every legal layout instead; the answer is the same, as a test shows.
+        expert_load: times an even load that a rank's experts must have room for; an even load, where no layout has more.
 
     Raises:
         Refusal: no legal layout fits.
@@ -173,13 +174,15 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False) -> Plan:
         else:
             held = memory(item)
             considered += 1
-            if held.fits:
+            if held.fits and expert_load_that_fits(item, held) >= expert_load:
                 time = step_time(item)
                 heapq.heappush(queue, (time.step_time_s, next(order), Candidate(item, time, held)))
                 continue
             did_not_fit += 1
             if max(s.static_gib for s in held.stages) + held.outside_gib > held.capacity_gib:
                 too_large.add(_static_key(item.layout))
+    if not best and spec.model.is_moe and expert_load > 1:
+        return plan(spec, top, exhaustive=exhaustive, expert_load=1.0)
     if not best:
         raise Refusal(
             f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} fits "

@@ -29,7 +29,7 @@ class Verdict:
     parameters: ParameterCount
     memory: Memory | None
     time: StepTime | None
-    expert_load: float = 0.0  # see planner.memory.expert_load_that_fits
+    expert_load: float = math.inf  # see planner.memory.expert_load_that_fits
 
     @property
     def legal(self) -> bool:
@@ -48,7 +48,8 @@ def check(spec: Spec) -> Verdict:
     if broken:
         return Verdict(spec, broken, advice, replace(count, per_rank=count.per_rank if countable else []), None, None)
     cal = calibration_for(spec)
-    return Verdict(spec, broken, advice, count, memory(spec, cal), step_time(spec, cal), expert_load_that_fits(spec, cal))
+    held = memory(spec, cal)
+    return Verdict(spec, broken, advice, count, held, step_time(spec, cal), expert_load_that_fits(spec, held, cal))
 
 
 def nearest_good(spec: Spec) -> Candidate | None:
@@ -163,7 +164,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
             "headroom_gib": m.headroom_gib,
             "host_gib_per_gpu": m.host_gib_per_gpu,
             "checkpoint_gib": m.checkpoint_gib,
-            "expert_load_that_fits": verdict.expert_load or None,
+            "expert_load_that_fits": verdict.expert_load if math.isfinite(verdict.expert_load) else None,
             "stages": [
                 {
                     "stage": s.stage,
