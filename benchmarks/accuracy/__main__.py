@@ -93,7 +93,7 @@ def judge_golden(path: Path) -> None:
         )
     low, mid, high = np.percentile(loads, [25, 50, 75])
     print(f"\n{len(loads)} peaks with experts are those of {mid:.2f} times an even load in the median ({low:.2f} to {high:.2f})")
-    print(f"{skipped} values are of other model families or of more than one node")
+    print(f"{skipped} values are left out: other model families, several nodes, or more on the GPU than the model")
 
 
 def main() -> None:
