@@ -119,6 +119,7 @@ def main() -> None:
             where = "H100" if p.spec.gpu.name == "h100" else "Blackwell" if p.spec.gpu.name != "a100" else ""
             if nvidia and where:
                 pooled[f"NVIDIA's rows, {where}, {'experts' if p.moe else 'dense'}"].append(e)
+                pooled["NVIDIA's rows, H100 and Blackwell"].append(e)
     for name, values in sorted(pooled.items()):
         print(_row(name, np.array(values)))
     print("\n| layouts that compete | groups | layouts | Spearman, median | regret, median | regret, mean |\n|---|---|---|---|---|---|")
