@@ -232,6 +232,8 @@ def _attention(ledger: _Ledger, full_keys: bool) -> None:
         exposed_forward = max(0.0, moved / ring.rate - 0.8 * forward) + ring.latency * (s.cp - 1)
         exposed_backward = max(0.0, 2 * moved / ring.rate - 0.8 * backward) + ring.latency * (s.cp - 1)
         ledger.add("cp", exposed_forward, exposed_backward)
+        # each step's output is rescaled into an fp32 sum, each step's gradients are added to what the others left
+        ledger.stream(s.cp * 10 * rows * v, s.cp * 6 * rows * (qk + key_value), 2 * s.cp)
     with ledger.module("core_attn"):
         ledger.add("attention", forward, backward, 2)
 

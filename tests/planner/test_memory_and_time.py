@@ -9,10 +9,12 @@ import pytest
 import configs
 import planner
 from configs import Calibration, Fsdp, Recompute, load
+from configs.schema import layer_kinds
+from planner.calibration import calibration_for
 from planner.flops import model_flops_per_token
 from planner.kernels import Device
 from planner.memory import in_flight, memory
-from planner.step_time import step_time, step_time_bound
+from planner.step_time import layer_cost, split_of, step_time, step_time_bound
 
 
 def _spec(*overrides: str):  # type: ignore[no-untyped-def]
@@ -152,6 +154,15 @@ def test_an_unfused_loss_moves_each_logit_more_often_and_keeps_an_fp32_copy() ->
     assert step_time(unfused).breakdown["loss"] > 1.2 * step_time(fused).breakdown["loss"]
     logits = fused.layout.mbs * fused.seq_length * fused.model.padded_vocab_size(1)
     assert memory(unfused).stages[-1].logits_gib - memory(fused).stages[-1].logits_gib == pytest.approx(4 * logits / 2**30)
+
+
+def test_a_ring_of_context_ranks_pays_for_adding_up_its_steps() -> None:
+    """Each step's output is rescaled into an fp32 sum: with no bytes to send, two ranks of half the work take more than half the time."""
+    alone = configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.cp=1"]).spec
+    ring = replace(alone, layout=replace(alone.layout, cp=2))
+    costs = [layer_cost(split_of(s, calibration_for(s)), layer_kinds(s.model.shape)[0]) for s in (alone, ring)]
+    whole, half = (c.forward["elementwise"] for c in costs)
+    assert half > 0.55 * whole
 
 
 def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_the_gpu() -> None:
