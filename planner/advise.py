@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from configs import Fsdp, Recompute, Spec
-from planner.memory import REAL_EXPERT_LOAD, expert_load_that_fits, memory
+from planner.memory import expert_load_that_fits, has_room, memory
 from planner.rules import is_legal
 from planner.search import Candidate, plan
 from planner.step_time import step_time
@@ -44,8 +44,8 @@ def _judge(technique: str, used: bool, best: Candidate, other: Spec | None, abse
         why = f"without it the step takes {seconds:+.2f} s and {gib:+.1f} GiB"
         if not held.fits:
             why = "without it the run does not fit"
-        elif (load := expert_load_that_fits(other, held)) < REAL_EXPERT_LOAD:
-            why = f"without it experts fit only up to {load:.2f} times an even load"
+        elif not has_room(other, held):
+            why = f"without it experts fit only up to {expert_load_that_fits(other):.2f} times an even load"
         return Advice(technique, True, why, gib, seconds)
     why = f"it would cost {seconds:+.2f} s and change memory by {gib:+.1f} GiB; the run fits without"
     return Advice(technique, False, why, -gib, -seconds)

@@ -57,8 +57,13 @@ class StageMemory:
 
     @property
     def static_gib(self) -> float:
-        """What stays between steps."""
+        """What stays between steps, but for the workspaces."""
         return self.parameters_gib + self.gradients_gib + self.optimizer_gib
+
+    @property
+    def step_gib(self) -> float:
+        """What a step adds at its peak to what stays, workspaces included, between steps."""
+        return self.total_gib - self.static_gib - WORKSPACE_GIB
 
 
 @dataclass(frozen=True)
@@ -380,11 +385,11 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
     return out
 
 
-def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
-    """The memory of a legal spec on its GPU."""
+def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0) -> Memory:
+    """The memory of a legal spec on its GPU; ``expert_load`` as in :func:`stage_memory`."""
     lay = spec.layout
     cal = cal or calibration_for(spec)
-    stages = stage_memory(spec, cal)
+    stages = stage_memory(spec, cal, expert_load)
     groups = 2 + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
     weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
     states = 8.0 if spec.optim.precision_aware or spec.precision.gemm == "fp32" else 12.0
@@ -403,14 +408,24 @@ def memory(spec: Spec, cal: Calibration | None = None) -> Memory:
     )
 
 
-def expert_load_that_fits(spec: Spec, held: Memory, cal: Calibration | None = None) -> float:
-    """Times the tokens of an even routing that a rank's experts may be sent before a stage is full; infinite where that is bounded.
+def has_room(spec: Spec, held: Memory, expert_load: float = REAL_EXPERT_LOAD) -> bool:
+    """Whether ``held``, the memory of the spec, fits, and fits still when a rank's experts are sent ``expert_load`` times an even load."""
+    return held.fits and (not _unevenly_routed(spec) or memory(spec, expert_load=expert_load).fits)
 
-    ``held`` is :func:`memory` of the spec. What experts hold grows with what they are sent, so two points give the line of each stage.
+
+def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:
+    """Times an even load that the experts of a rank may be sent before a stage is full, to 0.001; infinite where none can fill it.
+
+    At the most a rank is sent all tokens of its expert-parallel group.
     """
-    if not spec.model.is_moe or spec.layout.ep == 1 or spec.layout.moe_expert_capacity_factor:
+    low, high = 0.0, float(spec.layout.ep)
+    if not _unevenly_routed(spec) or memory(spec, cal, high).fits:
         return math.inf
-    room = (held.capacity_gib - held.outside_gib) / FRAGMENTATION
-    doubled = stage_memory(spec, cal, expert_load=2.0)
-    grows = ((room - one.total_gib, two.total_gib - one.total_gib) for one, two in zip(held.stages, doubled, strict=True))
-    return 1 + min((spare / slope for spare, slope in grows if slope > 0), default=math.inf)
+    while high - low > 0.001:
+        middle = (low + high) / 2
+        low, high = (middle, high) if memory(spec, cal, middle).fits else (low, middle)
+    return low
+
+
+def _unevenly_routed(spec: Spec) -> bool:
+    return spec.model.is_moe and spec.layout.ep > 1 and not spec.layout.moe_expert_capacity_factor

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
 from configs.schema import layer_kinds
 from planner.calibration import calibration_for
-from planner.memory import REAL_EXPERT_LOAD, Memory, expert_load_that_fits, memory
+from planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
 from planner.rules import divisors, is_legal
 from planner.step_time import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
 
@@ -146,7 +146,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
 
     Args:
         exhaustive: cost every legal layout instead; the answer is the same, as a test shows.
-        expert_load: times an even load that a rank's experts must have room for; an even load, where no layout has more.
+        expert_load: times an even load that a rank's experts must have room for, unless the layouts that fit have room for an even one only.
 
     Raises:
         Refusal: no legal layout fits.
@@ -156,6 +156,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
     heapq.heapify(queue)
     best: list[Candidate] = []
     considered = did_not_fit = expanded = 0
+    fits_evenly = False
     too_large: set[tuple[object, ...]] = set()
     while queue and (exhaustive or len(best) < top):
         _, _, item = heapq.heappop(queue)
@@ -174,15 +175,16 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
         else:
             held = memory(item)
             considered += 1
-            if held.fits and expert_load_that_fits(item, held) >= expert_load:
+            if has_room(item, held, expert_load):
                 time = step_time(item)
                 heapq.heappush(queue, (time.step_time_s, next(order), Candidate(item, time, held)))
                 continue
+            fits_evenly |= held.fits
             did_not_fit += 1
             if max(s.static_gib for s in held.stages) + held.outside_gib > held.capacity_gib:
                 too_large.add(_static_key(item.layout))
-    if not best and spec.model.is_moe and expert_load > 1:
-        return plan(spec, top, exhaustive=exhaustive, expert_load=1.0)
+    if not best and fits_evenly:
+        return plan(spec, top, exhaustive=exhaustive, expert_load=0.0)
     if not best:
         raise Refusal(
             f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} fits "

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.accuracy.fit import Point, cross_validate, fit, group, load, pool_of, pools
 from benchmarks.accuracy.golden import load as load_golden
-from planner.memory import GIB, WORKSPACE_GIB, stage_memory
+from planner.memory import GIB, stage_memory
 from planner.validate import spearman
 
 
@@ -79,9 +79,8 @@ def judge_golden(path: Path) -> None:
         held[golden.spec.gpu.name].append(golden.static_bytes / GIB - stage.static_gib)
         peak[golden.spec.gpu.name].append(stage.total_gib * GIB / golden.peak_bytes - 1)
         if golden.spec.layout.ep > 1:
-            added = stage.total_gib - stage.static_gib - WORKSPACE_GIB
             doubled = stage_memory(golden.spec, golden.cal, expert_load=2.0)[-1].total_gib - stage.total_gib
-            loads.append(1 + ((golden.peak_bytes - golden.static_bytes) / GIB - added) / doubled)
+            loads.append(1 + ((golden.peak_bytes - golden.static_bytes) / GIB - stage.step_gib) / doubled)
     print(
         "| GPU | values | held between steps, measured - predicted (median, quartiles) | peak, median error | peak, bias |\n|---|---|---|---|---|"
     )

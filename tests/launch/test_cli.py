@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,13 @@ def test_an_illegal_layout_is_answered_and_refused() -> None:
     assert out["legal"] is False and out["fits"] is False
     assert {"rule", "message", "fix"} == set(out["violations"][0])
     assert out["violations"][0]["rule"] == "tp-heads"
-    assert out["nearest"]["tp"] in (2, 4, 8)
+    near = out["nearest"]
+    moved = abs(math.log2(near["tp"] / 3)) + math.log2(near["pp"] * near["cp"])
+    assert moved <= math.log2(4 / 3) + 2, "no farther than TP4 with FSDP, which fits"
+    again = slipway(
+        "check", "llama3_70b", *(f"layout.{k}={near[k]}" for k in ("tp", "pp", "vpp", "cp", "mbs", "recompute", "fsdp")), "--json"
+    )
+    assert json.loads(again.stdout)["fits"] is True
     assert len(done.stderr.strip().splitlines()) == 1
 
 

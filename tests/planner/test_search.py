@@ -43,12 +43,12 @@ def test_experts_have_room_for_real_routing() -> None:
     """What fits with an even load only is not chosen, unless nothing else fits; the load that fits is the one that fills the GPU."""
     spec = configs.load("mixtral_8x22b").spec
     even, real = (plan(spec, 1, expert_load=load).candidates[0] for load in (1.0, REAL_EXPERT_LOAD))
-    assert expert_load_that_fits(even.spec, even.memory) < REAL_EXPERT_LOAD <= expert_load_that_fits(real.spec, real.memory)
+    assert expert_load_that_fits(even.spec) < REAL_EXPERT_LOAD <= expert_load_that_fits(real.spec)
     assert even.time.step_time_s < real.time.step_time_s
-    load = expert_load_that_fits(real.spec, real.memory)
+    load = expert_load_that_fits(real.spec)
     full = max(s.total_gib for s in stage_memory(real.spec, expert_load=load))
     assert full * FRAGMENTATION + real.memory.outside_gib == pytest.approx(real.memory.capacity_gib, rel=1e-3)
-    assert math.isinf(expert_load_that_fits(configs.load("llama3_8b", ["layout.tp=1"]).spec, real.memory))
+    assert math.isinf(expert_load_that_fits(configs.load("llama3_8b", ["layout.tp=1"]).spec))
 
 
 def test_layers_that_do_not_divide_leave_the_last_stage_shorter() -> None:
