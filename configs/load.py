@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from omegaconf import MISSING
 
 from configs.errors import Refusal, nearest
 from configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec
@@ -142,6 +143,11 @@ def model(name: str) -> Model:
 def gpu(name: str) -> Gpu:
     """The facts of one accelerator, by its file name in configs/gpu."""
     return _typed(Gpu, _read("gpu", name), f"configs/gpu/{name}.yaml: ")
+
+
+def gpu_of_device(device_name: str) -> Gpu | None:
+    """The accelerator that a driver calls ``device_name``, if it is one of ours: an H100 PCIe, or a slice of an H100, is not an H100."""
+    return next((gpu(name) for name in gpu_names() if gpu(name).device_name == device_name), None)
 
 
 @functools.cache
@@ -314,10 +320,34 @@ def _provenance(name: str, given: dict[str, str], spec: Spec) -> dict[str, str]:
     return who
 
 
+def record_of(spec: Spec) -> dict[str, Any]:
+    """The spec as plain data, for a run's own record; :func:`spec_from_record` reads it."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(spec)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
 def spec_from_record(record: dict[str, Any]) -> Spec:
     """The spec that a run stored beside its logs, checked by today's schema.
+
+    An earlier version's record lacks what the schema has gained since: what has a default takes it, the facts of a GPU or a
+    model come from today's file of that name.
 
     Raises:
         Refusal: a key or value that the schema does not know.
     """
-    return _typed(Spec, record, "stored recipe: ")
+    completed = dict(record)
+    for group, cls in (("model", Model), ("gpu", Gpu)):
+        held = completed.get(group)
+        if isinstance(held, dict) and held.get("name") in _choices(group):
+            needed = {f.name for f in dataclasses.fields(cls) if f.default == MISSING} - held.keys()
+            completed[group] = held | {k: v for k, v in _read(group, held["name"]).items() if k in needed}
+    return _typed(Spec, completed, "stored recipe: ")

@@ -269,6 +269,7 @@ class Gpu:
     """One accelerator: datasheet facts, each with its source in the YAML file."""
 
     name: str = MISSING
+    device_name: str = ""  # as nvidia-smi and torch.cuda.get_device_name call it
     architecture: str = MISSING
     compute_capability: int = MISSING  # 80, 90, 100, 103
     source: str = ""

@@ -541,7 +541,7 @@ def report(
     entropy: Annotated[Optional[float], typer.Option(help="Unigram entropy of the corpus, drawn as a line.")] = None,
     json: Json = False,
 ) -> None:
-    """What a run did: loss, speed, memory, predicted against measured; writes loss.png, report.html, report.json."""
+    """What a run did: loss, speed, memory, predicted against measured; writes PNG, HTML and JSON. A table of all, for a folder of runs."""
     from dataclasses import asdict
 
     from launch import report as reports
@@ -550,13 +550,23 @@ def report(
     paths = find_runs(run) if run.is_dir() else []
     if not paths:
         raise Refusal(f"{run} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders.")
-    summaries = []
-    written: list[Path] = []
+    runs = []
     for path in paths:
-        one = read_run(path)
-        summaries.append(reports.summarize(one))
-        folder = (out / path.name if len(paths) > 1 else out) if out else path
+        try:
+            runs.append(read_run(path))
+        except Refusal as refusal:
+            if len(paths) == 1:
+                raise
+            print(f"slipway: left out: {refusal.sentence()}", file=sys.stderr)  # the others are still worth a table
+    summaries = [reports.summarize(one) for one in runs]
+    written: list[Path] = []
+    pages = []
+    for one in runs:
+        folder = out / one.path.relative_to(run) if out else one.path
         written += reports.write_report(one, folder, entropy)
+        pages.append(folder / "report.html")
+    if len(runs) > 1:
+        written = reports.write_overview(runs, pages, out or run)
     if json:
         return _print_json([asdict(s) for s in summaries] if len(summaries) > 1 else asdict(summaries[0]))
     console = _console()
@@ -565,17 +575,10 @@ def report(
         for label, text in reports.table(summaries[0]):
             table.add_row(label, text)
     else:
-        table = _table("run", "state", "layout", "steps", "loss", "step s", "tokens/s/rank", right=(3, 4, 5, 6))
-        for s in summaries:
-            table.add_row(
-                s.name,
-                s.state,
-                s.layout,
-                str(s.steps),
-                f"{s.final_loss:.4f}" if s.final_loss else "",
-                f"{s.step_time_median_s:.3f}" if s.step_time_median_s else "",
-                f"{s.tokens_per_s_per_gpu:,.0f}" if s.tokens_per_s_per_gpu else "",
-            )
+        head, *rows = reports.overview(summaries)
+        table = _table(*head)
+        for row in rows:
+            table.add_row(*row)
     console.print(table)
     for path in written:
         console.print(f"wrote {path}", markup=False)

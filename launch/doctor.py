@@ -116,10 +116,8 @@ def _gpus(spec: Spec | None) -> list[Finding]:
     if spec is not None:
         wanted = min(spec.gpus, spec.gpus_per_node)
         out.append(Finding("GPUs for the recipe", str(len(rows)), f"{wanted} a node", len(rows) >= wanted, f"gpus={len(rows)}"))
-        right = spec.gpu.name.split("_")[0].lower() in rows[0].lower()
-        out.append(
-            Finding("kind of GPU", rows[0].split(",")[0], spec.gpu.name.upper(), right, "gpu= the one that is here, and check again")
-        )
+        here, planned = rows[0].split(",")[0], spec.gpu.device_name
+        out.append(Finding("kind of GPU", here, planned, here == planned, "gpu= the one that is here, and check again"))
     busy = _ask("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
     if busy:
         out.append(Finding("other processes", f"{len(busy.splitlines())} on the GPUs", "none", False, "nvidia-smi shows them"))

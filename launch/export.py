@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ def built_recipe(name: str, overrides: list[str]) -> Any:
     return builder.build(spec, cpu=trains_on_cpu(spec) and not gpu_here())
 
 
+def _represent_enum(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
+    kind = type(member)
+    return dumper.represent_dict({"_target_": f"{kind.__module__}.{kind.__qualname__}.{member.name}", "_call_": False})
+
+
 def dump(recipe: Any) -> str:
     """A fiddle config as YAML text."""
     from nemo_run.core.serialization.yaml import YamlSerializer
 
+    yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)  # beside NeMo-Run's own, which know functions and dtypes
     return str(YamlSerializer().serialize(recipe))
 
 

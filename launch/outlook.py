@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from configs import Refusal, Spec
+from configs.load import spec_from_record
 from recipes.checkpoint_files import held
 from recipes.run_files import RECORD
 
 _LAYOUT = ("tp", "pp", "vpp", "cp", "ep", "etp", "fsdp")
 
 
-def outlook(run_dir: Path, spec: Spec, record: dict[str, Any]) -> str:
+def outlook(run_dir: Path, spec: Spec) -> str:
     """One sentence on how training begins in ``run_dir``.
 
     Raises:
@@ -22,7 +22,7 @@ def outlook(run_dir: Path, spec: Spec, record: dict[str, Any]) -> str:
     from recipes.record import check_run_dir
     from recipes.resume import nothing_whole
 
-    check_run_dir(run_dir, record)
+    check_run_dir(run_dir, spec)
     folder = run_dir / "checkpoints"
     found = held(folder)
     passed = "".join(f"; passing over {name}, which {wrong}" for name, wrong in found.passed_over.items())
@@ -40,17 +40,14 @@ def outlook(run_dir: Path, spec: Spec, record: dict[str, Any]) -> str:
             f"{run_dir} has done its {found.step + 1} steps and run.max_steps is {spec.run.max_steps}",
             "To go on, give a larger run.max_steps and run.extend_schedule=true.",
         )
-    return (
-        f"will resume after step {found.step} of {spec.run.max_steps}, from {found.newest.name}; {_layout_change(run_dir, record)}{passed}"
-    )
+    return f"will resume after step {found.step} of {spec.run.max_steps}, from {found.newest.name}; {_layout_change(run_dir, spec)}{passed}"
 
 
-def _layout_change(run_dir: Path, record: dict[str, Any]) -> str:
+def _layout_change(run_dir: Path, spec: Spec) -> str:
     path = run_dir / RECORD
     if not path.is_file():
         return f"{run_dir} does not say of which layout"
-    then, now = json.loads(path.read_text())["spec"], record
-    changed = [f"{k} {then['layout'][k]} -> {now['layout'][k]}" for k in _LAYOUT if then["layout"].get(k) != now["layout"][k]]
-    if then["gpus"] != now["gpus"]:
-        changed.append(f"ranks {then['gpus']} -> {now['gpus']}")
-    return f"same {now['model']['name']}, " + (f"resharded ({', '.join(changed)})" if changed else "same layout")
+    then = spec_from_record(json.loads(path.read_text())["spec"])
+    pairs = [(k, getattr(then.layout, k), getattr(spec.layout, k)) for k in _LAYOUT] + [("ranks", then.gpus, spec.gpus)]
+    changed = [f"{name} {getattr(a, 'value', a)} -> {getattr(b, 'value', b)}" for name, a, b in pairs if a != b]
+    return f"same {spec.model.name}, " + (f"resharded ({', '.join(changed)})" if changed else "same layout")

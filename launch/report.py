@@ -6,14 +6,15 @@ import html
 import io
 import json
 import math
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import planner
-from configs import Refusal
+from configs import Refusal, Spec, gpu_of_device
 from launch.runs import GRAD_NORM, LOSS, LR, STEP_TIME, Run, Series
 from recipes.run_files import DATA_TIME, PEAK_MEMORY, SAVE_TIME
 
@@ -27,6 +28,10 @@ class Summary:
     name: str
     recipe: str
     state: str
+    failure: str
+    starts: int
+    repeated_steps: int
+    goodput: float | None  # of the wall time between the first step and the last, queues and restarts included: in steps that count
     ranks: int
     gpu: str
     precision: str
@@ -49,12 +54,8 @@ class Summary:
     checkpoint_gib: float | None
     predicted_step_time_s: float | None
     predicted_peak_gib: float | None
-
-    @property
-    def step_time_error(self) -> float | None:
-        if self.step_time_median_s is None or self.predicted_step_time_s is None:
-            return None
-        return self.predicted_step_time_s / self.step_time_median_s - 1
+    step_time_error: float | None  # predicted over measured, less one
+    peak_memory_error: float | None
 
 
 def smooth(values: np.ndarray, half_life: float = 10.0) -> np.ndarray:
@@ -78,7 +79,33 @@ def _settled(series: Series) -> np.ndarray:
     return series.values[WARM_UP_STEPS:]
 
 
-def describe_layout(spec: Any) -> str:
+def _goodput(run: Run) -> float | None:
+    loss, times = run.get(LOSS), run.get(STEP_TIME)
+    if len(loss) < 2 or not len(times):
+        return None
+    elapsed = float(loss.wall_time.max() - loss.wall_time.min())
+    _, counted, _ = np.intersect1d(times.steps, loss.steps[1:], return_indices=True)
+    return min(1.0, float(times.values[counted].sum()) / elapsed) if elapsed > 0 else None
+
+
+def _error(predicted: float | None, measured: float | None) -> float | None:
+    return predicted / measured - 1 if predicted and measured else None
+
+
+def as_run(run: Run) -> Spec | None:
+    """The run's spec with the GPU that it ran on in place of the one it was planned for.
+
+    None without a record, on a CPU, and on a GPU that is not in configs/gpu: its peak and its speed are not known.
+    """
+    if run.spec is None or not run.on_gpu:
+        return None
+    if not run.device_name:  # not yet kept by the version that trained it
+        return run.spec
+    gpu = gpu_of_device(run.device_name)
+    return replace(run.spec, gpu=gpu) if gpu else None
+
+
+def describe_layout(spec: Spec) -> str:
     lay = spec.layout
     parts = [f"{k.upper()}{v}" for k, v in (("tp", lay.tp), ("pp", lay.pp), ("vpp", lay.vpp), ("cp", lay.cp), ("ep", lay.ep)) if v > 1]
     if lay.etp:
@@ -92,27 +119,30 @@ def describe_layout(spec: Any) -> str:
 
 def summarize(run: Run) -> Summary:
     """The numbers of one run."""
-    spec = run.spec
+    spec, known = run.spec, as_run(run)
     times = _settled(run.get(STEP_TIME))
     median = float(np.median(times)) if len(times) else None
-    tokens_rate = flops_rate = mfu = predicted_time = predicted_peak = None
-    if spec is not None and median:
-        tokens_rate = spec.batch.tokens / median / run.world_size
-        if run.on_gpu:
-            flops_rate = tokens_rate * planner.model_flops_per_token(spec) / 1e12
-            peak = planner.peak_tflops(spec)
-            mfu = flops_rate / peak if peak else None
-    if spec is not None and run.on_gpu:
-        verdict = planner.check(spec)
+    tokens_rate = spec.batch.tokens / median / run.world_size if spec and median else None
+    flops_rate = mfu = predicted_time = predicted_peak = None
+    if spec and run.on_gpu and tokens_rate:
+        flops_rate = tokens_rate * planner.model_flops_per_token(spec) / 1e12
+    if known is not None:
+        mfu = flops_rate / planner.peak_tflops(known) if flops_rate else None
+        verdict = planner.check(known)
         predicted_time = verdict.time.step_time_s if verdict.time else None
         predicted_peak = verdict.memory.peak_gib if verdict.memory else None
     loss = run.get(LOSS)
+    peak = float(run.get(PEAK_MEMORY).values.max()) if len(run.get(PEAK_MEMORY)) else None
     return Summary(
         name=run.name,
         recipe=spec.model.name if spec else "",
         state=run.state,
+        failure=run.failure,
+        starts=run.starts,
+        repeated_steps=run.repeated_steps,
+        goodput=_goodput(run),
         ranks=run.world_size,
-        gpu=spec.gpu.name if spec and run.on_gpu else "cpu",
+        gpu=(known.gpu.name if known else run.device_name) if run.on_gpu else "cpu",
         precision=spec.precision.name if spec else "",
         layout=describe_layout(spec) if spec else "",
         steps=int(loss.steps[-1]) + 1 if len(loss) else 0,
@@ -126,24 +156,30 @@ def summarize(run: Run) -> Summary:
         model_tflops_per_gpu=flops_rate,
         mfu=mfu,
         flops_convention="model FLOPs, causal attention, no recompute",
-        peak_memory_gib=float(run.get(PEAK_MEMORY).values.max()) if len(run.get(PEAK_MEMORY)) else None,
+        peak_memory_gib=peak,
         save_time_s=_last(run.get(SAVE_TIME)),
         data_time_s=float(np.median(_settled(run.get(DATA_TIME)))) if len(run.get(DATA_TIME)) else None,
         checkpoints=len([c for c in run.checkpoints if not c.endswith("-last")]),
         checkpoint_gib=run.checkpoint_bytes / 2**30 if run.checkpoint_bytes else None,
         predicted_step_time_s=predicted_time,
         predicted_peak_gib=predicted_peak,
+        step_time_error=_error(predicted_time, median),
+        peak_memory_error=_error(predicted_peak, peak),
     )
 
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("recipe", "recipe", "{}"),
     ("state", "state", "{}"),
+    ("failed", "failure", "{}"),
     ("ranks", "ranks", "{}"),
     ("hardware", "gpu", "{}"),
     ("precision", "precision", "{}"),
     ("layout", "layout", "{}"),
     ("steps", "steps", "{}"),
+    ("starts", "starts", "{}"),
+    ("steps trained again after a restart", "repeated_steps", "{}"),
+    ("goodput: wall time in steps that count", "goodput", "{:.1%}"),
     ("first loss", "first_loss", "{:.4f}"),
     ("final loss (mean of last 10)", "final_loss", "{:.4f}"),
     ("gradient norm", "grad_norm", "{:.3f}"),
@@ -159,17 +195,19 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("waiting for data", "data_time_s", "{:.4f} s a step"),
     ("checkpoints kept", "checkpoints", "{}"),
     ("predicted step time", "predicted_step_time_s", "{:.3f} s"),
+    ("step time, predicted against measured", "step_time_error", "{:+.1%}"),
     ("predicted peak memory", "predicted_peak_gib", "{:.2f} GiB"),
+    ("peak memory, predicted against measured", "peak_memory_error", "{:+.1%}"),
 )
 
 
 def table(summary: Summary) -> list[tuple[str, str]]:
     """The summary's rows as label and text, what was not recorded left out."""
     values = asdict(summary)
-    out = [(label, form.format(values[key])) for label, key, form in ROWS if values[key] not in (None, "")]
-    if summary.step_time_error is not None:
-        out.append(("step time, predicted against measured", f"{summary.step_time_error:+.1%}"))
-    return out
+    shown = [row for row in ROWS if values[row[1]] not in (None, "")]
+    if summary.starts < 2:
+        shown = [row for row in shown if row[1] not in ("starts", "repeated_steps")]
+    return [(label, form.format(values[key])) for label, key, form in shown]
 
 
 def _figure(width: float = 7.0, height: float = 4.0) -> Any:
@@ -203,7 +241,7 @@ def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    if len(runs) > 1:
+    if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False)
     return figure
 
@@ -264,6 +302,50 @@ def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path
     page.write_text(_PAGE.format(title=html.escape(f"Run {run.name}"), lead=html.escape(lead), body=body))
     data = out / "report.json"
     data.write_text(json.dumps(asdict(summary), indent=1))
+    return [png, page, data]
+
+
+OVERVIEW: tuple[tuple[str, str, str], ...] = (
+    ("run", "name", "{}"),
+    ("state", "state", "{}"),
+    ("hardware", "gpu", "{}"),
+    ("precision", "precision", "{}"),
+    ("layout", "layout", "{}"),
+    ("steps", "steps", "{}"),
+    ("loss", "final_loss", "{:.4f}"),
+    ("step s", "step_time_median_s", "{:.3f}"),
+    ("tokens/s per rank", "tokens_per_s_per_gpu", "{:,.0f}"),
+    ("MFU", "mfu", "{:.1%}"),
+    ("GiB", "peak_memory_gib", "{:.1f}"),
+    ("step time, error of prediction", "step_time_error", "{:+.1%}"),
+)
+
+
+def overview(summaries: list[Summary]) -> list[list[str]]:
+    """A table of runs, its head first: the columns that any of them fills."""
+    values = [asdict(s) for s in summaries]
+    columns = [c for c in OVERVIEW if any(v[c[1]] not in (None, "") for v in values)]
+    body = [[form.format(v[key]) if v[key] not in (None, "") else "" for _, key, form in columns] for v in values]
+    return [[head for head, _, _ in columns], *body]
+
+
+def write_overview(runs: list[Run], pages: list[Path], out: Path) -> list[Path]:
+    """Write runs.png, runs.html and runs.json of several runs into ``out``; ``pages`` are their own reports. Returns the paths."""
+    summaries = [summarize(run) for run in runs]
+    _make(out)
+    figure = _draw_loss(runs)
+    png, page, data = out / "runs.png", out / "runs.html", out / "runs.json"
+    figure.savefig(png, dpi=150)
+    head, *rows = overview(summaries)
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
+    for row, own in zip(rows, pages, strict=True):
+        link = html.escape(os.path.relpath(own, out))
+        lines.append(f'<td><a href="{link}">{html.escape(row[0])}</a></td>' + "".join(f"<td>{html.escape(c)}</td>" for c in row[1:]))
+    body = f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>' + _svg(figure)
+    failed = sum(s.state == "failed" for s in summaries)
+    lead = f"{len(runs)} runs" + (f", {failed} of them failed." if failed else ".")
+    page.write_text(_PAGE.format(title="Runs", lead=lead, body=body))
+    data.write_text(json.dumps([asdict(s) for s in summaries], indent=1))
     return [png, page, data]
 
 

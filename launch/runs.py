@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from configs import Refusal
 from configs.load import spec_from_record
 from configs.schema import Spec
-from recipes.run_files import RECORD
+from recipes.run_files import FAILURE, RECORD
 
 LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
 
@@ -41,10 +42,14 @@ class Run:
     spec: Spec | None
     world_size: int
     on_gpu: bool
+    device_name: str = ""  # as the driver calls the GPU; empty on a CPU
     series: dict[str, Series] = field(default_factory=dict)
     checkpoints: tuple[str, ...] = ()
     checkpoint_bytes: int = 0  # of the newest
-    state: str = "finished"  # finished, running, stopped early
+    state: str = "finished"  # finished, running, failed, stopped early
+    failure: str = ""  # of the rank that failed first
+    starts: int = 1
+    repeated_steps: int = 0  # trained again after a restart, because no checkpoint held them
 
     def get(self, name: str) -> Series:
         return self.series.get(name, _EMPTY)
@@ -55,14 +60,14 @@ class Run:
 
 
 def is_run(path: Path) -> bool:
-    return (path / RECORD).is_file() or (path / "tensorboard").is_dir()
+    return (path / RECORD).is_file() or (path / FAILURE).is_file() or (path / "tensorboard").is_dir()
 
 
 def find_runs(path: Path) -> list[Path]:
     """The run folders at or below ``path``."""
     if is_run(path):
         return [path]
-    return sorted(p.parents[1] for p in path.rglob(RECORD))
+    return sorted({p.parents[1] for name in (RECORD, FAILURE) for p in path.rglob(name)})
 
 
 def read_run(path: Path) -> Run:
@@ -73,20 +78,43 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir() or not is_run(path):
         raise Refusal(f"{path} holds no run", "Give the folder that holds slipway/recipe.json.")
-    spec, world, on_gpu = None, 1, False
+    spec, world, device, device_name = None, 1, "", ""
     record = path / RECORD
     if record.is_file():
         try:
             held = json.loads(record.read_text())
             spec = spec_from_record(held["spec"])
-            world, on_gpu = int(held.get("world_size", 1)), "cuda" in held.get("device", "")
+            world, device, device_name = int(held.get("world_size", 1)), held.get("device", ""), held.get("device_name", "")
         except (ValueError, KeyError) as error:
             raise Refusal(f"{record} cannot be read: {error}", "Restore it, or remove it to report on the events alone.") from None
-    series = _read_events(path / "tensorboard")
+    series, starts, repeated = _read_events(path / "tensorboard")
     folder = path / "checkpoints"
     checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
-    size = sum(f.stat().st_size for f in (folder / checkpoints[-1]).rglob("*") if f.is_file()) if checkpoints else 0
-    return Run(path, spec, world, on_gpu, series, checkpoints, size, _state(path, spec, series))
+    failure = _failure(path / FAILURE)
+    return Run(
+        path,
+        spec,
+        world,
+        "cuda" in device,
+        device_name,
+        series,
+        checkpoints,
+        sum(f.stat().st_size for f in (folder / checkpoints[-1]).rglob("*") if f.is_file()) if checkpoints else 0,
+        "failed" if failure else _state(path, spec, series),
+        failure,
+        starts,
+        repeated,
+    )
+
+
+def _failure(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        held = json.loads(path.read_text())
+        return f"in step {held['step']}, on rank {held['rank']}: {held['error']}: {held['message']}"
+    except (ValueError, KeyError):
+        return f"{path} cannot be read"
 
 
 def _step_of(name: str) -> tuple[int, str]:
@@ -102,27 +130,31 @@ def _state(path: Path, spec: Spec | None, series: dict[str, Series]) -> str:
         return "finished"
     newest = max((p.stat().st_mtime for p in (path / "tensorboard").glob("events*")), default=0.0)
     typical = float(np.median(np.diff(loss.wall_time))) if len(loss) > 2 else 60.0
-    import time
-
     return "running" if time.time() - newest < max(10 * typical, 60.0) else "stopped early"
 
 
-def _read_events(folder: Path) -> dict[str, Series]:
+def _read_events(folder: Path) -> tuple[dict[str, Series], int, int]:
+    """Every logged quantity; how often the run was started; how many of its steps were trained a second time."""
     if not folder.is_dir():
-        return {}
+        return {}, 0, 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     merged: dict[str, dict[int, tuple[float, float]]] = {}
+    starts = repeated = 0
     for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime):
         events: Any = EventAccumulator(str(file), size_guidance={SCALARS: 0})
         events.Reload()
-        for tag in events.Tags()["scalars"]:
+        tags = events.Tags()["scalars"]
+        starts += LOSS in tags
+        for tag in tags:
             rows = merged.setdefault(tag, {})
             scalars = events.Scalars(tag)
             if scalars:  # a resumed run trains again from its checkpoint: what the old one logged beyond is not this run
                 first = scalars[0].step
-                for step in [s for s in rows if s >= first]:
+                beyond = [s for s in rows if s >= first]
+                repeated += len(beyond) if tag == LOSS else 0
+                for step in beyond:
                     del rows[step]
             for e in scalars:
                 rows[e.step] = (e.value, e.wall_time)
@@ -130,4 +162,4 @@ def _read_events(folder: Path) -> dict[str, Series]:
     for tag, rows in merged.items():
         steps = sorted(rows)
         out[tag] = Series(np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps]))
-    return out
+    return out, starts, repeated

@@ -20,6 +20,7 @@ from typing import Any
 import configs
 import planner
 from configs import Refusal, Spec
+from configs.load import record_of
 from launch.sniff import Rank
 from launch.terminal import captured
 from recipes import source as code
@@ -85,7 +86,7 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     from recipes import builder
 
     provenance = resolved.provenance | ({} if resolved.layout_given else {"layout": chosen_by})
-    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec, builder.record(spec)), allow_dirty)
+    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty)
 
 
 def _accelerator(spec: Spec) -> str:
@@ -305,15 +306,13 @@ def _remember(launch: Launch, job: str, folder: Path) -> None:
     """One line a submission, beside the run: when, as which job, of which code, asked for how."""
     path = launch.run_dir / LAUNCHES
     path.parent.mkdir(parents=True, exist_ok=True)
-    from recipes import builder
-
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "job": job,
         "experiment": str(folder),
         "outlook": launch.outlook,
         "source": code.source(),
-        "recipe": builder.record(launch.spec),
+        "recipe": record_of(launch.spec),
         "set_by": {k: v for k, v in launch.provenance.items() if v != "default"},
     }
     with path.open("a") as f:

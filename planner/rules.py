@@ -700,6 +700,26 @@ def _modules(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
+    "recompute-core-attn",
+    "what fused attention does not keep is not recomputed",
+    "it keeps one number a query and head beside its output, and computes the scores again by itself; Megatron-Core's checkpoint runs all of it "
+    "once more",
+    MCORE + "attention.Attention._checkpointed_attention_forward",
+    advice=True,
+)
+def _core_attn(s: Spec) -> tuple[str, str] | None:
+    lay = s.layout
+    if lay.recompute is not Recompute.selective or lay.attention_backend in ("unfused", "local"):
+        return None
+    if "core_attn" not in (lay.recompute_modules or ["core_attn"]):
+        return None
+    return (
+        "layout.recompute=selective computes core_attn again, and with fused attention that frees next to nothing",
+        f"Name what is large: layout.recompute_modules=[{'moe_act' if s.model.is_moe else 'mlp'}].",
+    )
+
+
+@_rule(
     "recompute-full",
     "full recompute has a method and a number of layers within a stage",
     "uniform groups or the first layers of a stage are recomputed",

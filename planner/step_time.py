@@ -361,9 +361,7 @@ def layer_cost(split: Split, kind: LayerKind) -> Cost:
         for what, seconds in ledger.forward.items():
             ledger.backward[what] += seconds
     elif split.recompute is Recompute.selective:
-        # what the default asks for, fused attention does anyway
-        default = () if split.cal.flash_attention else ("core_attn",)
-        for name in split.modules or default:
+        for name in split.modules or ("core_attn",):
             if not (name == "moe_act" and "moe" in split.modules):  # already inside
                 ledger.recompute(name)
     launch = 0.0 if split.cuda_graphs else split.cal.launch_us * 1e-6

@@ -7,7 +7,6 @@ Every choice a recipe makes is made here, visibly, one small function a part. Wh
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,15 @@ import nemo_run as run
 import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
+from megatron.core.transformer.enums import AttnBackend
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.utils.exp_manager import TimingCallback
 
+import configs
 from configs import Fsdp, Recompute, Refusal, Spec
+from configs.load import record_of
 from configs.schema import Activation
 from recipes.checkpoint import Checkpoint
 from recipes.data import IndexedData, MockData, NullTokenizer
@@ -48,6 +50,12 @@ _SAME_NAME = (
     "make_vocab_size_divisible_by"
 ).split()
 
+# Facts that come with NeMo's class and are not passed on.
+_MODEL_PLANNED_ONLY = (
+    "gated_linear_unit activation_func normalization position_embedding_type pad_vocab window_size window_every hybrid_override_pattern "
+    "mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups moe_latent_size"
+).split()
+
 
 def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
     """The recipe of ``spec`` as a ``run.Partial`` of ``llm.pretrain``.
@@ -56,8 +64,7 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         spec: complete and legal; parallel sizes are taken as they are.
         cpu: train on CPU ranks over Gloo with the reference kernels, instead of on GPUs with Transformer Engine.
     """
-    if spec.run.lora_rank:
-        raise Refusal("run.lora_rank can be planned for but not trained by these recipes", "Leave it out, or use NeMo's llm.finetune.")
+    _refuse_what_is_only_planned(spec)
     return run.Partial(
         llm.pretrain,
         model=run.Config(getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=_tokenizer(spec)),
@@ -67,6 +74,26 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         resume=run.Config(Resume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True),
         optim=_optim(spec),
     )
+
+
+def _refuse_what_is_only_planned(spec: Spec) -> None:
+    """Whatever the planner knows and this builder does not pass on: left out silently, another model or layout would be trained."""
+    if spec.run.lora_rank:
+        raise Refusal("run.lora_rank can be planned for but not trained by these recipes", "Leave it out, or use NeMo's llm.finetune.")
+    if spec.layout.flexible_pipeline:
+        raise Refusal(
+            "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
+            "Use layout.split_unevenly=true.",
+        )
+    facts = configs.model(spec.model.name)
+    for name in _MODEL_PLANNED_ONLY:
+        ours, published = getattr(spec.model, name), getattr(facts, name)
+        if ours != published:
+            raise Refusal(
+                f"model.{name}={getattr(ours, 'value', ours)} can be planned for but not trained: the recipe's NeMo class has "
+                f"{getattr(published, 'value', published) or 'none'}",
+                "Leave it out, or make a model of your own in configs/model.",
+            )
 
 
 def _dtype(spec: Spec) -> torch.dtype:
@@ -141,6 +168,8 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         config.transformer_layer_spec = layer_spec
     else:
         config.cross_entropy_fusion_impl = "te"
+        if layout.attention_backend != "auto":
+            config.attention_backend = AttnBackend[layout.attention_backend]
         if layout.tp_comm_overlap:
             config.tp_comm_overlap = True
         if layout.cuda_graphs:
@@ -327,7 +356,7 @@ def _trainer(spec: Spec, cpu: bool) -> run.Config:
         num_nodes=1 if on_this_machine else spec.num_nodes,
         strategy=_strategy(spec, cpu),
         plugins=_precision(spec),
-        callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record(spec), source=source())],
+        callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source())],
         profiler=run.Config(DataClock),
         max_steps=r.max_steps,
         val_check_interval=r.val_check_interval or None,
@@ -380,18 +409,3 @@ def _log(spec: Spec) -> run.Config:
         else [],
         tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir(spec) / "tensorboard"), name="", version=""),
     )
-
-
-def record(spec: Spec) -> dict[str, Any]:
-    """The spec as plain data, for the run's own record."""
-    return _plain(dataclasses.asdict(spec))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

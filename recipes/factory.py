@@ -114,7 +114,7 @@ def build(recipe: str, **options: Any) -> run.Partial:
     cpu = trains_on_cpu(spec) and not gpu_here()
     from recipes import builder, record
 
-    record.check_run_dir(builder.run_dir(spec), builder.record(spec))
+    record.check_run_dir(builder.run_dir(spec), spec)
     return builder.build(spec, cpu=cpu)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,28 +10,24 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.profilers import Profiler
 
-from configs import Refusal
-from recipes.run_files import DATA_TIME, PEAK_MEMORY, RECORD
+from configs import Refusal, Spec
+from configs.load import spec_from_record
+from recipes.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
 from recipes.source import require_supported_pair
 
-_IDENTITY = ("model", "data.kind", "data.paths", "data.tokenizer")
+_IDENTITY = ("kind", "paths", "tokenizer")  # of the data
 
 
-def _pick(record: dict[str, Any], dotted: str) -> Any:
-    value: Any = record
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
+def check_run_dir(run_dir: Path, given: Spec) -> None:
     """Refuse a directory that holds another model, tokenizer or data, or that cannot be written.
 
     Raises:
@@ -39,16 +36,17 @@ def check_run_dir(run_dir: Path, record: dict[str, Any]) -> None:
     path = run_dir / RECORD
     if path.is_file():
         try:
-            held = json.loads(path.read_text())["spec"]
+            held = spec_from_record(json.loads(path.read_text())["spec"])
         except (ValueError, KeyError):
             raise Refusal(f"{path} cannot be read", "Move it away, or give another dir or name.") from None
-        for key in _IDENTITY:
-            ours, theirs = _pick(record, key), _pick(held, key)
+        pairs = [(f"data.{k}", getattr(given.data, k), getattr(held.data, k)) for k in _IDENTITY]
+        if replace(given.model, source="") != replace(held.model, source=""):
+            ours, theirs = given.model.name, held.model.name
+            pairs.insert(
+                0, ("model", f"another {ours}" if ours == theirs else ours, theirs if ours != theirs else f"a {ours} of other sizes")
+            )
+        for key, ours, theirs in pairs:
             if ours != theirs:
-                if key == "model":
-                    ours, theirs = ours["name"], theirs["name"]
-                    if ours == theirs:
-                        ours, theirs = f"another {ours}", f"a {theirs} of other sizes"
                 raise Refusal(
                     f"{run_dir} already holds a run with {key} = {theirs}, and this one has {key} = {ours}",
                     "Give another name= or run.dir=, or move the old run away.",
@@ -118,7 +116,9 @@ class RunRecord(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         require_supported_pair()
-        check_run_dir(self.run_dir, self.record)
+        check_run_dir(self.run_dir, spec_from_record(self.record))
+        if trainer.is_global_zero:
+            (self.run_dir / FAILURE).unlink(missing_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_rank:
@@ -126,23 +126,34 @@ class RunRecord(pl.Callback):
         path = self.run_dir / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        held = {"spec": self.record, "world_size": trainer.world_size, "device": str(pl_module.device), "source": self.source}
+        device = pl_module.device
+        held = {
+            "spec": self.record,
+            "world_size": trainer.world_size,
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+            "source": self.source,
+        }
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.logger is not None and isinstance(trainer.profiler, DataClock):
-            trainer.logger.log_metrics({DATA_TIME: trainer.profiler.take()}, step=trainer.global_step - 1)
-        if trainer.accelerator.__class__.__name__ == "CUDAAccelerator" and trainer.logger is not None:
-            import torch
-
-            peak = torch.cuda.max_memory_allocated() / 2**30
-            trainer.logger.log_metrics({PEAK_MEMORY: peak}, step=trainer.global_step - 1)
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        measured = {}
+        if isinstance(trainer.profiler, DataClock):
+            measured[DATA_TIME] = trainer.profiler.take()
+        if pl_module.device.type == "cuda":
+            peak = torch.tensor(torch.cuda.max_memory_allocated() / 2**30, device=pl_module.device)
+            torch.distributed.all_reduce(peak, op=torch.distributed.ReduceOp.MAX)
+            measured[PEAK_MEMORY] = float(peak)
+        if trainer.logger is not None and measured:
+            trainer.logger.log_metrics(measured, step=trainer.global_step - 1)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Refusal):
             print(f"slipway: {exception.sentence()}", file=sys.stderr, flush=True)
             raise SystemExit(2)
+        if isinstance(exception, Exception):  # a signal or an early stop is no failure
+            self._keep_failure(trainer, exception)
         if _disk_is_full(exception, self.run_dir):
             print(
                 f"slipway: {self.run_dir} is on a full disk: the checkpoint after step {trainer.global_step} was not saved, earlier "
@@ -151,3 +162,13 @@ class RunRecord(pl.Callback):
                 flush=True,
             )
             raise SystemExit(2)
+
+    def _keep_failure(self, trainer: pl.Trainer, error: Exception) -> None:
+        """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for want of it."""
+        text = " ".join(str(error).split())
+        failure = {"step": trainer.global_step, "rank": trainer.global_rank, "error": type(error).__name__, "message": text[:500]}
+        path = self.run_dir / FAILURE
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x") as file:
+                json.dump(failure, file)

@@ -1,8 +1,9 @@
 """Names that recipes write and launchers and reports read. Imports nothing."""
 
 RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
+FAILURE = "slipway/failure.json"  # why the run ended, by the rank that failed first; gone when it trains again
 DATA_TIME = "data_wait_s"
 SAVE_TIME = "checkpoint_save_s"
-PEAK_MEMORY = "peak_memory_gib"  # by torch's counters, of the rank that logs
+PEAK_MEMORY = "peak_memory_gib"  # by torch's counters, of the fullest rank
 STOP_AT = "SLIPWAY_STOP_AT"  # environment: Unix time at which a job saves and stops
 STOPPED_EARLY = 75  # exit code of a job that saved and stopped before its last step (EX_TEMPFAIL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 import configs
 from configs import Refusal, load
-from configs.load import ROOT
+from configs.load import ROOT, record_of, spec_from_record
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,22 @@ def test_a_site_is_one_small_file(tmp_path: Path) -> None:
 def test_fsdp_is_also_a_switch() -> None:
     assert load("llama3_8b", ["layout.fsdp=true"]).spec.layout.fsdp is configs.Fsdp.megatron
     assert load("llama3_8b", ["layout.fsdp=0"]).spec.layout.fsdp is configs.Fsdp.none
+
+
+def test_a_record_of_an_earlier_version_is_still_read() -> None:
+    """What the schema has gained since is filled in: choices by their defaults, facts from today's files."""
+    now = load("llama3_8b", ["gpu=h200", "layout.tp=2"]).spec
+    record = record_of(now)
+    del record["gpu"]["multiprocessors"], record["gpu"]["device_name"], record["layout"]["flexible_pipeline"], record["run"]["lora_rank"]
+    read = spec_from_record(record)
+    assert read == dataclasses.replace(now, gpu=dataclasses.replace(now.gpu, device_name=""))
+    record["layout"]["tpp"] = 2
+    with pytest.raises(Refusal, match=r"stored recipe: layout.tpp is unknown"):
+        spec_from_record(record)
+
+
+def test_a_gpu_is_known_by_its_drivers_name() -> None:
+    for name in configs.gpu_names():
+        assert configs.gpu_of_device(configs.gpu(name).device_name) == configs.gpu(name)
+    assert configs.gpu_of_device("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
+    assert configs.gpu_of_device("") is None

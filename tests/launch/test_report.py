@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import configs
+import planner
 from configs import Refusal, Spec
-from launch.report import compare, loss_difference, smooth, summarize, write_comparison, write_report
+from configs.load import record_of
+from launch.report import compare, loss_difference, smooth, summarize, write_comparison, write_overview, write_report
+from launch.report import table as report_table
 from launch.runs import LOSS, STEP_TIME, find_runs, read_run
-from recipes.run_files import RECORD
+from recipes.run_files import FAILURE, PEAK_MEMORY, RECORD
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return getattr(value, "value", value)
-
-
-def _write(folder: Path, losses: np.ndarray, step_s: float, spec: Spec, *, first: int = 0, world: int = 2) -> Path:
+def _write(
+    folder: Path, losses: np.ndarray, step_s: float, spec: Spec, *, first: int = 0, world: int = 2, gpu: str = "", gib: float = 0.0
+) -> Path:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
     for i, loss in enumerate(losses):
         writer.add_scalar(LOSS, loss, first + i)
         writer.add_scalar(STEP_TIME, step_s, first + i)
+        if gib:
+            writer.add_scalar(PEAK_MEMORY, gib, first + i)
     writer.close()
     record = folder / RECORD
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"spec": _plain(asdict(spec)), "world_size": world, "device": "cpu"}))
+    device = {"device": "cuda:0", "device_name": gpu} if gpu else {"device": "cpu"}
+    record.write_text(json.dumps({"spec": record_of(spec), "world_size": world, **device}))
     return folder
 
 
@@ -71,12 +71,54 @@ def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None
     assert list(loss.steps) == list(range(16))
     assert list(loss.values[:6]) == [5.0] * 6 and list(loss.values[6:]) == [4.0] * 10
     assert run.state != "finished"
+    assert (run.starts, run.repeated_steps) == (2, 4)
+    rows = dict(report_table(summarize(run)))
+    assert rows["steps trained again after a restart"] == "4"
+
+
+def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_path: Path) -> None:
+    """By the card's own name: planned for an H100, run on an H200; a card that is not in configs/gpu has no MFU and no prediction."""
+    spec = planner.complete(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.fsdp=true", "layout.gbs=64"]))
+    on_h200 = replace(spec, gpu=configs.gpu("h200"))
+    predicted = planner.check(on_h200)
+    assert predicted.time and predicted.memory
+    step_s, gib = 1.1 * predicted.time.step_time_s, predicted.memory.peak_gib / 1.2
+    s = summarize(read_run(_write(tmp_path / "a", _curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H200", gib=gib)))
+    assert s.gpu == "h200"
+    assert s.step_time_error == pytest.approx(1 / 1.1 - 1, abs=1e-4)
+    assert s.peak_memory_error == pytest.approx(0.2, abs=1e-4)
+    assert s.mfu == pytest.approx(predicted.time.mfu / 1.1, rel=1e-3)
+    other = summarize(read_run(_write(tmp_path / "b", _curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H100 PCIe", gib=gib)))
+    assert other.gpu == "NVIDIA H100 PCIe"
+    assert (other.mfu, other.predicted_step_time_s, other.peak_memory_error) == (None, None, None)
+    assert other.model_tflops_per_gpu == pytest.approx(s.model_tflops_per_gpu)
+
+
+def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
+    folder = _write(tmp_path / "a", _curve(0, 20), 0.5, spec)
+    failure = {"step": 20, "rank": 3, "error": "OutOfMemoryError", "message": "Tried to allocate 2 GiB"}
+    (folder / FAILURE).write_text(json.dumps(failure))
+    run = read_run(folder)
+    assert run.state == "failed"
+    assert dict(report_table(summarize(run)))["failed"] == "in step 20, on rank 3: OutOfMemoryError: Tried to allocate 2 GiB"
+    (tmp_path / "b/slipway").mkdir(parents=True)
+    (tmp_path / "b" / FAILURE).write_text(json.dumps(failure | {"step": 0}))
+    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"], "also one that failed before it had a record"
+    assert summarize(read_run(tmp_path / "b")).state == "failed"
 
 
 def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> None:
     _write(tmp_path / "x" / "a", _curve(0, 20), 0.5, spec)
     _write(tmp_path / "x" / "b", _curve(1, 20), 0.5, spec)
     assert [p.name for p in find_runs(tmp_path / "x")] == ["a", "b"]
+    runs = [read_run(p) for p in find_runs(tmp_path / "x")]
+    pages = [write_report(run, run.path)[1] for run in runs]
+    png, page, data = write_overview(runs, pages, tmp_path / "x")
+    assert png.stat().st_size > 10_000
+    for link in re.findall(r'<a href="([^"]*)"', page.read_text()):
+        assert (page.parent / link).is_file()
+    assert page.read_text().count("<a href=") == 2
+    assert [r["name"] for r in json.loads(data.read_text())] == ["a", "b"]
     with pytest.raises(Refusal, match="holds no run"):
         read_run(tmp_path)
 

@@ -126,6 +126,15 @@ def test_each_recomputed_module_costs_time_and_gives_memory(modules: list[str]) 
     assert freed == kept if modules == ["core_attn"] else freed < kept
 
 
+def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
+    """core_attn, and its checkpoint runs fused attention a second time."""
+    none, default, named = (
+        configs.load("llama3_8b", ["gpus=8", "layout.tp=1", f"layout.recompute={kind}", f"layout.recompute_modules=[{modules}]"]).spec
+        for kind, modules in (("none", ""), ("selective", ""), ("selective", "core_attn"))
+    )
+    assert step_time(default).step_time_s == step_time(named).step_time_s > step_time(none).step_time_s
+
+
 def test_recomputing_the_experts_includes_their_activation() -> None:
     none = configs.load("qwen3_30b_a3b", ["gpus=64", "layout.tp=1", "layout.ep=8", "layout.recompute=none"]).spec
 

@@ -87,6 +87,32 @@ def test_a_full_export_reads_back_equal(precision: str, in_child: Any, tmp_path:
 
 
 @pytest.mark.nemo
+def test_the_attention_backend_is_passed_on_and_exported(in_child: Any, tmp_path: Path) -> None:
+    def built() -> list[Any]:
+        from launch.export import built_recipe, dump, load
+
+        chosen = built_recipe("llama3_8b", ["layout.attention_backend=fused"])
+        path = tmp_path / "recipe.yaml"
+        path.write_text(dump(chosen))
+        return [chosen.model.config.attention_backend.name, load(path) == chosen]
+
+    assert in_child(built) == ["fused", True]
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("override", ["layout.flexible_pipeline=true", "model.window_size=4096", "model.normalization=LayerNorm"])
+def test_what_is_only_planned_is_not_left_out_silently(override: str, in_child: Any) -> None:
+    def said() -> str:
+        from launch.export import built_recipe
+
+        with pytest.raises(Refusal) as refusal:
+            built_recipe("llama3_8b", [override, "gpus=8", "layout.tp=1"])
+        return refusal.value.sentence()
+
+    assert in_child(said).startswith(f"{override} can be planned for but not trained".replace("=true", ""))
+
+
+@pytest.mark.nemo
 def test_fp8_recipes_say_what_they_are(in_child: Any) -> None:
     def plugins() -> dict[str, list[Any]]:
         from launch.export import built_recipe

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from launch.runs import read_run
 
 NEMO = Path(sys.executable).parent / "nemo"
 
@@ -55,12 +58,24 @@ def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
     assert not [n for n in train(0.0) if n in ("step=1", "step=2")]
 
 
-def _train(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
+def _train(folder: Path, steps: int, *more: str) -> subprocess.CompletedProcess[str]:
     recipe = f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [str(NEMO), "llm", "pretrain", "--factory", recipe, "-y"], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    words = [str(NEMO), "llm", "pretrain", "--factory", recipe, *more, "-y"]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_a_run_that_fails_keeps_why_until_it_trains_again(tmp_path: Path) -> None:
+    """A learning rate that no weight survives: Megatron-Core finds the NaN in the second step's gradients."""
+    failed = _train(tmp_path, 4, "optim.config.lr=1e30", "log.ckpt=null")
+    assert failed.returncode not in (0, 2)
+    run = read_run(tmp_path / "a")
+    assert run.state == "failed"
+    assert re.match(r"in step 1, on rank 0: RuntimeError: .*NaN in local grad norm", run.failure), run.failure
+    assert _train(tmp_path, 2).returncode == 0
+    assert read_run(tmp_path / "a").failure == ""
 
 
 @pytest.mark.nemo

@@ -166,7 +166,7 @@ def test_another_layout_goes_on_with_the_same_training(tmp_path: Path, first: tu
 
 def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None:
     from launch.outlook import outlook
-    from recipes.builder import record, run_dir
+    from recipes.builder import run_dir
 
     spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=6)
     whole, losses, _ = _train(spec)
@@ -175,7 +175,7 @@ def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None
     newest = next((folder / "step=5/weights").glob("__1_*.distcp"))
     newest.write_bytes(newest.read_bytes()[:-100])
     next((folder / "step=3/weights").glob("__0_*.distcp")).unlink()
-    said = outlook(run_dir(spec), spec, record(spec))
+    said = outlook(run_dir(spec), spec)
     assert said.startswith("will resume after step 1 of 6, from step=1; same llama3_8b, same layout"), said
     assert "step=5, which has __1_" in said
     assert "cut short" in said
@@ -188,24 +188,24 @@ def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None
     for checkpoint in folder.iterdir():
         next((checkpoint / "weights").glob("__0_*.distcp")).unlink()
     with pytest.raises(Refusal, match=r"no checkpoint of .* can be loaded: step=5 lacks __0_"):
-        outlook(run_dir(spec), spec, record(spec))
+        outlook(run_dir(spec), spec)
     with pytest.raises(pytest.fail.Exception):
         _train(spec)
     shutil.rmtree(folder)
-    assert outlook(run_dir(spec), spec, record(spec)).startswith("starts from step 0")
+    assert outlook(run_dir(spec), spec).startswith("starts from step 0")
 
 
 def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> None:
     from launch.outlook import outlook
-    from recipes.builder import record, run_dir
+    from recipes.builder import run_dir
 
     spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=2)
     _train(spec)
     longer = replace(spec, run=replace(spec.run, max_steps=4))
     folder = run_dir(spec)
-    assert outlook(folder, longer, record(longer)).endswith("same llama3_8b, same layout")
+    assert outlook(folder, longer).endswith("same llama3_8b, same layout")
     split = replace(longer, layout=replace(longer.layout, tp=1, pp=2))
-    assert "resharded (tp 2 -> 1, pp 1 -> 2)" in outlook(folder, split, record(split))
+    assert "resharded (tp 2 -> 1, pp 1 -> 2)" in outlook(folder, split)
     cases = {
         "has done its 2 steps and run.max_steps is 2": spec,
         "run.resume=false would train over the checkpoints": replace(longer, run=replace(longer.run, resume=False)),
@@ -215,4 +215,4 @@ def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> N
     }
     for expected, other in cases.items():
         with pytest.raises(Refusal, match=expected):
-            outlook(folder, other, record(other))
+            outlook(folder, other)
