@@ -7,7 +7,9 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,27 +25,89 @@ def test_the_gpu_benchmark_measures_ours_and_the_peers_at_toy_size(tmp_path: Pat
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [r["who"] for r in rows] == ["slipway", "torch", "transformers"]
+    assert [r["who"] for r in rows] == ["slipway", "torch", "torch_float8", "transformers"]
     uniform = math.log(configs.model("llama3_tiny").vocab_size)
     for row in rows:
         assert "failed" not in row, row
         assert row["step_time_s"] > 0
         assert abs(row["losses"][0] - uniform) < 0.5, "untrained, every token is as likely as any other"
-    assert "best of each" in done.stdout
+        assert len(row["losses"]) == 4, "one to warm up, two to measure, one to profile"
+        assert row["breakdown"]["gemm"] > 0
+        assert row["slowest"][0][2] <= sum(row["breakdown"].values())
+    assert done.stdout.count("one step, in seconds") == 4
+    again = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert again.stdout == done.stdout, "what is measured is not measured again"
+    assert again.stderr == ""
 
 
 def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
-    from benchmarks.gpu.__main__ import PEERS, cases, layers_that_fit, predict
+    from benchmarks.gpu.__main__ import PEERS, VARIANTS, cases, layers_that_fit, predict
 
     layers = layers_that_fit("h200")
     assert 16 <= layers <= 32
     todo = cases(False, "h200", layers)
     ours = [c for c in todo if c.who == "slipway"]
-    assert len(ours) == 4 * 3 * 3
+    assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), "eight layers and as many as fit: precision, recompute, micro-batch"
+    assert len({json.dumps(asdict(c)) for c in todo}) == len(todo)
+    assert {c.who for c in todo[:7]} == {"slipway", *PEERS}, "what the ratios need comes first"
     assert {c.who for c in todo} - {"slipway"} == set(PEERS)
     for case in ours:
         assert planner.check(case.spec).legal, case
         assert predict(case)["step_time_s"] > 0
+
+
+def test_the_predictions_in_the_docs_are_the_planners() -> None:
+    """Written down before any measurement; a change to the planner changes them here, where it is seen."""
+    from benchmarks.gpu.__main__ import cases, describe, layers_that_fit, predict, predicted_table
+
+    todo = cases(False, "h200", layers_that_fit("h200"))
+    text = (Path(__file__).parents[1] / "docs/gpu.md").read_text()
+    assert f"one card: {len(todo)} cases" in text
+    written = [line for line in text.splitlines() if line.startswith("| slipway")]
+    assert len(written) > 20
+    rows = [{"who": c.who, "case": asdict(c), "predicted": predict(c)} for c in todo if c.who == "slipway"]
+    names = {line.split(" | ")[0] for line in written}
+    assert written == predicted_table([r for r in rows if f"| {describe(r)}" in names]).splitlines()[2:]
+
+
+def _row(who: str, precision: str, tokens_per_s: float, **more: Any) -> dict[str, Any]:
+    case = {"overrides": [f"precision={precision}", "model.num_layers=8", "layout.mbs=1", "layout.recompute=none"]}
+    told = {"step_time_s": 1.0, "model_tflops": 1.0, "mfu": 0.5, "peak_gib": 10.0, "breakdown": {}, "slowest": []}
+    return {"who": who, "case": case, "tokens_per_s": tokens_per_s, **told, **more}
+
+
+def test_the_goals_compare_like_with_like() -> None:
+    """fp8 with our bf16, and each precision with the best peer of its kind."""
+    from benchmarks.gpu.__main__ import tables
+
+    rows = [_row("slipway", "bf16", 100.0, mfu=0.58), _row("slipway", "fp8_current", 150.0)]
+    rows += [_row("torch", "bf16", 80.0), _row("transformers", "bf16", 50.0), _row("torch_float8", "fp8_current", 120.0)]
+    rows.append({"who": "slipway", "case": rows[0]["case"], "failed": "out of memory"})
+    said = tables(rows)
+    assert "fp8_current over bf16, 8 layers, micro-batch 1: 1.50x" in said
+    assert "ours in bf16 over torch, 8 layers, micro-batch 1: 1.25x" in said
+    assert "ours in fp8_current over torch_float8, 8 layers, micro-batch 1: 1.25x" in said
+    assert "best MFU: 58.0%" in said
+    assert "| out of memory |" in said
+
+
+def test_kernels_are_told_apart_by_name() -> None:
+    """Names as profilers show them on Hopper."""
+    from benchmarks.gpu.breakdown import kind_of
+
+    expected = {
+        "nvjet_hsh_128x256_64x4_2x1_v_bz_coopA_TNT": "gemm",
+        "sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x128": "gemm",
+        "aten::mm": "gemm",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7": "attention",
+        "void at::native::multi_tensor_apply_kernel<FusedAdam>": "optimizer",
+        "cross_entropy_kernel": "loss",
+        "ncclDevKernel_AllReduce_Sum_bf16_RING_LL": "communication",
+        "transformer_engine::normalization::rmsnorm_fwd_tuned_kernel": "elementwise",
+        "transformer_engine::cast_transpose_fused_kernel_notaligned": "elementwise",
+        "Memcpy DtoD (Device -> Device)": "elementwise",
+    }
+    assert {name: kind_of(name) for name in expected} == expected
 
 
 @pytest.mark.nemo
@@ -65,4 +129,4 @@ def test_the_loss_curves_of_two_precisions_are_trained_and_compared(tmp_path: Pa
     words = ["--cpu", "--data", corpus, "--tokenizer", tokenizer, "--steps", "12", "--out", out]
     said = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
     assert "bf16 is" in said and "no difference seen" in said
-    assert (tmp_path / "curves/compare.html").is_file()
+    assert (tmp_path / "curves/fp32-bf16/compare.html").is_file()

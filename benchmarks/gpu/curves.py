@@ -1,9 +1,9 @@
-"""Two loss curves that say something: one small model, one seed, the same real text, in two precisions, long enough to compare.
+"""Loss curves that say something: one small model, one seed, the same real text, in several precisions, long enough to compare.
 
     python -m benchmarks.gpu.curves --data PREFIX --tokenizer FOLDER --out curves                    on a card: bf16 against fp8_current
     python -m benchmarks.gpu.curves --cpu --data PREFIX --tokenizer FOLDER --steps 20 --out curves   the scripts, on the CPU: bf16 against fp32
 
-Ends with what ``slipway compare`` says of them; compare.png and compare.html are in the folder.
+Ends with what ``slipway compare`` says of each against the first; the pictures and pages are in the folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def overrides(precision: str, options: argparse.Namespace) -> list[str]:
         "model.num_layers=4",
         "layout.seq_length=4096",
         "layout.mbs=2",
-        "layout.gbs=16",
+        "layout.gbs=8",
         "optim.warmup_steps=50",
     ]
 
@@ -47,19 +47,22 @@ def main() -> None:
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--data", required=True)
     parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--precisions", nargs="+", help="the first is what the others are compared with")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("curves"))
     options = parser.parse_args()
-    pair = ("fp32", "bf16") if options.cpu else ("bf16", "fp8_current")
+    precisions = options.precisions or (["fp32", "bf16"] if options.cpu else ["bf16", "fp8_current"])
     recipe = "llama3_tiny" if options.cpu else "llama32_1b"
-    for precision in pair:  # a process each: CUDA's memory and the seed start afresh
+    slipway = [sys.executable, "-m", "launch.cli"]
+    for precision in precisions:  # a process each: CUDA's memory and the seed start afresh
         exported = options.out / f"{precision}.yaml"
         options.out.mkdir(parents=True, exist_ok=True)
-        slipway = str(Path(sys.executable).parent / "slipway")
-        subprocess.run([slipway, "export", recipe, "--out", str(exported), *overrides(precision, options)], check=True)
-        subprocess.run([slipway, "run", str(exported)], check=True)
-    result, _ = write_comparison(read_run(options.out / pair[0]), read_run(options.out / pair[1]), options.out)
-    print(result.sentence)
+        subprocess.run([*slipway, "export", recipe, "--out", str(exported), *overrides(precision, options)], check=True)
+        subprocess.run([*slipway, "run", str(exported)], check=True)
+    first, *others = (read_run(options.out / precision) for precision in precisions)
+    for other in others:
+        result, _ = write_comparison(first, other, options.out / f"{first.name}-{other.name}")
+        print(result.sentence)
 
 
 if __name__ == "__main__":

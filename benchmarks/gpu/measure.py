@@ -13,11 +13,13 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 import configs
 import planner
 from configs import Spec
 
-WARM_UP, STEPS = 4, 10
+WARM_UP, STEPS = 3, 6
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,23 @@ class Case:
     cpu: bool = False
     steps: int = STEPS
     warm_up: int = WARM_UP
-    profile: str = ""  # write a torch profiler trace of one step here
+    profile: bool = False  # one step more, under the profiler
 
     @property
     def spec(self) -> Spec:
         return planner.complete(configs.load(self.recipe, self.overrides))
 
+    @property
+    def steps_in_all(self) -> int:
+        return self.warm_up + self.steps + self.profile
+
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured: seconds a step (median and 90th percentile), GiB by torch's counters, nats per token."""
+    """What was measured: seconds a step (median and 90th percentile), GiB by torch's counters, nats per token.
+
+    ``breakdown`` are seconds of the profiled step by what they were spent on, ``slowest`` its longest kernels.
+    """
 
     who: str
     case: dict[str, Any]
@@ -50,15 +59,49 @@ class Row:
     mfu: float | None
     peak_gib: float | None
     losses: list[float]
+    breakdown: dict[str, float]
+    slowest: list[tuple[str, str, float]]
     device: str
     versions: dict[str, str]
 
 
-def slipway(case: Case) -> tuple[list[float], list[float]]:
-    """(seconds, loss) of each step of our recipe, through NeMo's own loop, without checkpoints and logs."""
+class Meter:
+    """Times each step with the device idle before and after; the last one, if the case asks for it, under torch's profiler."""
+
+    def __init__(self, case: Case) -> None:
+        import torch
+
+        self.case = case
+        self.times: list[float] = []
+        self.losses: list[float] = []
+        self.profiler: torch.profiler.profile | None = None
+        self.profiled_s = 0.0
+        self._wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+    def start(self) -> None:
+        import torch
+
+        if self.case.profile and len(self.times) == self.case.warm_up + self.case.steps:
+            self.profiler = torch.profiler.profile()
+            self.profiler.start()
+        self._wait()
+        self._began = time.perf_counter()
+
+    def end(self, loss: float) -> None:
+        self._wait()
+        seconds = time.perf_counter() - self._began
+        self.losses.append(loss)
+        if self.profiler is None:
+            self.times.append(seconds)
+        else:
+            self.profiled_s = seconds
+            self.profiler.stop()
+
+
+def slipway(case: Case, meter: Meter) -> None:
+    """Train our recipe through NeMo's own loop, without checkpoints and logs."""
     import fiddle as fdl
     import lightning.pytorch as pl
-    import torch
 
     from recipes.builder import build
 
@@ -66,23 +109,16 @@ def slipway(case: Case) -> tuple[list[float], list[float]]:
         from recipes.cpu import emulation
 
         emulation.enter()
-    times: list[float] = []
-    losses: list[float] = []
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, *args: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.start = time.perf_counter()
+            meter.start()
 
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - self.start)
-            losses.append(float(trainer.callback_metrics["reduced_train_loss"]))
+            meter.end(float(trainer.callback_metrics["reduced_train_loss"]))
 
     with tempfile.TemporaryDirectory() as folder:
-        spec = replace(case.spec, run=replace(case.spec.run, dir=folder, max_steps=case.steps + case.warm_up, async_save=False))
+        spec = replace(case.spec, run=replace(case.spec.run, dir=folder, max_steps=case.steps_in_all, async_save=False))
         recipe = build(spec, cpu=case.cpu)
         recipe.trainer.callbacks = []
         recipe.trainer.enable_checkpointing = False
@@ -92,11 +128,10 @@ def slipway(case: Case) -> tuple[list[float], list[float]]:
         built = fdl.build(recipe)
         built.keywords["trainer"].callbacks.append(Clock())
         built()
-    return times, losses
 
 
-def peer(case: Case) -> tuple[list[float], list[float]]:
-    """(seconds, loss) of each step of a peer on the same shapes, on random tokens."""
+def peer(case: Case, meter: Meter) -> None:
+    """Train a peer on the same shapes, on random tokens."""
     import torch
 
     from benchmarks.gpu.peers import build
@@ -104,39 +139,26 @@ def peer(case: Case) -> tuple[list[float], list[float]]:
     spec = case.spec
     device = "cpu" if case.cpu else "cuda"
     step = build(case.who, spec.model, device, compiled=not case.cpu)
-    times, losses = [], []
     shape = (spec.layout.mbs, spec.seq_length + 1)
-    for _ in range(case.steps + case.warm_up):
+    for _ in range(case.steps_in_all):
         drawn = [torch.randint(spec.model.vocab_size, shape, device=device) for _ in range(spec.batch.num_micro_batches)]
         batches = [(d[:, :-1].contiguous(), d[:, 1:].contiguous()) for d in drawn]
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        loss = step.run(batches)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-        losses.append(loss)
-    return times, losses
+        meter.start()
+        meter.end(step.run(batches))
 
 
 def measure(case: Case) -> Row:
     """Run one case here and now."""
     import torch
 
+    from benchmarks.gpu.breakdown import by_kind, longest
     from recipes.source import source
 
     if not case.cpu and not torch.cuda.is_available():
         raise configs.Refusal("there is no GPU here", "Prove the scripts with: python -m benchmarks.gpu --cpu")
-    work = slipway if case.who == "slipway" else peer
-    if case.profile:
-        with torch.profiler.profile(record_shapes=True) as profile:
-            times, losses = work(replace(case, steps=1))
-        profile.export_chrome_trace(case.profile)
-        print(profile.key_averages().table(sort_by="self_cuda_time_total" if not case.cpu else "self_cpu_time_total", row_limit=20))
-    else:
-        times, losses = work(case)
-    settled = times[case.warm_up :]
+    meter = Meter(case)
+    (slipway if case.who == "slipway" else peer)(case, meter)
+    settled = meter.times[case.warm_up :]
     spec, median = case.spec, statistics.median(settled)
     rate = spec.batch.tokens / median / spec.gpus
     tflops = rate * planner.model_flops_per_token(spec) / 1e12
@@ -144,16 +166,38 @@ def measure(case: Case) -> Row:
         who=case.who,
         case=asdict(case),
         step_time_s=median,
-        step_time_p90_s=sorted(settled)[int(0.9 * (len(settled) - 1))],
+        step_time_p90_s=float(np.percentile(settled, 90)),
         tokens_per_s=rate,
         model_tflops=tflops,
         mfu=None if case.cpu else tflops / planner.peak_tflops(spec),
         peak_gib=None if case.cpu else torch.cuda.max_memory_allocated() / 2**30,
-        losses=losses,
+        losses=meter.losses,
+        breakdown=by_kind(meter.profiler, meter.profiled_s) if meter.profiler else {},
+        slowest=longest(meter.profiler) if meter.profiler else [],
         device="CPU" if case.cpu else torch.cuda.get_device_name(),
         versions=source()["versions"],
     )
 
 
+def import_all(case: Case) -> None:
+    """What the case needs, so that another case may be measured meanwhile. Touches no GPU."""
+    import benchmarks.gpu.peers  # noqa: F401
+
+    if case.who == "slipway":
+        import recipes.builder  # noqa: F401
+    if case.who == "transformers":
+        import transformers  # noqa: F401
+    if case.who == "torch_float8":
+        import torchao.float8  # noqa: F401
+
+
+def main() -> None:
+    case = Case(**json.loads(sys.argv[1]))
+    if "--wait" in sys.argv:
+        import_all(case)
+        sys.stdin.readline()
+    print("\nROW " + json.dumps(asdict(measure(case))), flush=True)
+
+
 if __name__ == "__main__":
-    print("\nROW " + json.dumps(asdict(measure(Case(**json.loads(sys.argv[1]))))), flush=True)
+    main()

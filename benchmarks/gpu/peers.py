@@ -117,7 +117,7 @@ def build(peer: str, model: Model, device: str, *, compiled: bool = True) -> Ste
     """A peer ready to train ``model``'s layers on ``device``.
 
     Args:
-        peer: one of :data:`PEERS`; torch_float8 needs torchao and a GPU with fp8.
+        peer: one of :data:`PEERS`; torch_float8 needs torchao.
     """
     torch.manual_seed(1234)
     with torch.device(device):
