@@ -51,7 +51,7 @@ def _table(*columns: str, right: tuple[int, ...] = ()) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i in right else "left", overflow="fold")
     return table
@@ -542,8 +542,6 @@ def report(
     json: Json = False,
 ) -> None:
     """What a run did: loss, speed, memory, predicted against measured; writes PNG, HTML and JSON. A table of all, for a folder of runs."""
-    from dataclasses import asdict
-
     from launch import report as reports
     from launch.runs import find_runs, read_run
 
@@ -568,7 +566,7 @@ def report(
     if len(runs) > 1:
         written = reports.write_overview(runs, pages, out or run)
     if json:
-        return _print_json([asdict(s) for s in summaries] if len(summaries) > 1 else asdict(summaries[0]))
+        return _print_json([reports.as_json(s) for s in summaries] if len(summaries) > 1 else reports.as_json(summaries[0]))
     console = _console()
     if len(summaries) == 1:
         table = _table("quantity", "value")
@@ -576,7 +574,7 @@ def report(
             table.add_row(label, text)
     else:
         head, *rows = reports.overview(summaries)
-        table = _table(*head)
+        table = _table(*head, right=tuple(i for i, cell in enumerate(rows[0]) if i and cell[:1].isdigit()))
         for row in rows:
             table.add_row(*row)
     console.print(table)
@@ -593,14 +591,12 @@ def compare(
     json: Json = False,
 ) -> None:
     """Run B against run A: speed-up, and the loss difference with its noise."""
-    from dataclasses import asdict
-
-    from launch.report import write_comparison
+    from launch.report import as_json, write_comparison
     from launch.runs import read_run
 
     result, written = write_comparison(read_run(a), read_run(b), out)
     if json:
-        return _print_json(asdict(result))
+        return _print_json(as_json(result))
     print(result.sentence)
     for path in written:
         print(f"wrote {path}")

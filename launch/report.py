@@ -58,14 +58,21 @@ class Summary:
     peak_memory_error: float | None
 
 
-def smooth(values: np.ndarray, half_life: float = 10.0) -> np.ndarray:
-    """Exponential moving average, bias-corrected as Adam's moments are."""
-    decay = 0.5 ** (1 / half_life)
-    out, average = np.empty(len(values)), 0.0
-    for i, v in enumerate(values):
-        average = decay * average + (1 - decay) * v
-        out[i] = average / (1 - decay ** (i + 1))
-    return out
+def smooth(values: np.ndarray, reach: int = 15) -> np.ndarray:
+    """Mean of each value with up to ``reach`` on either side, always as many before as after: it lags behind nothing.
+
+    Values that are not finite are left out, and leave a gap where there is nothing else.
+    """
+    at = np.arange(len(values))
+    k = np.minimum(reach, np.minimum(at, at[::-1]))
+    finite = np.isfinite(values)
+
+    def windows(v: np.ndarray) -> np.ndarray:
+        sums = np.concatenate(([0.0], np.cumsum(v)))
+        return sums[at + k + 1] - sums[at - k]
+
+    with np.errstate(invalid="ignore"):
+        return windows(np.where(finite, values, 0.0)) / windows(finite)
 
 
 def _last(series: Series, count: int = 10) -> float | None:
@@ -155,7 +162,7 @@ def summarize(run: Run) -> Summary:
         tokens_per_s_per_gpu=tokens_rate,
         model_tflops_per_gpu=flops_rate,
         mfu=mfu,
-        flops_convention="model FLOPs, causal attention, no recompute",
+        flops_convention="model FLOPs, causal attention, no recompute; MFU of the dense peak of the precision's GEMMs",
         peak_memory_gib=peak,
         save_time_s=_last(run.get(SAVE_TIME)),
         data_time_s=float(np.median(_settled(run.get(DATA_TIME)))) if len(run.get(DATA_TIME)) else None,
@@ -187,8 +194,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("step time, median", "step_time_median_s", "{:.3f} s"),
     ("step time, 90th percentile", "step_time_p90_s", "{:.3f} s"),
     ("tokens/s per rank", "tokens_per_s_per_gpu", "{:,.0f}"),
-    ("model TFLOP/s per GPU", "model_tflops_per_gpu", "{:.1f}"),
-    ("MFU", "mfu", "{:.1%}"),
+    ("model TFLOP/s per GPU (causal attention, no recompute)", "model_tflops_per_gpu", "{:.1f}"),
+    ("MFU, of the dense peak of the precision", "mfu", "{:.1%}"),
     ("peak memory", "peak_memory_gib", "{:.2f} GiB"),
     ("checkpoint save", "save_time_s", "{:.2f} s"),
     ("checkpoint size", "checkpoint_gib", "{:.3g} GiB"),
@@ -201,6 +208,11 @@ ROWS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def as_json(value: Summary | Comparison) -> dict[str, Any]:
+    """Plain data that every reader of JSON takes: what is not finite is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(value).items()}
+
+
 def table(summary: Summary) -> list[tuple[str, str]]:
     """The summary's rows as label and text, what was not recorded left out."""
     values = asdict(summary)
@@ -210,14 +222,14 @@ def table(summary: Summary) -> list[tuple[str, str]]:
     return [(label, form.format(values[key])) for label, key, form in shown]
 
 
-def _figure(width: float = 7.0, height: float = 4.0) -> Any:
+def _figure(width: float = 7.0, height: float = 4.0, **subplots: Any) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
-    return plt.subplots(figsize=(width, height), layout="constrained")
+    return plt.subplots(figsize=(width, height), layout="constrained", **subplots)
 
 
 def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
@@ -243,6 +255,25 @@ def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
     axes.set_ylabel("loss (nats per token)")
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False)
+    return figure
+
+
+def _draw_comparison(a: Run, b: Run, aligned: Aligned, result: Comparison) -> Any:
+    """Both losses, and below them what B's differs from A's by, with the noise of the mean that is reported."""
+    figure, (top, bottom) = _figure(height=5.6, nrows=2, sharex=True, height_ratios=[2, 1])
+    for name, values in ((a.name, aligned.a), (b.name, aligned.b)):
+        (line,) = top.plot(aligned.x, values, linewidth=0.7, alpha=0.35)
+        top.plot(aligned.x, smooth(values), color=line.get_color(), linewidth=1.8, label=name)
+    top.set_ylabel("loss (nats per token)")
+    top.legend(frameon=False)
+    percent = 100 * (aligned.b / aligned.a - 1)
+    half = len(percent) // 2
+    mean, noise = 100 * result.loss_difference, 100 * result.loss_noise
+    bottom.axhline(0, color="0.5", linewidth=1)
+    bottom.plot(aligned.x, smooth(percent), color=line.get_color(), linewidth=1.2)
+    bottom.fill_between(aligned.x[half:], mean - noise, mean + noise, color="0.5", alpha=0.25, linewidth=0)
+    bottom.set_ylabel("difference (%)")
+    bottom.set_xlabel(aligned.by if aligned.by == "step" else "tokens (millions)")
     return figure
 
 
@@ -301,7 +332,7 @@ def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path
     page = out / "report.html"
     page.write_text(_PAGE.format(title=html.escape(f"Run {run.name}"), lead=html.escape(lead), body=body))
     data = out / "report.json"
-    data.write_text(json.dumps(asdict(summary), indent=1))
+    data.write_text(json.dumps(as_json(summary), indent=1))
     return [png, page, data]
 
 
@@ -314,10 +345,10 @@ OVERVIEW: tuple[tuple[str, str, str], ...] = (
     ("steps", "steps", "{}"),
     ("loss", "final_loss", "{:.4f}"),
     ("step s", "step_time_median_s", "{:.3f}"),
-    ("tokens/s per rank", "tokens_per_s_per_gpu", "{:,.0f}"),
+    ("tokens/s", "tokens_per_s_per_gpu", "{:,.0f}"),  # per rank
     ("MFU", "mfu", "{:.1%}"),
     ("GiB", "peak_memory_gib", "{:.1f}"),
-    ("step time, error of prediction", "step_time_error", "{:+.1%}"),
+    ("pred. s", "predicted_step_time_s", "{:.3f}"),
 )
 
 
@@ -345,7 +376,7 @@ def write_overview(runs: list[Run], pages: list[Path], out: Path) -> list[Path]:
     failed = sum(s.state == "failed" for s in summaries)
     lead = f"{len(runs)} runs" + (f", {failed} of them failed." if failed else ".")
     page.write_text(_PAGE.format(title="Runs", lead=lead, body=body))
-    data.write_text(json.dumps([asdict(s) for s in summaries], indent=1))
+    data.write_text(json.dumps([as_json(s) for s in summaries], indent=1))
     return [png, page, data]
 
 
@@ -363,11 +394,21 @@ class Comparison:
     a: str
     b: str
     speed_up: float | None
-    loss_difference: float | None
-    loss_noise: float | None  # two standard errors
+    loss_difference: float
+    loss_noise: float  # two standard errors
     aligned_by: str
     compared: int
     sentence: str
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Two losses at the same points, which are steps or millions of tokens."""
+
+    by: str
+    x: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
 
 
 def _tokens(run: Run) -> np.ndarray | None:
@@ -388,8 +429,8 @@ def loss_difference(a: np.ndarray, b: np.ndarray, blocks: int = 10) -> tuple[flo
     return float(math.expm1(ratio.mean())), 2 * error
 
 
-def compare(a: Run, b: Run) -> Comparison:
-    """Align two runs by tokens where both know their batch, else by step, and weigh speed and loss.
+def align(a: Run, b: Run) -> Aligned:
+    """The losses of two runs at the same points: of tokens where their batches differ, else of steps.
 
     Raises:
         Refusal: too few common steps.
@@ -397,29 +438,36 @@ def compare(a: Run, b: Run) -> Comparison:
     la, lb = a.get(LOSS), b.get(LOSS)
     ta, tb = _tokens(a), _tokens(b)
     if ta is not None and tb is not None and a.spec and b.spec and a.spec.batch.tokens != b.spec.batch.tokens:
-        aligned = "tokens"
         grid = ta[(ta >= tb[0]) & (ta <= tb[-1])] if len(tb) else np.zeros(0)
-        va, vb = np.interp(grid, ta, la.values), np.interp(grid, tb, lb.values)
+        out = Aligned("tokens", grid / 1e6, np.interp(grid, ta, la.values), np.interp(grid, tb, lb.values))
     else:
-        aligned = "step"
-        _, ia, ib = np.intersect1d(la.steps, lb.steps, return_indices=True)
-        va, vb = la.values[ia], lb.values[ib]
-    if len(va) < 4:
-        raise Refusal(f"{a.path} and {b.path} have {len(va)} steps in common", "At least 4 are needed to compare them.")
-    difference, noise = loss_difference(va, vb)
+        steps, ia, ib = np.intersect1d(la.steps, lb.steps, return_indices=True)
+        out = Aligned("step", steps, la.values[ia], lb.values[ib])
+    if len(out.x) < 4:
+        raise Refusal(f"{a.path} and {b.path} have {len(out.x)} steps in common", "At least 4 are needed to compare them.")
+    return out
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Align two runs and weigh speed and loss; a Refusal where they have too little in common."""
+    aligned = align(a, b)
+    broken = [run.name for run, loss in ((a, aligned.a), (b, aligned.b)) if not np.isfinite(loss).all()]
+    if broken:
+        raise Refusal(f"the loss of {' and of '.join(broken)} is not finite at every step", "slipway report RUN shows where it breaks.")
+    difference, noise = loss_difference(aligned.a, aligned.b)
     sa, sb = summarize(a), summarize(b)
     speed = sb.tokens_per_s_per_gpu / sa.tokens_per_s_per_gpu if sa.tokens_per_s_per_gpu and sb.tokens_per_s_per_gpu else None
     seen = "no difference seen" if abs(difference) <= noise else ("its loss is lower" if difference < 0 else "its loss is higher")
     faster = f"{b.name} is {speed:.2f}x as fast as {a.name}; " if speed else ""
     sentence = f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}: {seen}."
-    return Comparison(a.name, b.name, speed, difference, noise, aligned, len(va), sentence)
+    return Comparison(a.name, b.name, speed, difference, noise, aligned.by, len(aligned.x), sentence)
 
 
 def write_comparison(a: Run, b: Run, out: Path) -> tuple[Comparison, list[Path]]:
     """Write compare.png, compare.html and compare.json into ``out``."""
     result = compare(a, b)
     _make(out)
-    figure = _draw_loss([a, b])
+    figure = _draw_comparison(a, b, align(a, b), result)
     png = out / "compare.png"
     figure.savefig(png, dpi=150)
     sa, sb = dict(table(summarize(a))), dict(table(summarize(b)))
@@ -434,5 +482,5 @@ def write_comparison(a: Run, b: Run, out: Path) -> tuple[Comparison, list[Path]]
     page = out / "compare.html"
     page.write_text(_PAGE.format(title=html.escape(f"{a.name} against {b.name}"), lead=html.escape(result.sentence), body=body))
     data = out / "compare.json"
-    data.write_text(json.dumps(asdict(result), indent=1))
+    data.write_text(json.dumps(as_json(result), indent=1))
     return result, [png, page, data]

@@ -149,5 +149,20 @@ def test_runs_of_different_batch_are_aligned_by_tokens(tmp_path: Path, spec: Spe
     assert compare(a, b).aligned_by == "tokens"
 
 
-def test_smoothing_keeps_a_constant() -> None:
-    assert smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
+def test_a_loss_that_is_not_finite_is_shown_and_not_compared(tmp_path: Path, spec: Spec) -> None:
+    losses = _curve(0, 40)
+    losses[30:] = np.nan
+    broken, whole = (read_run(_write(tmp_path / name, v, 0.5, spec)) for name, v in (("broken", losses), ("whole", _curve(1, 40))))
+    assert dict(report_table(summarize(broken)))["final loss (mean of last 10)"] == "nan"
+    data = write_report(broken, tmp_path / "out")[2]
+    assert json.loads(data.read_text(), parse_constant=pytest.fail)["final_loss"] is None
+    with pytest.raises(Refusal, match="the loss of broken is not finite"):
+        compare(whole, broken)
+
+
+def test_smoothing_keeps_a_line_and_halves_the_noise() -> None:
+    line = np.linspace(3.0, 1.0, 50)
+    assert smooth(line) == pytest.approx(line)
+    noisy = line + np.random.default_rng(0).normal(0, 0.1, 50)
+    assert np.abs(smooth(noisy) - line).mean() < np.abs(noisy - line).mean() / 2
+    assert len(smooth(np.zeros(0))) == 0
