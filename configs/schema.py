@@ -240,6 +240,7 @@ class Calibration:
     flash_attention: bool = True  # False: scores are written to memory, as before FlashAttention
     dropout: bool = False  # GPT-era recipes: masks are written, kept and read
     mla_passes: float = 5.0  # touches of MLA's queries, keys and values between projections and attention: 2.2 with fused kernels
+    separate_norms: bool = False  # True: each norm is a module of its own; Transformer Engine's are a part of the linear layer they feed
     logits_bytes: float = 0.0  # of one logit at the loss, where a stack has its own; 0: as the layout's loss keeps them
     memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
     elementwise_passes: float = 1.5  # bytes that elementwise kernels move over the fused minimum

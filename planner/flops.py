@@ -34,6 +34,17 @@ def mean_keys(model: Model, full_keys: bool, seq_length: int, *, causal: bool) -
     return w - w * w / (2 * seq_length) if causal else float(w)
 
 
+def separate_norms(model: Model, kind: LayerKind, *, all_of_them: bool) -> tuple[int, int]:
+    """Norms before attention and before the feed-forward that selective recompute can name: 0 or 1 each.
+
+    Megatron-Core's layers join a norm to the linear layer that it feeds, but for latent attention and for experts, whose inputs
+    go to more than one (gpt_layer_specs.py); recomputing ``layernorm`` passes over the joined ones, ``mlp`` includes its own.
+    """
+    before_attention = kind.mixer is Mixer.attention and (all_of_them or model.is_mla)
+    before_feed_forward = kind.feed_forward is FeedForward.experts or (all_of_them and kind.feed_forward is FeedForward.dense)
+    return int(before_attention), int(before_feed_forward)
+
+
 def attention_linear(model: Model) -> int:
     """Multiply-adds per token of the attention block's linear layers."""
     h = model.hidden_size

@@ -118,6 +118,7 @@ class _Split:
     sequence_parallel: bool
     flash: bool
     dropout: bool
+    separate_norms: bool
     sent_to_experts: float  # of a token's copies, the share that an expert takes
 
 
@@ -126,7 +127,9 @@ class Saved:
     """Bytes that one layer keeps for its backward pass, by what would bring them back."""
 
     inputs: float  # residual stream at the layer's entry
-    norms: float
+    norms: float  # joined to the linear layer that they feed
+    norm_of_feed_forward: float  # the one of those that belongs to a dense feed-forward
+    separate_norms: float
     attention_inputs: float  # q, k, v; a Mamba block's projected gate, x, B, C and dt
     attention_scores: float  # unfused attention only
     attention_output: float
@@ -142,6 +145,8 @@ class Saved:
         return (
             self.inputs
             + self.norms
+            + self.norm_of_feed_forward
+            + self.separate_norms
             + self.attention_inputs
             + self.attention_scores
             + self.attention_output
@@ -159,13 +164,13 @@ class Saved:
         if "core_attn" in modules:
             left -= self.attention_scores
         if "layernorm" in modules:
-            left -= self.norms
+            left -= self.separate_norms
         if "mla_up_proj" in modules:
             left -= self.up_projection
         if "moe_act" in modules and moe:
             left -= self.activation_output
         if ("mlp" in modules and not moe) or ("moe" in modules and moe):
-            left -= self.activation_input + self.activation_output + (self.experts if moe else 0.0)
+            left -= self.activation_input + self.activation_output + (self.experts if moe else self.norm_of_feed_forward)
         return left
 
 
@@ -196,7 +201,9 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
         if not split.flash:  # softmax output, its dropout mask and the dropped-out copy
             scores = heads * rows * split.seq_length * ((2 * wide + 1) if split.dropout else wide)
         attention_output = saved * rows * v + 4.0 * heads * rows + (wide * rows * v if saved < wide else 0.0)
-    norms = kind.parts * saved * rows * h / shard
+    one_norm = saved * rows * h / shard
+    separate = sum(flops.separate_norms(m, kind, all_of_them=split.separate_norms))
+    joined_below = int(kind.feed_forward is FeedForward.dense and not split.separate_norms)
     masks = 2.0 * rows * h / shard if split.dropout else 0.0
     up = 2 if m.gated_linear_unit else 1
     activation_in = activation_out = experts = 0.0
@@ -217,7 +224,9 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
             activation_out += saved * rows * shared
     return Saved(
         residual,
-        norms,
+        (kind.parts - separate - joined_below) * one_norm,
+        joined_below * one_norm,
+        separate * one_norm,
         attention_inputs,
         scores,
         attention_output,
@@ -300,6 +309,7 @@ def _split_of(spec: Spec, cal: Calibration) -> _Split:
         lay.sequence_parallel,
         cal.flash_attention and lay.attention_backend not in ("unfused", "local"),
         cal.dropout,
+        cal.separate_norms,
         flops.sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity),
     )
 

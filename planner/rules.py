@@ -700,22 +700,26 @@ def _modules(s: Spec) -> tuple[str, str] | None:
 
 
 @_rule(
-    "recompute-core-attn",
-    "what fused attention does not keep is not recomputed",
-    "it keeps one number a query and head beside its output, and computes the scores again by itself; Megatron-Core's checkpoint runs all of it "
-    "once more",
-    MCORE + "attention.Attention._checkpointed_attention_forward",
+    "recompute-nothing",
+    "what is recomputed gives memory back",
+    "fused attention keeps one number a query and head beside its output, and a norm that is joined to its linear layer is passed over: Llama 3 "
+    "70B takes 55.6 GB with mlp and with mlp and core_attn, 1.1 % slower, and with core_attn and layernorm runs out",
+    MCORE
+    + "attention.Attention._checkpointed_attention_forward, TransformerLayer.__init__; Megatron-Bridge, notes on activation recompute",
     advice=True,
 )
-def _core_attn(s: Spec) -> tuple[str, str] | None:
-    lay = s.layout
-    if lay.recompute is not Recompute.selective or lay.attention_backend in ("unfused", "local"):
+def _recompute_nothing(s: Spec) -> tuple[str, str] | None:
+    lay, m = s.layout, s.model
+    if lay.recompute is not Recompute.selective:
         return None
-    if "core_attn" not in (lay.recompute_modules or ["core_attn"]):
+    useless = [] if lay.attention_backend in ("unfused", "local") else ["core_attn"]
+    useless += [] if m.is_mla or m.is_moe else ["layernorm"]
+    found = [name for name in lay.recompute_modules or ["core_attn"] if name in useless]
+    if not found:
         return None
     return (
-        "layout.recompute=selective computes core_attn again, and with fused attention that frees next to nothing",
-        f"Name what is large: layout.recompute_modules=[{'moe_act' if s.model.is_moe else 'mlp'}].",
+        f"layout.recompute=selective of {' and '.join(found)} frees next to nothing in {m.name}",
+        f"Name what is large: layout.recompute_modules=[{'moe_act' if m.is_moe else 'mlp'}].",
     )
 
 

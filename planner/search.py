@@ -72,7 +72,7 @@ def _groups(spec: Spec) -> Iterator[Layout]:
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
     experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
-    there = {"layernorm": True, "mlp": m.has_dense_layers, "moe_act": m.is_moe, "mla_up_proj": m.is_mla}
+    there = {"layernorm": m.is_moe or m.is_mla, "mlp": m.has_dense_layers, "moe_act": m.is_moe, "mla_up_proj": m.is_mla}
     modes = [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
     for tp, cp, ep, mbs, (mode, modules) in itertools.product(_tensor_sizes(spec), context, experts, micro, modes):
         for etp in (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp):

@@ -274,13 +274,16 @@ def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
     ledger.add("tp", 2 * blocks * one, backward * blocks * one, 2 * blocks)
 
 
-def _norms_and_residuals(ledger: _Ledger, parts: int) -> None:
-    s, m = ledger.split, ledger.split.model
+def _norms_and_residuals(ledger: _Ledger, kind: LayerKind) -> None:
+    s, m, parts = ledger.split, ledger.split.model, kind.parts
     rows = s.tokens / (s.tp if s.sequence_parallel else 1)
     one = 2.0 * rows * m.hidden_size
     dropout = 1 if s.cal.dropout else 0  # a mask is written and read
-    with ledger.module("layernorm"):
-        ledger.stream(parts * 2 * one, parts * 3 * one, parts)
+    separate = sum(flops.separate_norms(m, kind, all_of_them=s.cal.separate_norms))
+    below = int(kind.feed_forward is FeedForward.dense and not s.cal.separate_norms)
+    for module, norms in (("layernorm", separate), ("mlp", below), ("", parts - separate - below)):
+        with ledger.module(module):
+            ledger.stream(norms * 2 * one, norms * 3 * one, norms)
     ledger.stream((parts * 3 + dropout) * one, (parts * 2 + dropout) * one, parts)
 
 
@@ -341,7 +344,7 @@ def layer_cost(split: Split, kind: LayerKind) -> Cost:
     """One decoder layer of this kind on one rank."""
     m = split.model
     ledger = _Ledger(split)
-    _norms_and_residuals(ledger, kind.parts)
+    _norms_and_residuals(ledger, kind)
     if kind.mixer is Mixer.attention:
         _attention(ledger, kind.full_keys)
     elif kind.mixer is Mixer.mamba:

@@ -89,8 +89,8 @@ KNOWN: dict[str, dict[str, object]] = {
     # Megatron-Bridge's recipes rotate and join MLA's heads in fused kernels (apply_rope_fusion)
     **{name: {"mla_passes": 2.2} for name in ("bridge_2025", "bridge_2026_spring", "bridge_2026_summer", "bridge_support")},
     # PyTorch's loss at its peak: bf16 logits, fp32 log-softmax, the fp32 gradients of both; since 2025 torchtitan compiles it
-    "torchtitan": {"logits_bytes": 14.0},
-    "torchtitan_2025": {"logits_bytes": 8.0},
+    "torchtitan": {"separate_norms": True, "logits_bytes": 14.0},
+    "torchtitan_2025": {"separate_norms": True, "logits_bytes": 8.0},
     # DeepSpeed's ZeRO-1 keeps reduce and all-gather buckets of 5e8 elements; 2.2 GiB is the median over 47 fp16 BLOOM rows
     "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False, "extra_memory_gib": 2.2},
 }

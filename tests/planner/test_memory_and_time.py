@@ -135,6 +135,23 @@ def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
     assert step_time(default).step_time_s == step_time(named).step_time_s > step_time(none).step_time_s
 
 
+def test_a_norm_joined_to_its_linear_layer_is_recomputed_with_that() -> None:
+    """Llama 3 70B in fp8 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on activation recompute (593.6, 586.8 and 702 TFLOP/s per GPU)."""
+    keys = (
+        "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
+    )
+
+    def measure(modules: str) -> tuple[float, float]:
+        spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules=[{modules}]"]).spec
+        return memory(spec).peak_gib, step_time(spec).model_tflops_per_gpu
+
+    assert measure("mlp")[1] == pytest.approx(593.6, rel=0.03)
+    assert measure("mlp,core_attn")[1] == pytest.approx(586.8, rel=0.03)
+    assert measure("core_attn,layernorm")[1] == pytest.approx(702, rel=0.03)
+    assert measure("mlp")[0] == measure("mlp,core_attn")[0] < measure("core_attn,layernorm")[0]
+    assert measure("mlp,layernorm") == measure("mlp"), "the feed-forward's norm goes with it, the other stays"
+
+
 def test_recomputing_the_experts_includes_their_activation() -> None:
     none = configs.load("qwen3_30b_a3b", ["gpus=64", "layout.tp=1", "layout.ep=8", "layout.recompute=none"]).spec
 

@@ -158,7 +158,8 @@ def test_every_rule_says_what_why_and_where_from() -> None:
         ("mixtral_8x7b", "gpus=64 layout.ep=8 layout.moe_expert_capacity_factor=1", "capacity-drops"),
         ("deepseek_v3", "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1", "mtp-block"),
         ("llama32_1b", "gpus=8 layout.pp=2", "tied-pp"),
-        ("llama3_8b", "gpus=8 layout.recompute=selective", "recompute-core-attn"),
+        ("llama3_8b", "gpus=8 layout.recompute=selective", "recompute-nothing"),
+        ("llama3_8b", "gpus=8 layout.recompute=selective layout.recompute_modules=[mlp,layernorm]", "recompute-nothing"),
     ],
 )
 def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:
