@@ -437,7 +437,7 @@ class Run:
 
     dir: str = "runs"
     max_steps: int = 100
-    seed: int = 1234
+    seed: int = 1234  # of the weights and of the data's order
     val_check_interval: int = 0  # 0: no validation
     limit_val_batches: int = 4
     log_every_n_steps: int = 1

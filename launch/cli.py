@@ -543,6 +543,7 @@ def report(
 ) -> None:
     """What a run did: loss, speed, memory, predicted against measured; writes PNG, HTML and JSON. A table of all, for a folder of runs."""
     from launch import report as reports
+    from launch.page import as_json
     from launch.runs import find_runs, read_run
 
     paths = find_runs(run) if run.is_dir() else []
@@ -556,6 +557,8 @@ def report(
             if len(paths) == 1:
                 raise
             print(f"slipway: left out: {refusal.sentence()}", file=sys.stderr)  # the others are still worth a table
+    if not runs:
+        raise Refusal(f"none of the {len(paths)} runs in {run} can be read")
     summaries = [reports.summarize(one) for one in runs]
     written: list[Path] = []
     pages = []
@@ -566,7 +569,7 @@ def report(
     if len(runs) > 1:
         written = reports.write_overview(runs, pages, out or run)
     if json:
-        return _print_json([reports.as_json(s) for s in summaries] if len(summaries) > 1 else reports.as_json(summaries[0]))
+        return _print_json([as_json(s) for s in summaries] if len(summaries) > 1 else as_json(summaries[0]))
     console = _console()
     if len(summaries) == 1:
         table = _table("quantity", "value")
@@ -574,7 +577,7 @@ def report(
             table.add_row(label, text)
     else:
         head, *rows = reports.overview(summaries)
-        table = _table(*head, right=tuple(i for i, cell in enumerate(rows[0]) if i and cell[:1].isdigit()))
+        table = _table(*head, right=tuple(i for i in range(1, len(head)) if any(row[i][:1].isdigit() for row in rows)))
         for row in rows:
             table.add_row(*row)
     console.print(table)
@@ -585,16 +588,16 @@ def report(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="The run to compare with.")],
-    b: Annotated[Path, typer.Argument(help="The run to judge.")],
+    a: Annotated[str, typer.Argument(help="The run to compare with; a folder of runs, or a pattern, for several seeds.")],
+    b: Annotated[str, typer.Argument(help="The run to judge, or as many.")],
     out: Annotated[Path, typer.Option(help="Where to write compare.png, compare.html and compare.json.")] = Path("compare"),
     json: Json = False,
 ) -> None:
     """Run B against run A: speed-up, and the loss difference with its noise."""
-    from launch.report import as_json, write_comparison
-    from launch.runs import read_run
+    from launch.compare import read_side, write_comparison
+    from launch.page import as_json
 
-    result, written = write_comparison(read_run(a), read_run(b), out)
+    result, written = write_comparison(read_side(a), read_side(b), out)
     if json:
         return _print_json(as_json(result))
     print(result.sentence)

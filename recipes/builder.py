@@ -29,6 +29,7 @@ from recipes.data import IndexedData, MockData, NullTokenizer
 from recipes.record import DataClock, MLflow, RunRecord
 from recipes.resume import Resume
 from recipes.schedule import CosineSchedule
+from recipes.seed import Seed
 from recipes.source import source
 
 _NEMO_MODEL = {
@@ -356,7 +357,11 @@ def _trainer(spec: Spec, cpu: bool) -> run.Config:
         num_nodes=1 if on_this_machine else spec.num_nodes,
         strategy=_strategy(spec, cpu),
         plugins=_precision(spec),
-        callbacks=[run.Config(TimingCallback), run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source())],
+        callbacks=[
+            run.Config(TimingCallback),
+            run.Config(Seed, seed=spec.run.seed),
+            run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source()),
+        ],
         profiler=run.Config(DataClock),
         max_steps=r.max_steps,
         val_check_interval=r.val_check_interval or None,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -107,10 +108,13 @@ class Process:
     """One case's process, importing while another case is measured; it touches the card when it is told to."""
 
     def __init__(self, case: Case) -> None:
+        from launch.executors import environment
+
         self.case = case
         words = [sys.executable, "-m", "benchmarks.gpu.measure", json.dumps(asdict(case)), "--wait"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        env = environment(case.spec) | os.environ  # as a launched run's, for peers too
+        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
     def measure(self, timeout_s: float = CASE_TIMEOUT_S) -> dict[str, Any]:
         """The case's row, or why there is none."""

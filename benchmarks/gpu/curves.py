@@ -1,4 +1,4 @@
-"""Loss curves that say something: one small model, one seed, the same real text, in several precisions, long enough to compare.
+"""Loss curves that say something: one small model on the same real text in several precisions, seed by seed, long enough to compare.
 
     python -m benchmarks.gpu.curves --data PREFIX --tokenizer FOLDER --out curves                    on a card: bf16 against fp8_current
     python -m benchmarks.gpu.curves --cpu --data PREFIX --tokenizer FOLDER --steps 20 --out curves   the scripts, on the CPU: bf16 against fp32
@@ -13,14 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.report import write_comparison
+from launch.compare import Side, write_comparison
 from launch.runs import read_run
 
 
-def overrides(precision: str, options: argparse.Namespace) -> list[str]:
+def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[str]:
     """One run: on a card a quarter of Llama 3.2 1B's layers at its full width, on the CPU the toy."""
     words = [
-        f"name={precision}",
+        f"name={precision}-{seed}",
+        f"run.seed={seed}",
         f"precision={precision}",
         f"run.dir={options.out}",
         f"run.max_steps={options.steps}",
@@ -48,20 +49,25 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--precisions", nargs="+", help="the first is what the others are compared with")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1234])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("curves"))
     options = parser.parse_args()
     precisions = options.precisions or (["fp32", "bf16"] if options.cpu else ["bf16", "fp8_current"])
     recipe = "llama3_tiny" if options.cpu else "llama32_1b"
     slipway = [sys.executable, "-m", "launch.cli"]
-    for precision in precisions:  # a process each: CUDA's memory and the seed start afresh
-        exported = options.out / f"{precision}.yaml"
-        options.out.mkdir(parents=True, exist_ok=True)
-        subprocess.run([*slipway, "export", recipe, "--out", str(exported), *overrides(precision, options)], check=True)
-        subprocess.run([*slipway, "run", str(exported)], check=True)
-    first, *others = (read_run(options.out / precision) for precision in precisions)
-    for other in others:
-        result, _ = write_comparison(first, other, options.out / f"{first.name}-{other.name}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    sides = []
+    for precision in precisions:
+        runs = []
+        for seed in options.seeds:  # a process each: CUDA's memory and the seed start afresh
+            exported = options.out / f"{precision}-{seed}.yaml"
+            subprocess.run([*slipway, "export", recipe, "--out", str(exported), *overrides(precision, seed, options)], check=True)
+            subprocess.run([*slipway, "run", str(exported)], check=True)
+            runs.append(read_run(options.out / f"{precision}-{seed}"))
+        sides.append(Side(precision, runs))
+    for other in sides[1:]:
+        result, _ = write_comparison(sides[0], other, options.out / f"{sides[0].name}-{other.name}")
         print(result.sentence)
 
 

@@ -1,4 +1,4 @@
-"""report and compare: from real event files; the statistics find a difference that is there and none that is not."""
+"""report: from real event files, of runs in every state."""
 
 from __future__ import annotations
 
@@ -13,45 +13,21 @@ import pytest
 import configs
 import planner
 from configs import Refusal, Spec
-from configs.load import record_of
-from launch.report import compare, loss_difference, smooth, summarize, write_comparison, write_overview, write_report
+from launch.page import smooth
+from launch.report import summarize, write_overview, write_report
 from launch.report import table as report_table
-from launch.runs import LOSS, STEP_TIME, find_runs, read_run
-from recipes.run_files import FAILURE, PEAK_MEMORY, RECORD
-
-
-def _write(
-    folder: Path, losses: np.ndarray, step_s: float, spec: Spec, *, first: int = 0, world: int = 2, gpu: str = "", gib: float = 0.0
-) -> Path:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "tensorboard"))
-    for i, loss in enumerate(losses):
-        writer.add_scalar(LOSS, loss, first + i)
-        writer.add_scalar(STEP_TIME, step_s, first + i)
-        if gib:
-            writer.add_scalar(PEAK_MEMORY, gib, first + i)
-    writer.close()
-    record = folder / RECORD
-    record.parent.mkdir(parents=True, exist_ok=True)
-    device = {"device": "cuda:0", "device_name": gpu} if gpu else {"device": "cpu"}
-    record.write_text(json.dumps({"spec": record_of(spec), "world_size": world, **device}))
-    return folder
-
-
-def _curve(seed: int, steps: int = 400, shift: float = 0.0) -> np.ndarray:
-    noise = np.random.default_rng(seed).normal(0, 0.02, steps)
-    return (2 + 6 * np.exp(-np.arange(steps) / 60) + noise) * (1 + shift)
+from launch.runs import LOSS, find_runs, read_run
+from recipes.run_files import FAILURE
+from tests.launch.written_runs import curve, tiny, write_run
 
 
 @pytest.fixture
 def spec() -> Spec:
-    base = configs.load("llama3_tiny").spec
-    return replace(base, run=replace(base.run, max_steps=400))
+    return tiny()
 
 
 def test_a_run_is_read_and_reported(tmp_path: Path, spec: Spec) -> None:
-    run = read_run(_write(tmp_path / "a", _curve(0), 0.5, spec))
+    run = read_run(write_run(tmp_path / "a", curve(0), 0.5, spec))
     s = summarize(run)
     assert (s.steps, s.ranks, s.state, s.layout) == (400, 2, "finished", "TP2")
     assert s.step_time_median_s == pytest.approx(0.5)
@@ -65,8 +41,8 @@ def test_a_run_is_read_and_reported(tmp_path: Path, spec: Spec) -> None:
 
 
 def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None:
-    _write(tmp_path / "a", np.full(10, 5.0), 0.5, spec)
-    run = read_run(_write(tmp_path / "a", np.full(10, 4.0), 0.5, spec, first=6))
+    write_run(tmp_path / "a", np.full(10, 5.0), 0.5, spec)
+    run = read_run(write_run(tmp_path / "a", np.full(10, 4.0), 0.5, spec, first=6))
     loss = run.get(LOSS)
     assert list(loss.steps) == list(range(16))
     assert list(loss.values[:6]) == [5.0] * 6 and list(loss.values[6:]) == [4.0] * 10
@@ -83,19 +59,19 @@ def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_pa
     predicted = planner.check(on_h200)
     assert predicted.time and predicted.memory
     step_s, gib = 1.1 * predicted.time.step_time_s, predicted.memory.peak_gib / 1.2
-    s = summarize(read_run(_write(tmp_path / "a", _curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H200", gib=gib)))
+    s = summarize(read_run(write_run(tmp_path / "a", curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H200", gib=gib)))
     assert s.gpu == "h200"
     assert s.step_time_error == pytest.approx(1 / 1.1 - 1, abs=1e-4)
     assert s.peak_memory_error == pytest.approx(0.2, abs=1e-4)
     assert s.mfu == pytest.approx(predicted.time.mfu / 1.1, rel=1e-3)
-    other = summarize(read_run(_write(tmp_path / "b", _curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H100 PCIe", gib=gib)))
+    other = summarize(read_run(write_run(tmp_path / "b", curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H100 PCIe", gib=gib)))
     assert other.gpu == "NVIDIA H100 PCIe"
     assert (other.mfu, other.predicted_step_time_s, other.peak_memory_error) == (None, None, None)
     assert other.model_tflops_per_gpu == pytest.approx(s.model_tflops_per_gpu)
 
 
 def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
-    folder = _write(tmp_path / "a", _curve(0, 20), 0.5, spec)
+    folder = write_run(tmp_path / "a", curve(0, 20), 0.5, spec)
     failure = {"step": 20, "rank": 3, "error": "OutOfMemoryError", "message": "Tried to allocate 2 GiB"}
     (folder / FAILURE).write_text(json.dumps(failure))
     run = read_run(folder)
@@ -108,8 +84,8 @@ def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
 
 
 def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> None:
-    _write(tmp_path / "x" / "a", _curve(0, 20), 0.5, spec)
-    _write(tmp_path / "x" / "b", _curve(1, 20), 0.5, spec)
+    write_run(tmp_path / "x" / "a", curve(0, 20), 0.5, spec)
+    write_run(tmp_path / "x" / "b", curve(1, 20), 0.5, spec)
     assert [p.name for p in find_runs(tmp_path / "x")] == ["a", "b"]
     runs = [read_run(p) for p in find_runs(tmp_path / "x")]
     pages = [write_report(run, run.path)[1] for run in runs]
@@ -123,41 +99,13 @@ def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> No
         read_run(tmp_path)
 
 
-def test_no_difference_is_seen_where_there_is_none_and_one_where_there_is(tmp_path: Path, spec: Spec) -> None:
-    a = read_run(_write(tmp_path / "bf16", _curve(0), 0.50, spec))
-    b = read_run(_write(tmp_path / "fp8", _curve(1), 0.40, spec))
-    c = read_run(_write(tmp_path / "worse", _curve(2, shift=0.02), 0.40, spec))
-    same, worse = compare(a, b), compare(a, c)
-    assert same.speed_up == pytest.approx(1.25)
-    assert "no difference seen" in same.sentence
-    assert "its loss is higher" in worse.sentence
-    assert worse.loss_difference == pytest.approx(0.02, abs=0.003)
-    result, written = write_comparison(a, b, tmp_path / "out")
-    assert {p.suffix for p in written} == {".png", ".html", ".json"}
-    assert result.sentence.startswith("fp8 is 1.25x as fast as bf16")
-
-
-def test_noise_covers_the_truth_about_as_often_as_it_says() -> None:
-    covered = sum(abs(d) <= n for d, n in (loss_difference(_curve(2 * i), _curve(2 * i + 1)) for i in range(200)))
-    assert 0.86 <= covered / 200 <= 1.0
-
-
-def test_runs_of_different_batch_are_aligned_by_tokens(tmp_path: Path, spec: Spec) -> None:
-    double = replace(spec, layout=replace(spec.layout, gbs=2 * spec.layout.gbs))
-    a = read_run(_write(tmp_path / "a", _curve(0), 0.5, spec))
-    b = read_run(_write(tmp_path / "b", _curve(1)[::2], 0.9, double))
-    assert compare(a, b).aligned_by == "tokens"
-
-
-def test_a_loss_that_is_not_finite_is_shown_and_not_compared(tmp_path: Path, spec: Spec) -> None:
-    losses = _curve(0, 40)
+def test_a_loss_that_is_not_finite_is_shown(tmp_path: Path, spec: Spec) -> None:
+    losses = curve(0, 40)
     losses[30:] = np.nan
-    broken, whole = (read_run(_write(tmp_path / name, v, 0.5, spec)) for name, v in (("broken", losses), ("whole", _curve(1, 40))))
+    broken = read_run(write_run(tmp_path / "broken", losses, 0.5, spec))
     assert dict(report_table(summarize(broken)))["final loss (mean of last 10)"] == "nan"
     data = write_report(broken, tmp_path / "out")[2]
     assert json.loads(data.read_text(), parse_constant=pytest.fail)["final_loss"] is None
-    with pytest.raises(Refusal, match="the loss of broken is not finite"):
-        compare(whole, broken)
 
 
 def test_smoothing_keeps_a_line_and_halves_the_noise() -> None:

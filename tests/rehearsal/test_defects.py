@@ -100,6 +100,35 @@ def test_megatron_fsdp_scales_the_right_buffer() -> None:
     assert wrong
 
 
+def test_a_seed_is_also_the_weights(tmp_path: Path) -> None:
+    """The loss of the first step, before any weight moves, on mock data, which is the same for every seed."""
+    import_nemo()
+    toy = single_process(_toy("llama3_8b"))
+
+    def first_loss(seed: int, *, ours: bool = True) -> float:
+        kept = replace(toy.run, dir=str(tmp_path), seed=seed, max_steps=1, async_save=False, val_check_interval=0)
+
+        def work(_: int) -> float:
+            import fiddle as fdl
+
+            from recipes.builder import build
+            from recipes.seed import Seed
+
+            recipe = build(replace(toy, run=kept), cpu=True)
+            recipe.trainer.callbacks = [c for c in recipe.trainer.callbacks if ours and c.__fn_or_cls__ is Seed]
+            recipe.trainer.enable_checkpointing = False
+            recipe.trainer.logger = False
+            recipe.log.ckpt = recipe.log.tensorboard = recipe.resume = None
+            built = fdl.build(recipe)
+            built()
+            return float(built.keywords["trainer"].callback_metrics["reduced_train_loss"])
+
+        return float(ranks.run(1, work, timeout_s=200).results[0])
+
+    assert first_loss(1) == first_loss(1) != first_loss(2)
+    assert first_loss(1, ours=False) == first_loss(2, ours=False), "upstream's seed is not the recipe's"
+
+
 def _with_checkpoints(folder: Path, every: int, steps: int, *, reshardable: bool = True) -> Any:
     """A change that puts checkpointing back into a rehearsal."""
 

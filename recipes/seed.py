@@ -1,0 +1,16 @@
+"""The recipe's seed, for everything that is drawn."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from nemo.lightning.megatron_init import _set_random_seed
+
+
+class Seed(pl.Callback):
+    """Seeds every rank before the model is built: NeMo's strategy seeds Megatron-Core with 1234, whatever the recipe says."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        _set_random_seed(self.seed)

@@ -1,0 +1,93 @@
+"""compare: the statistics find a difference that is there and none that is not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import Refusal, Spec
+from launch.compare import Aligned, Side, compare, loss_difference, read_side, write_comparison
+from launch.runs import read_run
+from tests.launch.written_runs import curve, tiny, write_run
+
+
+@pytest.fixture
+def spec() -> Spec:
+    return tiny()
+
+
+def _one(folder: Path, losses: np.ndarray, step_s: float, spec: Spec) -> Side:
+    return Side(folder.name, [read_run(write_run(folder, losses, step_s, spec))])
+
+
+def test_no_difference_is_seen_where_there_is_none_and_one_where_there_is(tmp_path: Path, spec: Spec) -> None:
+    a = _one(tmp_path / "bf16", curve(0), 0.50, spec)
+    b = _one(tmp_path / "fp8", curve(1), 0.40, spec)
+    c = _one(tmp_path / "worse", curve(2, shift=0.02), 0.40, spec)
+    same, worse = compare(a, b), compare(a, c)
+    assert same.speed_up == pytest.approx(1.25)
+    assert "no difference seen" in same.sentence
+    assert "its loss is higher, of one run each: another seed may move it as far" in worse.sentence
+    assert worse.loss_difference == pytest.approx(0.02, abs=0.003)
+    result, written = write_comparison(a, b, tmp_path / "out")
+    assert {p.suffix for p in written} == {".png", ".html", ".json"}
+    assert result.sentence.startswith("fp8 is 1.25x as fast as bf16")
+    page = written[1].read_text()
+    assert page.count("<svg") == 2 and "{picture}" not in page
+    assert not re.findall(r"(?:src|href)=.?https?://", page), "self-contained"
+
+
+def _aligned(a: np.ndarray, b: np.ndarray) -> Aligned:
+    return Aligned("step", np.arange(len(a)), a, b)
+
+
+def test_noise_covers_the_truth_about_as_often_as_it_says() -> None:
+    one = [loss_difference([_aligned(curve(2 * i), curve(2 * i + 1))]) for i in range(200)]
+    assert 0.86 <= sum(abs(d) <= n for d, n in one) / 200 <= 1.0
+    rng = np.random.default_rng(0)
+
+    def seeds(count: int) -> list[Aligned]:
+        """Runs part by chance, and stay apart: every pair has a shift of its own, which blocks of one pair cannot see."""
+        return [_aligned(curve(0), curve(0) * (1 + rng.normal(0, 0.01))) for _ in range(count)]
+
+    alone = [loss_difference(seeds(1)) for _ in range(200)]
+    assert sum(abs(d) <= n for d, n in alone) / 200 < 0.5, "one pair does not know"
+    for count in (2, 3, 5):
+        several = [loss_difference(seeds(count)) for _ in range(300)]
+        assert 0.92 <= sum(abs(d) <= n for d, n in several) / 300 <= 0.98
+
+
+def test_several_seeds_are_compared_pair_by_pair(tmp_path: Path, spec: Spec) -> None:
+    for seed in (1, 2, 3):
+        at = replace(spec, run=replace(spec.run, seed=seed))
+        write_run(tmp_path / f"runs/bf16-{seed}", curve(seed), 0.50, at)
+        write_run(tmp_path / f"runs/fp8-{seed}", curve(seed, shift=0.001 * seed), 0.40, at)
+    a, b = (read_side(f"{tmp_path}/runs/{name}-*") for name in ("bf16", "fp8"))
+    assert (a.name, b.name, len(b.runs)) == ("bf16", "fp8", 3)
+    result, _ = write_comparison(a, b, tmp_path / "out")
+    assert result.pairs == 3
+    assert result.loss_difference == pytest.approx(0.002, abs=1e-5)
+    assert result.loss_noise == pytest.approx(4.30 * 0.001 / 3**0.5, rel=0.01)
+    assert result.sentence == "fp8 is 1.25x as fast as bf16; its loss differs by +0.20% +- 0.25% over 3 seeds: no difference seen."
+    with pytest.raises(Refusal, match="the seeds must be the same on both sides, each once: bf16 has 1, 2, 3 and fp8 has 1, 2"):
+        compare(a, Side("fp8", b.runs[:2]))
+    with pytest.raises(Refusal, match="holds no run"):
+        read_side(f"{tmp_path}/runs/fp4-*")
+
+
+def test_runs_of_different_batch_are_aligned_by_tokens(tmp_path: Path, spec: Spec) -> None:
+    double = replace(spec, layout=replace(spec.layout, gbs=2 * spec.layout.gbs))
+    a = _one(tmp_path / "a", curve(0), 0.5, spec)
+    b = _one(tmp_path / "b", curve(1)[::2], 0.9, double)
+    assert compare(a, b).aligned_by == "tokens"
+
+
+def test_a_loss_that_is_not_finite_is_not_compared(tmp_path: Path, spec: Spec) -> None:
+    losses = curve(0, 40)
+    losses[30:] = np.nan
+    with pytest.raises(Refusal, match="the loss of broken is not finite"):
+        compare(_one(tmp_path / "whole", curve(1, 40), 0.5, spec), _one(tmp_path / "broken", losses, 0.5, spec))
