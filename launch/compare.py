@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def read_side(given: str) -> Side:
     paths = find_runs(Path(given)) if Path(given).is_dir() else [p for found in sorted(glob.glob(given)) for p in find_runs(Path(found))]
     if not paths:
         raise Refusal(f"{given} holds no run", "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.")
-    return Side(Path(given).name.replace("*", "").strip("-_.") or given, [read_run(path) for path in paths])
+    return Side(re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.") or given, [read_run(path) for path in paths])
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,19 @@ svg {{ width: 100%; height: auto; display: block; }}
 
 
 def smooth(values: np.ndarray, reach: int = 15) -> np.ndarray:
-    """Mean of each value with up to ``reach`` on either side, always as many before as after: it lags behind nothing.
+    """Mean of each value with up to ``reach`` on either side.
 
+    At the start, where a loss falls fast, with no more after it than before; at the end, where it hardly does, with all before it.
     Values that are not finite are left out, and leave a gap where there is nothing else.
     """
     at = np.arange(len(values))
-    k = np.minimum(reach, np.minimum(at, at[::-1]))
+    before = np.minimum(reach, at)
+    after = np.minimum(before, at[::-1])
     finite = np.isfinite(values)
 
     def windows(v: np.ndarray) -> np.ndarray:
         sums = np.concatenate(([0.0], np.cumsum(v)))
-        return sums[at + k + 1] - sums[at - k]
+        return sums[at + after + 1] - sums[at - before]
 
     with np.errstate(invalid="ignore"):
         return windows(np.where(finite, values, 0.0)) / windows(finite)

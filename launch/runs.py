@@ -86,7 +86,8 @@ def read_run(path: Path) -> Run:
             spec = spec_from_record(held["spec"])
             world, device, device_name = int(held.get("world_size", 1)), held.get("device", ""), held.get("device_name", "")
         except (ValueError, KeyError) as error:
-            raise Refusal(f"{record} cannot be read: {error}", "Restore it, or remove it to report on the events alone.") from None
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise Refusal(f"{record} cannot be read: {what}", "Restore it, or remove it to report on the events alone.") from None
     series, starts, repeated = _read_events(path / "tensorboard")
     folder = path / "checkpoints"
     checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()

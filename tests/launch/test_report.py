@@ -110,7 +110,8 @@ def test_a_loss_that_is_not_finite_is_shown(tmp_path: Path, spec: Spec) -> None:
 
 def test_smoothing_keeps_a_line_and_halves_the_noise() -> None:
     line = np.linspace(3.0, 1.0, 50)
-    assert smooth(line) == pytest.approx(line)
-    noisy = line + np.random.default_rng(0).normal(0, 0.1, 50)
-    assert np.abs(smooth(noisy) - line).mean() < np.abs(noisy - line).mean() / 2
+    assert smooth(line)[:35] == pytest.approx(line[:35])
+    assert smooth(line)[-1] == pytest.approx(line[-16:].mean()), "no single step at the end"
+    noise = np.random.default_rng(0).normal(0, 0.1, 50)
+    assert np.abs(smooth(noise)).mean() < np.abs(noise).mean() / 2
     assert len(smooth(np.zeros(0))) == 0
