@@ -20,7 +20,10 @@ WARM_UP_STEPS = 3  # compilation, allocator growth and cold caches are not the r
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in numbers. Times in seconds, loss in nats per token; None where the run did not record it."""
+    """A run in numbers. Times in seconds, loss in nats per token; None where the run did not record it.
+
+    Step and data times and peak memory are of the last start: an earlier one may have had another layout.
+    """
 
     name: str
     recipe: str
@@ -57,13 +60,6 @@ class Summary:
 
 def _last(series: Series, count: int = 10) -> float | None:
     return float(np.mean(series.values[-count:])) if len(series) else None
-
-
-def _settled(series: Series) -> np.ndarray:
-    """Values without the warm-up: the first steps of the run, and of each resume."""
-    if len(series) <= WARM_UP_STEPS:
-        return series.values
-    return series.values[WARM_UP_STEPS:]
 
 
 def _goodput(run: Run) -> float | None:
@@ -107,7 +103,8 @@ def describe_layout(spec: Spec) -> str:
 def summarize(run: Run) -> Summary:
     """The numbers of one run."""
     spec, known = run.spec, as_run(run)
-    times = _settled(run.get(STEP_TIME))
+    times = run.of_last_start(STEP_TIME, WARM_UP_STEPS).values
+    waits, peaks = run.of_last_start(DATA_TIME, WARM_UP_STEPS).values, run.of_last_start(PEAK_MEMORY).values
     median = float(np.median(times)) if len(times) else None
     tokens_rate = spec.batch.tokens / median / run.world_size if spec and median else None
     flops_rate = mfu = predicted_time = predicted_peak = None
@@ -119,13 +116,13 @@ def summarize(run: Run) -> Summary:
         predicted_time = verdict.time.step_time_s if verdict.time else None
         predicted_peak = verdict.memory.peak_gib if verdict.memory else None
     loss = run.get(LOSS)
-    peak = float(run.get(PEAK_MEMORY).values.max()) if len(run.get(PEAK_MEMORY)) else None
+    peak = float(peaks.max()) if len(peaks) else None
     return Summary(
         name=run.name,
         recipe=spec.model.name if spec else "",
         state=run.state,
         failure=run.failure,
-        starts=run.starts,
+        starts=len(run.started_at),
         repeated_steps=run.repeated_steps,
         goodput=_goodput(run),
         ranks=run.world_size,
@@ -145,7 +142,7 @@ def summarize(run: Run) -> Summary:
         flops_convention="model FLOPs, causal attention, no recompute; MFU of the dense peak of the precision's GEMMs",
         peak_memory_gib=peak,
         save_time_s=_last(run.get(SAVE_TIME)),
-        data_time_s=float(np.median(_settled(run.get(DATA_TIME)))) if len(run.get(DATA_TIME)) else None,
+        data_time_s=float(np.median(waits)) if len(waits) else None,
         checkpoints=len([c for c in run.checkpoints if not c.endswith("-last")]),
         checkpoint_gib=run.checkpoint_bytes / 2**30 if run.checkpoint_bytes else None,
         predicted_step_time_s=predicted_time,

@@ -48,11 +48,18 @@ class Run:
     checkpoint_bytes: int = 0  # of the newest
     state: str = "finished"  # finished, running, failed, stopped early
     failure: str = ""  # of the rank that failed first
-    starts: int = 1
+    started_at: tuple[int, ...] = ()  # the first step that each start logged
     repeated_steps: int = 0  # trained again after a restart, because no checkpoint held them
 
     def get(self, name: str) -> Series:
         return self.series.get(name, _EMPTY)
+
+    def of_last_start(self, name: str, skip: int = 0) -> Series:
+        """A quantity since the run was last started, which is what the record describes, without ``skip`` steps if there are more."""
+        series = self.get(name)
+        began = np.searchsorted(series.steps, self.started_at[-1] if self.started_at else 0)
+        cut = slice(began + skip if len(series) > began + skip else began, None)
+        return Series(series.steps[cut], series.values[cut], series.wall_time[cut])
 
     @property
     def name(self) -> str:
@@ -88,7 +95,7 @@ def read_run(path: Path) -> Run:
         except (ValueError, KeyError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise Refusal(f"{record} cannot be read: {what}", "Restore it, or remove it to report on the events alone.") from None
-    series, starts, repeated = _read_events(path / "tensorboard")
+    series, started_at, repeated = _read_events(path / "tensorboard")
     folder = path / "checkpoints"
     checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
     failure = _failure(path / FAILURE)
@@ -103,7 +110,7 @@ def read_run(path: Path) -> Run:
         sum(f.stat().st_size for f in (folder / checkpoints[-1]).rglob("*") if f.is_file()) if checkpoints else 0,
         "failed" if failure else _state(path, spec, series),
         failure,
-        starts,
+        started_at,
         repeated,
     )
 
@@ -134,33 +141,35 @@ def _state(path: Path, spec: Spec | None, series: dict[str, Series]) -> str:
     return "running" if time.time() - newest < max(10 * typical, 60.0) else "stopped early"
 
 
-def _read_events(folder: Path) -> tuple[dict[str, Series], int, int]:
-    """Every logged quantity; how often the run was started; how many of its steps were trained a second time."""
+def _read_events(folder: Path) -> tuple[dict[str, Series], tuple[int, ...], int]:
+    """Every logged quantity; where each start began; how many steps were trained a second time."""
     if not folder.is_dir():
-        return {}, 0, 0
+        return {}, (), 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     merged: dict[str, dict[int, tuple[float, float]]] = {}
-    starts = repeated = 0
+    started_at: list[int] = []
+    repeated = 0
     for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime):
         events: Any = EventAccumulator(str(file), size_guidance={SCALARS: 0})
         events.Reload()
         tags = events.Tags()["scalars"]
-        starts += LOSS in tags
         for tag in tags:
             rows = merged.setdefault(tag, {})
             scalars = events.Scalars(tag)
             if scalars:  # a resumed run trains again from its checkpoint: what the old one logged beyond is not this run
                 first = scalars[0].step
                 beyond = [s for s in rows if s >= first]
-                repeated += len(beyond) if tag == LOSS else 0
                 for step in beyond:
                     del rows[step]
+                if tag == LOSS:
+                    started_at.append(first)
+                    repeated += len(beyond)
             for e in scalars:
                 rows[e.step] = (e.value, e.wall_time)
     out: dict[str, Series] = {}
     for tag, rows in merged.items():
         steps = sorted(rows)
         out[tag] = Series(np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps]))
-    return out, starts, repeated
+    return out, tuple(started_at), repeated

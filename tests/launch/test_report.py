@@ -47,9 +47,21 @@ def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None
     assert list(loss.steps) == list(range(16))
     assert list(loss.values[:6]) == [5.0] * 6 and list(loss.values[6:]) == [4.0] * 10
     assert run.state != "finished"
-    assert (run.starts, run.repeated_steps) == (2, 4)
+    assert (run.started_at, run.repeated_steps) == ((0, 6), 4)
     rows = dict(report_table(summarize(run)))
     assert rows["steps trained again after a restart"] == "4"
+
+
+def test_speed_and_memory_are_the_last_starts(tmp_path: Path, spec: Spec) -> None:
+    """It may have had other ranks and another layout; the record is its."""
+    write_run(tmp_path / "a", np.full(20, 5.0), 0.5, spec, gpu="NVIDIA H200", gib=70.0)
+    run = read_run(write_run(tmp_path / "a", np.full(10, 4.0), 0.2, spec, first=20, world=4, gpu="NVIDIA H200", gib=40.0))
+    s = summarize(run)
+    assert (s.starts, s.ranks) == (2, 4)
+    assert (s.step_time_median_s, s.peak_memory_gib) == (pytest.approx(0.2), pytest.approx(40.0))
+    assert s.tokens_per_s_per_gpu == pytest.approx(spec.batch.tokens / 0.2 / 4)
+    assert len(run.of_last_start(LOSS, 3)) == 7
+    assert len(run.of_last_start(LOSS, 30)) == 10, "fewer than the warm-up: all there are"
 
 
 def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_path: Path) -> None:
