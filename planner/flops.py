@@ -8,6 +8,7 @@ hardware FLOPs add what recompute does again. A multiply-add is two operations.
 from __future__ import annotations
 
 import functools
+import math
 
 from configs import Model, Spec
 from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
@@ -43,6 +44,21 @@ def separate_norms(model: Model, kind: LayerKind, *, all_of_them: bool) -> tuple
     before_attention = kind.mixer is Mixer.attention and (all_of_them or model.is_mla)
     before_feed_forward = kind.feed_forward is FeedForward.experts or (all_of_them and kind.feed_forward is FeedForward.dense)
     return int(before_attention), int(before_feed_forward)
+
+
+def nodes_met(model: Model, nodes: float) -> float:
+    """Nodes among which a token's experts lie, on average, of the ``nodes`` that hold all of them.
+
+    A router with groups looks for experts in a few of them only (DeepSeek-V3's node-limited routing, arXiv:2412.19437, section 2.1.2);
+    neighbouring experts form a group.
+    """
+    reached, groups, chosen = nodes, model.moe_router_num_groups, model.moe_router_group_topk
+    if groups and nodes >= groups:
+        reached = nodes * chosen / groups
+    elif groups:  # a node holds several: it is met unless all of the chosen ones are elsewhere
+        elsewhere = groups - round(groups / nodes)
+        reached = nodes * (1 - math.comb(elsewhere, chosen) / math.comb(groups, chosen))
+    return reached * (1 - (1 - 1 / reached) ** model.moe_router_topk)
 
 
 def attention_linear(model: Model) -> int:

@@ -191,7 +191,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "")
         else None,
         distributed_optimizer="vTrain" not in row.get("source", ""),
-        dispatcher=Dispatcher.flex if not dropped and "Bridge" in row.get("framework", "") + row.get("source", "") else Dispatcher.alltoall,
+        dispatcher=Dispatcher.flex
+        if not dropped and ("DeepEP" in notes or "Bridge" in row.get("framework", "") + row.get("source", ""))
+        else Dispatcher.alltoall,
         moe_expert_capacity_factor=1.0 if dropped else 0.0,
         moe_pad_expert_input_to_capacity=dropped,
         # Inferred: with one sequence a micro-batch, Bridge's Qwen3 takes 9 to 11 ms a layer on H100, B200 and B300 alike, which is

@@ -310,8 +310,7 @@ def _experts(ledger: _Ledger) -> None:
         moved = 2.0 * routed * h
         across = moved
         if s.sent_once_a_node and group.local < group.size:
-            nodes = group.size / group.local
-            across = 2.0 * local * h * nodes * (1 - (1 - 1 / nodes) ** m.moe_router_topk)
+            across = 2.0 * local * h * flops.nodes_met(m, group.size / group.local)
         one = group.all_to_all(moved, across) * (1 - s.cal.expert_overlap)
         ledger.add("ep", 2 * one, 2 * one, 6)
     if s.etp > 1:

@@ -43,6 +43,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "fsdp": (Optional[str], "layout.fsdp"),
     "data": (Optional[str], ""),  # one .bin/.idx prefix; more of them by data.paths in a YAML overlay
     "tokenizer": (Optional[str], "data.tokenizer"),
+    "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
     "checkpoint_every": (Optional[int], "run.checkpoint_every_n_steps"),
     "extend_schedule": (Optional[bool], "run.extend_schedule"),

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.profilers import Profiler
 
 from configs import Refusal, Spec
-from configs.load import spec_from_record
+from configs.load import record_of, spec_from_record
 from recipes.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
 from recipes.source import require_supported_pair
 
@@ -36,19 +36,19 @@ def check_run_dir(run_dir: Path, given: Spec) -> None:
     path = run_dir / RECORD
     if path.is_file():
         try:
-            held = spec_from_record(json.loads(path.read_text())["spec"])
-        except (ValueError, KeyError):
+            ours, theirs = record_of(given), json.loads(path.read_text())["spec"]
+            # what an earlier version did not write is no difference
+            held = spec_from_record(ours | {"model": theirs["model"], "data": ours["data"] | theirs["data"]})
+        except (ValueError, KeyError, TypeError):
             raise Refusal(f"{path} cannot be read", "Move it away, or give another dir or name.") from None
         pairs = [(f"data.{k}", getattr(given.data, k), getattr(held.data, k)) for k in _IDENTITY]
         if replace(given.model, source="") != replace(held.model, source=""):
-            ours, theirs = given.model.name, held.model.name
-            pairs.insert(
-                0, ("model", f"another {ours}" if ours == theirs else ours, theirs if ours != theirs else f"a {ours} of other sizes")
-            )
-        for key, ours, theirs in pairs:
-            if ours != theirs:
+            new, old = given.model.name, held.model.name
+            pairs.insert(0, ("model", f"another {new}", f"a {old} of other sizes") if new == old else ("model", new, old))
+        for key, new, old in pairs:
+            if new != old:
                 raise Refusal(
-                    f"{run_dir} already holds a run with {key} = {theirs}, and this one has {key} = {ours}",
+                    f"{run_dir} already holds a run with {key} = {old}, and this one has {key} = {new}",
                     "Give another name= or run.dir=, or move the old run away.",
                 )
     parent = run_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import configs
@@ -160,6 +161,26 @@ def test_recomputing_the_experts_includes_their_activation() -> None:
         return step_time(replace(none, layout=lay)).step_time_s
 
     assert seconds("moe", "moe_act") == seconds("moe") > seconds("moe_act")
+
+
+def test_a_router_with_groups_meets_fewer_nodes() -> None:
+    """DeepSeek-V3: 8 experts of 256 in 4 groups of 8; counted by drawing."""
+    from planner.flops import nodes_met
+
+    deepseek, kimi = configs.model("deepseek_v3"), configs.model("kimi_k2")
+    rng = np.random.default_rng(0)
+
+    def drawn(nodes: int) -> float:
+        met = []
+        for _ in range(4000):
+            groups = rng.choice(8, 4, replace=False)
+            experts = rng.choice(128, 8, replace=False)  # of the 4 x 32
+            met.append(len({(groups[e // 32] * 32 + e % 32) * nodes // 256 for e in experts}))
+        return float(np.mean(met))
+
+    for nodes in (2, 4, 8, 16):
+        assert nodes_met(deepseek, nodes) == pytest.approx(drawn(nodes), rel=0.04)
+    assert nodes_met(deepseek, 8) < nodes_met(kimi, 8) <= 8
 
 
 def test_experts_in_every_second_layer() -> None:
