@@ -546,7 +546,7 @@ def report(
     from launch.page import as_json
     from launch.runs import find_runs, read_run
 
-    paths = find_runs(run) if run.is_dir() else []
+    paths = find_runs(run)
     if not paths:
         raise Refusal(f"{run} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders.")
     runs = []
@@ -562,12 +562,12 @@ def report(
     summaries = [reports.summarize(one) for one in runs]
     written: list[Path] = []
     pages = []
-    for one in runs:
+    for one, summary in zip(runs, summaries, strict=True):
         folder = out / one.path.relative_to(run) if out else one.path
-        written += reports.write_report(one, folder, entropy)
+        written += reports.write_report(one, summary, folder, entropy)
         pages.append(folder / "report.html")
     if len(runs) > 1:
-        written = reports.write_overview(runs, pages, out or run)
+        written = reports.write_overview(runs, summaries, pages, out or run)
     if json:
         return _print_json([as_json(s) for s in summaries] if len(summaries) > 1 else as_json(summaries[0]))
     console = _console()

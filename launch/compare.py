@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import Refusal
 from launch import page
-from launch.report import ROWS, draw_times, summarize, table
+from launch.report import ROWS, Summary, draw_times, summarize, table
 from launch.runs import LOSS, Run, find_runs, read_run
 
 # 97.5 % quantiles of Student's t by degrees of freedom; beyond, two standard errors
@@ -34,7 +34,7 @@ def read_side(given: str) -> Side:
     Raises:
         Refusal: nothing of the kind is there.
     """
-    paths = find_runs(Path(given)) if Path(given).is_dir() else [p for found in sorted(glob.glob(given)) for p in find_runs(Path(found))]
+    paths = find_runs(Path(given)) or [p for found in sorted(glob.glob(given)) for p in find_runs(Path(found))]
     if not paths:
         raise Refusal(f"{given} holds no run", "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.")
     return Side(re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.") or given, [read_run(path) for path in paths])
@@ -138,9 +138,20 @@ def loss_difference(pairs: list[Aligned], blocks: int = 10) -> tuple[float, floa
 
 def compare(a: Side, b: Side) -> Comparison:
     """Weigh speed and loss; a Refusal where the runs cannot be compared."""
-    pairs = [align(x, y) for x, y in pair(a, b)]
+    return _weigh(a, b, _align(a, b), _summarize(a), _summarize(b))
+
+
+def _align(a: Side, b: Side) -> list[Aligned]:
+    return [align(x, y) for x, y in pair(a, b)]
+
+
+def _summarize(side: Side) -> list[Summary]:
+    return [summarize(run) for run in side.runs]
+
+
+def _weigh(a: Side, b: Side, pairs: list[Aligned], of_a: list[Summary], of_b: list[Summary]) -> Comparison:
     difference, noise = loss_difference(pairs)
-    rates = [[s.tokens_per_s_per_gpu for s in map(summarize, side.runs) if s.tokens_per_s_per_gpu] for side in (a, b)]
+    rates = [[s.tokens_per_s_per_gpu for s in told if s.tokens_per_s_per_gpu] for told in (of_a, of_b)]
     speed = float(np.median(rates[1]) / np.median(rates[0])) if all(rates) else None
     seen = "no difference seen" if abs(difference) <= noise else ("its loss is lower" if difference < 0 else "its loss is higher")
     if abs(difference) > noise and len(pairs) == 1:
@@ -156,9 +167,8 @@ def _draw(a: Side, b: Side, pairs: list[Aligned], result: Comparison) -> Any:
     figure, (top, bottom) = page.figure(height=5.6, nrows=2, sharex=True, height_ratios=[2, 1])
     for i, one in enumerate(pairs):
         for side, values, color in ((a, one.a, "C0"), (b, one.b, "C1")):
-            if len(pairs) == 1:
-                top.plot(one.x, values, color=color, linewidth=0.7, alpha=0.35)
-            top.plot(one.x, page.smooth(values), color=color, linewidth=1.8 / math.sqrt(len(pairs)), label="" if i else side.name)
+            label, width = "" if i else side.name, 1.8 / math.sqrt(len(pairs))
+            page.curve(top, one.x, values, label, color, width=width, raw=len(pairs) == 1)
         bottom.plot(one.x, page.smooth(100 * (one.b / one.a - 1)), color="C1", linewidth=1.2 / math.sqrt(len(pairs)))
     top.set_ylabel("loss (nats per token)")
     top.legend(frameon=False)
@@ -173,12 +183,13 @@ def _draw(a: Side, b: Side, pairs: list[Aligned], result: Comparison) -> Any:
 
 def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path]]:
     """Write compare.png, compare.html and compare.json into ``out``."""
-    result = compare(a, b)
+    pairs, of_a, of_b = _align(a, b), _summarize(a), _summarize(b)
+    result = _weigh(a, b, pairs, of_a, of_b)
     runs = [*a.runs, *b.runs]
-    told = [dict(table(summarize(run))) for run in runs]
+    told = [dict(table(summary)) for summary in (*of_a, *of_b)]
     rows = [[label, *(t.get(label, "") for t in told)] for label, _, _ in ROWS if any(label in t for t in told)]
     body = "{picture}<h2>Numbers</h2>" + page.table(rows, ["", *(run.name for run in runs)])
     body += "<h2>Step time</h2>" + page.svg(draw_times(runs))
-    drawn = _draw(a, b, [align(x, y) for x, y in pair(a, b)], result)
+    drawn = _draw(a, b, pairs, result)
     written = page.write(out, "compare", ("compare.png", drawn), f"{a.name} against {b.name}", result.sentence, body, page.as_json(result))
     return result, written

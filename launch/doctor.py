@@ -46,7 +46,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _ask(*words: str, timeout: float = 15) -> str | None:
+def printed_by(*words: str, timeout: float = 15) -> str | None:
     """What a command prints, or None if it is not here or fails."""
     if shutil.which(words[0]) is None:
         return None
@@ -92,7 +92,7 @@ def _cuda() -> list[Finding]:
     if engines:
         fix = f"pip install transformer-engine-cu{major}=={_version(f'transformer-engine-cu{engines[0]}')}"
         out.append(Finding("Transformer Engine", f"for CUDA {engines[0]}", f"CUDA {major}, as torch", engines == [major], fix))
-    driver = _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    driver = printed_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     if driver:
         first = driver.splitlines()[0]
         oldest = OLDEST_DRIVER.get(major, 0)
@@ -106,7 +106,7 @@ def _cuda() -> list[Finding]:
 
 
 def _gpus(spec: Spec | None) -> list[Finding]:
-    listed = _ask("nvidia-smi", "--query-gpu=name,memory.total,mig.mode.current", "--format=csv,noheader")
+    listed = printed_by("nvidia-smi", "--query-gpu=name,memory.total,mig.mode.current", "--format=csv,noheader")
     if not listed:
         return [Finding("GPU", "none", "any, to train more than toys", True)]
     rows = listed.splitlines()
@@ -118,7 +118,7 @@ def _gpus(spec: Spec | None) -> list[Finding]:
         out.append(Finding("GPUs for the recipe", str(len(rows)), f"{wanted} a node", len(rows) >= wanted, f"gpus={len(rows)}"))
         here, planned = rows[0].split(",")[0], spec.gpu.device_name
         out.append(Finding("kind of GPU", here, planned, here == planned, "gpu= the one that is here, and check again"))
-    busy = _ask("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
+    busy = printed_by("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
     if busy:
         out.append(Finding("other processes", f"{len(busy.splitlines())} on the GPUs", "none", False, "nvidia-smi shows them"))
     if _version("transformer-engine") == "":
@@ -129,7 +129,7 @@ def _gpus(spec: Spec | None) -> list[Finding]:
 def _links(gpus: int) -> list[Finding]:
     """NVLink between all GPUs of the node, and a live network adapter for each."""
     out = []
-    topology = _ask("nvidia-smi", "topo", "-m")
+    topology = printed_by("nvidia-smi", "topo", "-m")
     if gpus > 1 and topology:
         rows = [cells for line in topology.splitlines() if re.match(r"GPU\d+\s", line) and "X" in (cells := line.split())]  # not the header
         without = [row[0] for row in rows if any(not cell.startswith("NV") for i, cell in enumerate(row[1 : gpus + 1]) if cell != "X")]
@@ -163,7 +163,7 @@ def _network(spec: Spec | None) -> list[Finding]:
                 "ibstat; NCCL_IB_HCA without the bad one",
             )
         )
-        locked = _ask("bash", "-c", "ulimit -l") or ""
+        locked = printed_by("bash", "-c", "ulimit -l") or ""
         out.append(
             Finding(
                 "locked memory",
@@ -202,15 +202,17 @@ def _network(spec: Spec | None) -> list[Finding]:
 def _slurm(spec: Spec | None) -> list[Finding]:
     if shutil.which("sinfo") is None:
         return [Finding("SLURM", "none", "only to submit", True)]
-    listed = _ask("sinfo", "-h", "-o", "%R|%a|%D|%G|%l")
-    configured = "SLURM_CONF" in os.environ or Path("/etc/slurm/slurm.conf").exists() or bool(_ask("systemctl", "is-active", "slurmd"))
+    listed = printed_by("sinfo", "-h", "-o", "%R|%a|%D|%G|%l")
+    configured = (
+        "SLURM_CONF" in os.environ or Path("/etc/slurm/slurm.conf").exists() or bool(printed_by("systemctl", "is-active", "slurmd"))
+    )
     if listed is None and not configured:
         return [Finding("SLURM", "its commands, and no cluster", "only to submit", True)]
     if listed is None:
         return [Finding("SLURM", "no controller answers", "sinfo lists partitions", False, "scontrol ping")]
     partitions = [line.split("|") for line in listed.splitlines()]
-    accounting = _ask("sacct", "-n", "-X", "-S", "now") is not None
-    options = _ask("srun", "--help") or ""
+    accounting = printed_by("sacct", "-n", "-X", "-S", "now") is not None
+    options = printed_by("srun", "--help") or ""
     pyxis = "--container-image" in options
     out = [
         Finding("SLURM", ", ".join(dict.fromkeys(p[0] for p in partitions)), "at least one partition", bool(partitions), "scontrol ping"),
@@ -320,7 +322,7 @@ def _clock(folder: Path) -> list[Finding]:
                 "chronyc makestep, on whichever is wrong",
             )
         )
-    synchronized = _ask("timedatectl", "show", "-p", "NTPSynchronized", "--value")
+    synchronized = printed_by("timedatectl", "show", "-p", "NTPSynchronized", "--value")
     if synchronized:
         out.append(Finding("NTP", synchronized, "yes", synchronized == "yes", "systemctl enable --now chronyd"))
     return out

@@ -60,6 +60,13 @@ def figure(height: float = 4.0, **subplots: Any) -> Any:
     return plt.subplots(figsize=(7.0, height), layout="constrained", **subplots)
 
 
+def curve(axes: Any, x: np.ndarray, values: np.ndarray, label: str, color: str, *, width: float = 1.8, raw: bool = True) -> None:
+    """A noisy quantity: its smoothed line, over its own values where they are not too many to be seen."""
+    if raw:
+        axes.plot(x, values, color=color, linewidth=0.7, alpha=0.35)
+    axes.plot(x, smooth(values), color=color, linewidth=width, label=label)
+
+
 def svg(drawn: Any) -> str:
     """A figure as the text of an <svg> element; the figure is closed."""
     import matplotlib.pyplot as plt

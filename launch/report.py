@@ -196,12 +196,9 @@ def table(summary: Summary) -> list[tuple[str, str]]:
 
 def _draw_loss(runs: list[Run], entropy: float | None = None) -> Any:
     figure, axes = page.figure()
-    for run in runs:
+    for i, run in enumerate(run for run in runs if len(run.get(LOSS))):
         loss = run.get(LOSS)
-        if not len(loss):
-            continue
-        (line,) = axes.plot(loss.steps, loss.values, linewidth=0.7, alpha=0.35)
-        axes.plot(loss.steps, page.smooth(loss.values), color=line.get_color(), linewidth=1.8, label=run.name)
+        page.curve(axes, loss.steps, loss.values, run.name, f"C{i}")
     if entropy:
         axes.axhline(entropy, color="0.5", linestyle="--", linewidth=1)
         axes.annotate(
@@ -232,9 +229,8 @@ def draw_times(runs: list[Run]) -> Any:
     return figure
 
 
-def write_report(run: Run, out: Path, entropy: float | None = None) -> list[Path]:
+def write_report(run: Run, summary: Summary, out: Path, entropy: float | None = None) -> list[Path]:
     """Write loss.png, report.html and report.json of one run into ``out``. Returns their paths."""
-    summary = summarize(run)
     ranks = f"{summary.ranks} rank{'s' if summary.ranks > 1 else ''} ({summary.gpu})"
     lead = f"{summary.recipe or run.name}: {summary.steps} steps on {', '.join(filter(None, (ranks, summary.layout)))}; {summary.state}."
     body = "{picture}<h2>Numbers</h2>" + page.table(table(summary)) + "<h2>Step time</h2>" + page.svg(draw_times([run]))
@@ -265,9 +261,8 @@ def overview(summaries: list[Summary]) -> list[list[str]]:
     return [[head for head, _, _ in columns], *body]
 
 
-def write_overview(runs: list[Run], reports: list[Path], out: Path) -> list[Path]:
+def write_overview(runs: list[Run], summaries: list[Summary], reports: list[Path], out: Path) -> list[Path]:
     """Write runs.png, runs.html and runs.json of several runs into ``out``; ``reports`` are their own pages. Returns the paths."""
-    summaries = [summarize(run) for run in runs]
     head, *rows = overview(summaries)
     failed = sum(s.state == "failed" for s in summaries)
     lead = f"{len(runs)} runs" + (f", {failed} of them failed." if failed else ".")

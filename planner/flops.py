@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 from configs import Model, Spec
 from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
@@ -35,15 +36,30 @@ def mean_keys(model: Model, full_keys: bool, seq_length: int, *, causal: bool) -
     return w - w * w / (2 * seq_length) if causal else float(w)
 
 
-def separate_norms(model: Model, kind: LayerKind, *, all_of_them: bool) -> tuple[int, int]:
-    """Norms before attention and before the feed-forward that selective recompute can name: 0 or 1 each.
+class Norms(NamedTuple):
+    """Norms of a layer, by the name under which selective recompute brings them back."""
+
+    layernorm: int
+    mlp: int
+    none: int
+
+
+def norms(model: Model, kind: LayerKind, *, all_separate: bool) -> Norms:
+    """A layer's norms, counted.
 
     Megatron-Core's layers join a norm to the linear layer that it feeds, but for latent attention and for experts, whose inputs
     go to more than one (gpt_layer_specs.py); recomputing ``layernorm`` passes over the joined ones, ``mlp`` includes its own.
     """
-    before_attention = kind.mixer is Mixer.attention and (all_of_them or model.is_mla)
-    before_feed_forward = kind.feed_forward is FeedForward.experts or (all_of_them and kind.feed_forward is FeedForward.dense)
-    return int(before_attention), int(before_feed_forward)
+    attention, dense = kind.mixer is Mixer.attention, kind.feed_forward is FeedForward.dense
+    separate = int(attention and (all_separate or model.is_mla))
+    separate += int(kind.feed_forward is FeedForward.experts or (dense and all_separate))
+    below = int(dense and not all_separate)
+    return Norms(separate, below, kind.parts - separate - below)
+
+
+def recomputes_norms(model: Model) -> bool:
+    """Whether recomputing ``layernorm`` does anything in Megatron-Core's layers of this model."""
+    return any(norms(model, kind, all_separate=False).layernorm for kind in set(layer_kinds(model.shape)))
 
 
 def nodes_met(model: Model, nodes: float) -> float:

@@ -202,8 +202,7 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
             scores = heads * rows * split.seq_length * ((2 * wide + 1) if split.dropout else wide)
         attention_output = saved * rows * v + 4.0 * heads * rows + (wide * rows * v if saved < wide else 0.0)
     one_norm = saved * rows * h / shard
-    separate = sum(flops.separate_norms(m, kind, all_of_them=split.separate_norms))
-    joined_below = int(kind.feed_forward is FeedForward.dense and not split.separate_norms)
+    norms = flops.norms(m, kind, all_separate=split.separate_norms)
     masks = 2.0 * rows * h / shard if split.dropout else 0.0
     up = 2 if m.gated_linear_unit else 1
     activation_in = activation_out = experts = 0.0
@@ -224,9 +223,9 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
             activation_out += saved * rows * shared
     return Saved(
         residual,
-        (kind.parts - separate - joined_below) * one_norm,
-        joined_below * one_norm,
-        separate * one_norm,
+        norms.none * one_norm,
+        norms.mlp * one_norm,
+        norms.layernorm * one_norm,
         attention_inputs,
         scores,
         attention_output,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from configs import Dispatcher, Fsdp, Model, Recompute, Refusal, Spec, nearest, recipe_names
 from configs.schema import PositionEmbedding
+from planner.flops import recomputes_norms
 from planner.stages import chunks_of, stage_layers
 
 MCORE = "megatron-core 0.15.3 "
@@ -713,7 +714,7 @@ def _recompute_nothing(s: Spec) -> tuple[str, str] | None:
     if lay.recompute is not Recompute.selective:
         return None
     useless = [] if lay.attention_backend in ("unfused", "local") else ["core_attn"]
-    useless += [] if m.is_mla or m.is_moe else ["layernorm"]
+    useless += [] if recomputes_norms(m) else ["layernorm"]
     found = [name for name in lay.recompute_modules or ["core_attn"] if name in useless]
     if not found:
         return None

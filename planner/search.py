@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
 from configs.schema import layer_kinds
 from planner.calibration import calibration_for
+from planner.flops import recomputes_norms
 from planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
 from planner.rules import divisors, is_legal
 from planner.step_time import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
@@ -72,7 +73,7 @@ def _groups(spec: Spec) -> Iterator[Layout]:
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
     experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
-    there = {"layernorm": m.is_moe or m.is_mla, "mlp": m.has_dense_layers, "moe_act": m.is_moe, "mla_up_proj": m.is_mla}
+    there = {"layernorm": recomputes_norms(m), "mlp": m.has_dense_layers, "moe_act": m.is_moe, "mla_up_proj": m.is_mla}
     modes = [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
     for tp, cp, ep, mbs, (mode, modules) in itertools.product(_tensor_sizes(spec), context, experts, micro, modes):
         for etp in (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp):

@@ -279,11 +279,9 @@ def _norms_and_residuals(ledger: _Ledger, kind: LayerKind) -> None:
     rows = s.tokens / (s.tp if s.sequence_parallel else 1)
     one = 2.0 * rows * m.hidden_size
     dropout = 1 if s.cal.dropout else 0  # a mask is written and read
-    separate = sum(flops.separate_norms(m, kind, all_of_them=s.cal.separate_norms))
-    below = int(kind.feed_forward is FeedForward.dense and not s.cal.separate_norms)
-    for module, norms in (("layernorm", separate), ("mlp", below), ("", parts - separate - below)):
+    for module, count in flops.norms(m, kind, all_separate=s.cal.separate_norms)._asdict().items():
         with ledger.module(module):
-            ledger.stream(norms * 2 * one, norms * 3 * one, norms)
+            ledger.stream(count * 2 * one, count * 3 * one, count)
     ledger.stream((parts * 3 + dropout) * one, (parts * 2 + dropout) * one, parts)
 
 

@@ -26,9 +26,9 @@ import configs
 import planner
 from benchmarks.gpu.breakdown import PLANNED
 from benchmarks.gpu.measure import Case
+from launch.doctor import printed_by
 
-FP8 = ("fp8_current", "fp8_delayed", "fp8_blockwise")
-PRECISIONS = ("bf16", *FP8)
+PRECISIONS = ("bf16", "fp8_current", "fp8_delayed", "fp8_blockwise")
 # Megatron-Core's selective recompute is of core_attn, which fused attention has no use for: the feed-forward's is measured
 RECOMPUTE = {
     "none": ["layout.recompute=none"],
@@ -116,7 +116,7 @@ class Process:
         env = environment(case.spec) | os.environ  # as a launched run's, for peers too
         self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
-    def measure(self, timeout_s: float = CASE_TIMEOUT_S) -> dict[str, Any]:
+    def measure(self, timeout_s: float) -> dict[str, Any]:
         """The case's row, or why there is none."""
         try:
             out, said = self._process.communicate("go\n", timeout=timeout_s)
@@ -237,11 +237,10 @@ def card() -> str:
     Raises:
         Refusal: there is none, or one whose peak is not known.
     """
-    try:
-        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        name = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        raise configs.Refusal("there is no GPU here", "Prove the scripts with --cpu, or name one for --predict with --gpu.") from None
+    listed = printed_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    if not listed:
+        raise configs.Refusal("there is no GPU here", "Prove the scripts with --cpu, or name one for --predict with --gpu.")
+    name = listed.splitlines()[0]
     gpu = configs.gpu_of_device(name)
     if gpu is None:
         raise configs.Refusal(f"{name} is not in configs/gpu: its peak is not known", "Add a file for it, or name one with --gpu.")

@@ -33,7 +33,7 @@ def test_a_run_is_read_and_reported(tmp_path: Path, spec: Spec) -> None:
     assert s.step_time_median_s == pytest.approx(0.5)
     assert s.tokens_per_s_per_gpu == pytest.approx(spec.batch.tokens / 0.5 / 2)
     assert s.mfu is None, "no MFU on a CPU"
-    written = write_report(run, tmp_path / "out", 6.0)
+    written = write_report(run, s, tmp_path / "out", 6.0)
     assert {p.name for p in written} == {"loss.png", "report.html", "report.json"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<svg" in page and "<script" not in page
@@ -100,8 +100,9 @@ def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> No
     write_run(tmp_path / "x" / "b", curve(1, 20), 0.5, spec)
     assert [p.name for p in find_runs(tmp_path / "x")] == ["a", "b"]
     runs = [read_run(p) for p in find_runs(tmp_path / "x")]
-    pages = [write_report(run, run.path)[1] for run in runs]
-    png, page, data = write_overview(runs, pages, tmp_path / "x")
+    told = [summarize(run) for run in runs]
+    pages = [write_report(run, one, run.path)[1] for run, one in zip(runs, told, strict=True)]
+    png, page, data = write_overview(runs, told, pages, tmp_path / "x")
     assert png.stat().st_size > 10_000
     for link in re.findall(r'<a href="([^"]*)"', page.read_text()):
         assert (page.parent / link).is_file()
@@ -116,7 +117,7 @@ def test_a_loss_that_is_not_finite_is_shown(tmp_path: Path, spec: Spec) -> None:
     losses[30:] = np.nan
     broken = read_run(write_run(tmp_path / "broken", losses, 0.5, spec))
     assert dict(report_table(summarize(broken)))["final loss (mean of last 10)"] == "nan"
-    data = write_report(broken, tmp_path / "out")[2]
+    data = write_report(broken, summarize(broken), tmp_path / "out")[2]
     assert json.loads(data.read_text(), parse_constant=pytest.fail)["final_loss"] is None
 
 
