@@ -20,7 +20,7 @@ setup: .venv/.ready
 	touch .venv/.ready
 
 quickstart: setup
-	$(BIN)/python -m launch.quickstart
+	$(BIN)/python -m slipway.launch.quickstart
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-import planner
-from configs import load
+from slipway import planner
+from slipway.configs import load
 
 # name, overrides: NeMo 2.7.3's own layouts, and between them every dimension and its partners
 LAYOUTS = [
@@ -40,7 +40,7 @@ LAYOUTS = [
 
 
 def main() -> None:
-    from launch.rehearse import rehearse
+    from slipway.launch.rehearsal.rehearse import rehearse
 
     start = time.monotonic()
     print("| recipe | layout asked for | ranks | largest relative difference |\n|---|---|---|---|", flush=True)

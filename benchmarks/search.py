@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-import configs
-import planner
+from slipway import configs, planner
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 ``load(name, overrides)`` composes one recipe into a :class:`Spec`; ``model(name)`` and ``gpu(name)`` read one fact file.
 """
 
-from configs.errors import Refusal, nearest
-from configs.load import (
+from slipway.configs.errors import Refusal, nearest
+from slipway.configs.load import (
     Resolved,
     cluster_names,
     gpu,
@@ -19,7 +19,7 @@ from configs.load import (
     precision_names,
     recipe_names,
 )
-from configs.schema import (
+from slipway.configs.schema import (
     Batch,
     Calibration,
     Cluster,

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import yaml
 from omegaconf import MISSING
 
-from configs.errors import Refusal, nearest
-from configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec
+from slipway.configs.errors import Refusal, nearest
+from slipway.configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec
 
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
@@ -60,7 +60,7 @@ def cluster_names() -> list[str]:
 
 def recipe_names() -> list[str]:
     """The recipes that can be trained, as ``slipway list`` shows them."""
-    return _choices("experiment")
+    return _choices("recipe")
 
 
 def model_names() -> list[str]:
@@ -164,7 +164,7 @@ def optimizer(name: str) -> Optimizer:
 
 def headline(name: str) -> tuple[Model, str, int]:
     """A recipe's model, GPU and GPU count, read straight from its file: what a list of recipes needs of each."""
-    recipe = _read("experiment", name)
+    recipe = _read("recipe", name)
     chosen = {"gpu": "h100"}
     for entry in recipe["defaults"]:
         for key, value in entry.items():
@@ -264,7 +264,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(ROOT), version_base="1.3"):
-            composed = compose("spec", overrides=[f"experiment={name}", *groups, *values])
+            composed = compose("spec", overrides=[f"recipe={name}", *groups, *values])
     except HydraException as error:
         raise Refusal(f"the overrides could not be read: {str(error).splitlines()[0]}") from None
     if site:
@@ -310,10 +310,10 @@ def _provenance(name: str, given: dict[str, str], spec: Spec) -> dict[str, str]:
             kind = "model fact" if group == "model" else "fact" if group == "gpu" else "preset"
             for key in _flat(_read(group, choice)):
                 who[f"{group}.{key}"] = f"{kind} (configs/{group}/{choice}.yaml)"
-    recipe = _read("experiment", name)
+    recipe = _read("recipe", name)
     recipe.pop("defaults", None)
     for key in _flat(recipe):
-        who[key] = f"recipe (configs/experiment/{name}.yaml)"
+        who[key] = f"recipe (configs/recipe/{name}.yaml)"
     for key in given:
         if key in who:
             who[key] = "override"

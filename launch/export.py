@@ -9,15 +9,14 @@ from typing import Any
 
 import yaml
 
-import configs
-import planner
-from configs import Refusal
+from slipway import configs, planner
+from slipway.configs import Refusal
 
 
 def built_recipe(name: str, overrides: list[str]) -> Any:
     """The ``run.Partial`` of a recipe under overrides, complete and legal: for this machine's CPU if it is a toy and no GPU is here."""
-    from recipes import builder
-    from recipes.factory import check_data, gpu_here, trains_on_cpu
+    from slipway.recipes import build as builder
+    from slipway.recipes.factory import check_data, gpu_here, trains_on_cpu
 
     spec = planner.complete(configs.load(name, overrides))
     planner.require_legal(spec)
@@ -110,7 +109,7 @@ def train(path: Path) -> None:
         Refusal: no such recipe, or one that needs a GPU where there is none.
     """
     recipe = load(path)
-    from recipes.factory import gpu_here
+    from slipway.recipes.factory import gpu_here
 
     if recipe.trainer.accelerator == "gpu" and not gpu_here():
         raise Refusal(f"{path} needs {recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs and this machine has none")

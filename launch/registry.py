@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from launch.executors import register
+from slipway.launch.executors import register
 
 register()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from configs import Fsdp, Recompute, Spec
-from planner.memory import expert_load_that_fits, has_room, memory
-from planner.rules import is_legal
-from planner.search import Candidate, plan
-from planner.step_time import step_time
+from slipway.configs import Fsdp, Recompute, Spec
+from slipway.planner.memory import expert_load_that_fits, has_room, memory
+from slipway.planner.rules import is_legal
+from slipway.planner.search import Candidate, plan
+from slipway.planner.time.step import step_time
 
 
 @dataclass(frozen=True)

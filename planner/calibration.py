@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from configs import Calibration, Refusal, Spec, nearest
-from configs.load import ROOT
+from slipway.configs import Calibration, Refusal, Spec, nearest
+from slipway.configs.load import ROOT
 
 # A part for which nothing has been fitted borrows from the one most like it.
 NEAREST_PART = {"h200": "h100", "a100_40gb": "a100"}

@@ -11,8 +11,8 @@ import functools
 import math
 from typing import NamedTuple
 
-from configs import Model, Spec
-from configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
+from slipway.configs import Model, Spec
+from slipway.configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
 
 
 @functools.lru_cache(maxsize=1024)

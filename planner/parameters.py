@@ -9,9 +9,9 @@ import functools
 from collections import Counter
 from dataclasses import dataclass
 
-from configs import Model, Spec
-from configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
-from planner.stages import chunks, layout_key
+from slipway.configs import Model, Spec
+from slipway.configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
+from slipway.planner.stages import chunks, layout_key
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planner.schedule import Kind, simulate
-from planner.search import Candidate, Plan
-from planner.step_time import StepTime
+from slipway.planner.search import Candidate, Plan
+from slipway.planner.time.schedule import Kind, simulate
+from slipway.planner.time.step import StepTime
 
 _FORWARD, _BACKWARD = "#4c78a8", "#f58518"
 

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
-from configs.schema import layer_kinds
-from planner.calibration import calibration_for
-from planner.flops import recomputes_norms
-from planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
-from planner.rules import divisors, is_legal
-from planner.step_time import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
+from slipway.configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
+from slipway.configs.schema import layer_kinds
+from slipway.planner.calibration import calibration_for
+from slipway.planner.flops import recomputes_norms
+from slipway.planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
+from slipway.planner.rules import divisors, is_legal
+from slipway.planner.time.step import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from configs import Layout, Spec
+from slipway.configs import Layout, Spec
 
 
 @dataclass(frozen=True)

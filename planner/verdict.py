@@ -8,15 +8,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from configs import Fsdp, Layout, Recompute, Refusal, Resolved, Spec
-from configs.load import ROOT
-from planner.calibration import calibration_for
-from planner.memory import Memory, expert_load_that_fits, memory
-from planner.parameters import ParameterCount, parameters
-from planner.rules import Violation, is_legal, violations
-from planner.search import Candidate, plan
-from planner.stages import chunks_of
-from planner.step_time import StepTime, step_time
+from slipway.configs import Fsdp, Layout, Recompute, Refusal, Resolved, Spec
+from slipway.configs.load import ROOT
+from slipway.planner.calibration import calibration_for
+from slipway.planner.memory import Memory, expert_load_that_fits, memory
+from slipway.planner.parameters import ParameterCount, parameters
+from slipway.planner.rules import Violation, is_legal, violations
+from slipway.planner.search import Candidate, plan
+from slipway.planner.stages import chunks_of
+from slipway.planner.time.step import StepTime, step_time
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-import configs
-import planner
-from configs import Refusal, Spec
-from recipes.source import require_supported_pair
+from slipway import configs, planner
+from slipway.configs import Refusal, Spec
+from slipway.recipes.runtime.source import require_supported_pair
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -99,7 +98,7 @@ def absolute(spec: Spec) -> Spec:
 
 def check_data(spec: Spec) -> None:
     """Refuse data that is not there or not whole, and a vocabulary that does not fit the model."""
-    from recipes.data_check import check_prefix, check_split, check_tokenizer
+    from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
 
     for prefix in spec.data.paths:
         check_prefix(prefix)
@@ -113,7 +112,8 @@ def build(recipe: str, **options: Any) -> run.Partial:
     spec = spec_of(recipe, options)
     check_data(spec)
     cpu = trains_on_cpu(spec) and not gpu_here()
-    from recipes import builder, record
+    from slipway.recipes import build as builder
+    from slipway.recipes.runtime import record
 
     record.check_run_dir(builder.run_dir(spec), spec)
     return builder.build(spec, cpu=cpu)

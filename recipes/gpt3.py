@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recipes.factory import build, factory
+from slipway.recipes.factory import build, factory
 
 if TYPE_CHECKING:
     import nemo_run as run

@@ -14,8 +14,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import nemo_run as run
 from nemo.collections import llm
 
-from recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
-from recipes.factory import FACTORIES, at_front_door
+from slipway.recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
+from slipway.recipes.factory import FACTORIES, at_front_door
 
 FAMILIES = (llama2, llama3, mixtral, gpt3, nemotron4, qwen3, deepseek)
 

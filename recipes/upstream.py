@@ -1,6 +1,6 @@
 """Our recipes against NeMo's of the same name, value by value, under NeMo's own layout: what a reviewer must see change.
 
-python -m recipes.upstream            # rewrite recipes/upstream/*.txt
+python -m slipway.recipes.upstream            # rewrite recipes/upstream/*.txt
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import configs
-import planner
-from configs import Spec
+from slipway import configs, planner
+from slipway.configs import Spec
 
 FOLDER = Path(__file__).parent / "upstream"
 _OURS_TO_CHOOSE = (
@@ -70,7 +69,7 @@ def our_spec_under_upstream_layout(name: str, upstream: Any) -> Spec:
 
 def difference(name: str) -> list[str]:
     """Lines ``key: upstream -> ours``; empty where NeMo has no recipe of this name."""
-    from recipes.builder import build
+    from slipway.recipes.build import build
 
     upstream = upstream_recipe(name)
     if upstream is None:
@@ -92,9 +91,7 @@ def main() -> None:
     for name in configs.recipe_names():
         lines = difference(name)
         if lines:
-            head = (
-                f"# {name}: NeMo 2.7.3's recipe -> ours, under NeMo's layout. Written by python -m recipes.upstream; review every change.\n"
-            )
+            head = f"# {name}: NeMo 2.7.3's recipe -> ours, under NeMo's layout. Written by python -m slipway.recipes.upstream; review every change.\n"
             (FOLDER / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
         print(f"{name}: {len(lines)} differences", flush=True)
 

@@ -14,14 +14,14 @@ os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 @pytest.fixture(scope="session")
 def in_child() -> Callable[[Callable[[], Any]], Any]:
     """Run a function in a forked process that has NeMo imported and the CPU emulation entered; return what it returns."""
-    from launch import ranks
-    from launch.rehearse import import_nemo
+    from slipway.launch.rehearsal import ranks
+    from slipway.launch.rehearsal.rehearse import import_nemo
 
     import_nemo()
 
     def call(work: Callable[[], Any], timeout_s: float = 600.0) -> Any:
         def rank(_: int) -> Any:
-            from recipes.cpu import emulation
+            from slipway.recipes.reference import emulation
 
             emulation.enter()
             return work()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from configs import Spec
-from recipes.cpu.reference import layer_spec
+from slipway.configs import Spec
+from slipway.recipes.reference.layers import layer_spec
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
     from megatron.core import parallel_state
     from nemo.collections.llm.gpt.model.base import GPTModel
 
-    from recipes.builder import build
+    from slipway.recipes.build import build
 
     lay = spec.layout
     with fake_world(rank, spec.gpus):

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-import configs
-import planner
+from slipway import configs, planner
 
 
 @pytest.mark.nemo

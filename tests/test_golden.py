@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy.golden import load
-from planner.memory import GIB, stage_memory
+from slipway.planner.memory import GIB, stage_memory
 
 GPT = {
     "--num-layers": 12,

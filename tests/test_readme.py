@@ -55,7 +55,7 @@ def test_the_cluster_file_that_is_shown_is_the_one_that_is_there() -> None:
 
 
 def test_every_recipe_is_in_the_table_and_every_make_target_exists() -> None:
-    import configs
+    from slipway import configs
 
     table = TEXT.split("## The recipes")[1].split("## Make it yours")[0]
     assert set(re.findall(r"\b[a-z]+[0-9]*_[a-z0-9_]+\b", table)) >= set(configs.recipe_names())

@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.accuracy.fit import Point, cross_validate, fit, group, load, pool_of, pools
 from benchmarks.accuracy.golden import load as load_golden
-from planner.memory import GIB, stage_memory
-from planner.validate import spearman
+from slipway.planner.memory import GIB, stage_memory
+from slipway.planner.published.validate import spearman
 
 
 def layout_groups(points: Sequence[Point], errors: np.ndarray) -> dict[str, list[tuple[float, float]]]:

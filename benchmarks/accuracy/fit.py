@@ -20,9 +20,9 @@ import numpy as np
 import yaml
 from scipy.optimize import least_squares
 
-from configs import Calibration, Spec
-from planner.published import interpret, read_rows, stated_rate
-from planner.step_time import embedding_cost, layer_cost, loss_cost, step_time
+from slipway.configs import Calibration, Spec
+from slipway.planner.published.rows import interpret, read_rows, stated_rate
+from slipway.planner.time.step import embedding_cost, layer_cost, loss_cost, step_time
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import configs
-from configs import Calibration, Data, Fsdp, Layout, Model, Optimizer, Recompute, Spec
-from configs.schema import Activation, Normalization, PositionEmbedding
-from planner.published import fit_pipeline
+from slipway import configs
+from slipway.configs import Calibration, Data, Fsdp, Layout, Model, Optimizer, Recompute, Spec
+from slipway.configs.schema import Activation, Normalization, PositionEmbedding
+from slipway.planner.published.rows import fit_pipeline
 
 GPUS = 8  # one node unless the case says otherwise
 VOCABULARY = {"GPT2BPETokenizer": 50257, "GPTSentencePieceTokenizer": 256000, "Llama2Tokenizer": 32000}

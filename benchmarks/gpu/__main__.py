@@ -22,11 +22,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import configs
-import planner
 from benchmarks.gpu.breakdown import PLANNED
 from benchmarks.gpu.measure import Case
-from launch.doctor import printed_by
+from slipway import configs, planner
+from slipway.launch.doctor.examine import printed_by
 
 PRECISIONS = ("bf16", "fp8_current", "fp8_delayed", "fp8_blockwise")
 # Megatron-Core's selective recompute is of core_attn, which fused attention has no use for: the feed-forward's is measured
@@ -108,7 +107,7 @@ class Process:
     """One case's process, importing while another case is measured; it touches the card when it is told to."""
 
     def __init__(self, case: Case) -> None:
-        from launch.executors import environment
+        from slipway.launch.executors import environment
 
         self.case = case
         words = [sys.executable, "-m", "benchmarks.gpu.measure", json.dumps(asdict(case)), "--wait"]

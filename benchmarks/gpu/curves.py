@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.compare import Side, write_comparison
-from launch.runs import read_run
+from slipway.launch.runs.compare import Side, write_comparison
+from slipway.launch.runs.read import read_run
 
 
 def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[str]:
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     precisions = options.precisions or (["fp32", "bf16"] if options.cpu else ["bf16", "fp8_current"])
     recipe = "llama3_tiny" if options.cpu else "llama32_1b"
-    slipway = [sys.executable, "-m", "launch.cli"]
+    slipway = [sys.executable, "-m", "slipway.launch.cli"]
     options.out.mkdir(parents=True, exist_ok=True)
     sides = []
     for precision in precisions:

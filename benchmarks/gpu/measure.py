@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-import configs
-import planner
-from configs import Spec
+from slipway import configs, planner
+from slipway.configs import Spec
 
 WARM_UP, STEPS = 3, 6
 
@@ -103,10 +102,10 @@ def slipway(case: Case, meter: Meter) -> None:
     import fiddle as fdl
     import lightning.pytorch as pl
 
-    from recipes.builder import build
+    from slipway.recipes.build import build
 
     if case.cpu:
-        from recipes.cpu import emulation
+        from slipway.recipes.reference import emulation
 
         emulation.enter()
 
@@ -152,7 +151,7 @@ def measure(case: Case) -> Row:
     import torch
 
     from benchmarks.gpu.breakdown import by_kind, longest
-    from recipes.source import source
+    from slipway.recipes.runtime.source import source
 
     if not case.cpu and not torch.cuda.is_available():
         raise configs.Refusal("there is no GPU here", "Prove the scripts with: python -m benchmarks.gpu --cpu")
@@ -184,7 +183,7 @@ def import_all(case: Case) -> None:
     import benchmarks.gpu.peers  # noqa: F401
 
     if case.who == "slipway":
-        import recipes.builder  # noqa: F401
+        import slipway.recipes.build  # noqa: F401
     if case.who == "transformers":
         import transformers  # noqa: F401
     if case.who == "torch_float8":

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from configs import Model
+from slipway.configs import Model
 
 PEERS = ("torch", "torch_float8", "transformers")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import configs
+from slipway import configs
 
 # our name -> NeMo's, where they differ
 RENAMED = {"moe_ffn_hidden_size": "moe_ffn_hidden_size", "activation_func": "activation_func"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import configs
-from configs import Refusal, load
-from configs.load import ROOT, record_of, spec_from_record
+from slipway import configs
+from slipway.configs import Refusal, load
+from slipway.configs.load import ROOT, record_of, spec_from_record
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_file_composes() -> None:
 def test_each_value_remembers_who_set_it() -> None:
     who = load("llama3_70b", ["layout.tp=8", "gpu=h200"]).provenance
     assert who["layout.tp"] == "override"
-    assert who["layout.gbs"] == "recipe (configs/experiment/llama3_70b.yaml)"
+    assert who["layout.gbs"] == "recipe (configs/recipe/llama3_70b.yaml)"
     assert who["model.num_layers"] == "model fact (configs/model/llama3_70b.yaml)"
     assert who["gpu.memory_gb"] == "fact (configs/gpu/h200.yaml)"
     assert who["layout.cp"] == "default"

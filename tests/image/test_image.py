@@ -22,7 +22,7 @@ from tests.slurm.cluster import CannotStart, install
 
 ROOT = Path(__file__).parents[2]
 IMAGE, BASE = "localhost/slipway:test", "localhost/nemo-standin:base"
-NOT_OF_THE_BASE = ("slipway", "__editable__")
+NOT_OF_THE_BASE = ("slipway", "nemo_slipway", "__editable__")
 
 pytestmark = [pytest.mark.image, pytest.mark.slow]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import configs
+from slipway import configs
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
@@ -113,7 +113,7 @@ def test_list_and_show_need_no_nemo() -> None:
 def test_check_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['slipway', 'check', 'llama3_70b', 'layout.tp=4', 'layout.pp=4', 'layout.cp=2']\n"
-        "from launch.cli import main\n"
+        "from slipway.launch.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = [m for m in ('torch', 'nemo', 'nemo_run', 'megatron', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules]\n"

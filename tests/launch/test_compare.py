@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import Refusal, Spec
-from launch.compare import Aligned, Side, compare, loss_difference, read_side, write_comparison
-from launch.runs import read_run
+from slipway.configs import Refusal, Spec
+from slipway.launch.runs.compare import Aligned, Side, compare, loss_difference, read_side, write_comparison
+from slipway.launch.runs.read import read_run
 from tests.launch.written_runs import curve, tiny, write_run
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import planner
-from configs import Refusal, Spec, load
-from launch.doctor import examine
-from launch.limits import seconds
-from launch.sniff import MARK, Rank, read, slow
+from slipway import planner
+from slipway.configs import Refusal, Spec, load
+from slipway.launch.doctor.examine import examine
+from slipway.launch.doctor.sniff import MARK, Rank, read, slow
+from slipway.launch.executors.limits import seconds
 
 TOPOLOGY = """\
 \tGPU0\tGPU1\tNIC0\tCPU Affinity

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs import Refusal
-from launch.prepare import documents, prepare, train_tokenizer
-from recipes.data_check import check_prefix, check_split, check_tokenizer
+from slipway.configs import Refusal
+from slipway.launch.data.prepare import documents, prepare, train_tokenizer
+from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 
@@ -75,7 +75,7 @@ def test_a_fault_is_told_with_file_and_offset_and_nothing_is_left_half(tokenizer
 
 
 def test_interrupted_work_goes_on(tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import launch.prepare as module
+    from slipway.launch.data import prepare as module
 
     monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
     prefix = str(tmp_path / "corpus")

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import configs
-import planner
-from configs import Refusal, Spec
-from launch.page import smooth
-from launch.report import summarize, write_overview, write_report
-from launch.report import table as report_table
-from launch.runs import LOSS, find_runs, read_run
-from recipes.run_files import FAILURE
+from slipway import configs, planner
+from slipway.configs import Refusal, Spec
+from slipway.launch.runs.page import smooth
+from slipway.launch.runs.read import LOSS, find_runs, read_run
+from slipway.launch.runs.report import summarize, write_overview, write_report
+from slipway.launch.runs.report import table as report_table
+from slipway.recipes.runtime.run_files import FAILURE
 from tests.launch.written_runs import curve, tiny, write_run
 
 

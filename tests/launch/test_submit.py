@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs import Cluster, Refusal, load
+from slipway.configs import Cluster, Refusal, load
 
 SITE = Cluster(name="site", executor="slurm")
 
@@ -33,7 +33,7 @@ SITE = Cluster(name="site", executor="slurm")
 )
 def test_an_unsafe_cluster_is_refused(in_child: Any, changes: dict[str, Any], expected: str) -> None:
     def ask() -> str:
-        from launch.executors import check_cluster
+        from slipway.launch.executors import check_cluster
 
         try:
             check_cluster(replace(SITE, **changes))
@@ -49,9 +49,9 @@ def test_executor_and_recipe_start_the_same_ranks(in_child: Any) -> None:
     """For every cluster of ours: nodes, ranks per node, image and environment come from one spec."""
 
     def ask() -> list[Any]:
-        from launch.executors import for_spec
-        from planner import choose_layout
-        from recipes.builder import build
+        from slipway.launch.executors import for_spec
+        from slipway.planner import choose_layout
+        from slipway.recipes.build import build
 
         out = []
         for cluster, nodes in (("dgx_h100", 2), ("dgx_b200", 4), ("gb200_nvl72", 4)):
@@ -67,7 +67,7 @@ def test_executor_and_recipe_start_the_same_ranks(in_child: Any) -> None:
 @pytest.mark.nemo
 def test_several_values_make_several_runs(in_child: Any) -> None:
     def ask() -> list[Any]:
-        from launch.submit import spread
+        from slipway.launch.executors.submit import spread
 
         return spread(["precision=bf16,fp8_current", "layout.tp=1,2", "data.paths=[a,b]", "run.max_steps=3"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from configs import Refusal, load
+from slipway.configs import Refusal, load
 
 
 @pytest.mark.nemo
@@ -16,10 +16,10 @@ from configs import Refusal, load
 @pytest.mark.parametrize("recipe", ["llama31_8b", "llama32_1b"])
 def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: Path) -> None:
     """llama31_8b: TP2, grouped queries, scaled rope; llama32_1b: tied embeddings. The loss of step 4 is that of the weights after step 3."""
-    from launch import ranks
-    from launch.rehearse import import_nemo
-    from launch.shrink import shrink
-    from launch.weights import export
+    from slipway.launch.rehearsal import ranks
+    from slipway.launch.rehearsal.rehearse import import_nemo
+    from slipway.launch.rehearsal.shrink import shrink
+    from slipway.launch.weights.export import export
 
     import_nemo()
     toy = shrink(load(recipe, ["layout.tp=2", "gpus=2"]).spec)
@@ -30,7 +30,7 @@ def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: P
         def work(rank: int) -> float:
             import fiddle as fdl
 
-            from recipes.builder import build
+            from slipway.recipes.build import build
 
             built = fdl.build(build(replace(spec, run=replace(kept, max_steps=steps)), cpu=True))
             built()
@@ -45,14 +45,14 @@ def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: P
         import torch
         from transformers import AutoModelForCausalLM
 
-        from recipes.cpu import emulation
+        from slipway.recipes.reference import emulation
 
         export(str(tmp_path / "a"), str(out), "float32")
         model = AutoModelForCausalLM.from_pretrained(out, torch_dtype=torch.float32)
         emulation.enter()
         import fiddle as fdl
 
-        from recipes.builder import _data
+        from slipway.recipes.build import _data
 
         data = fdl.build(_data(spec, True))
         data.setup()
@@ -74,7 +74,7 @@ def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: P
 
 
 def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    from launch.weights import export
+    from slipway.launch.weights.export import export
 
     with pytest.raises(Refusal, match="holds no run"):
         export(str(tmp_path), str(tmp_path / "x"))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-import configs
-from configs import Spec
-from configs.load import record_of
-from launch.runs import LOSS, STEP_TIME
-from recipes.run_files import PEAK_MEMORY, RECORD
+from slipway import configs
+from slipway.configs import Spec
+from slipway.configs.load import record_of
+from slipway.launch.runs.read import LOSS, STEP_TIME
+from slipway.recipes.runtime.run_files import PEAK_MEMORY, RECORD
 
 
 def write_run(

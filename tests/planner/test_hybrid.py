@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-import configs
-import planner
-from configs import Refusal, Spec
-from configs.schema import FeedForward, Mixer, layer_kinds
-from planner.calibration import calibration_for
-from planner.flops import forward_flops_per_token
-from planner.memory import memory
-from planner.parameters import model_parameters
-from planner.step_time import step_time
+from slipway import configs, planner
+from slipway.configs import Refusal, Spec
+from slipway.configs.schema import FeedForward, Mixer, layer_kinds
+from slipway.planner.calibration import calibration_for
+from slipway.planner.flops import forward_flops_per_token
+from slipway.planner.memory import memory
+from slipway.planner.parameters import model_parameters
+from slipway.planner.time.step import step_time
 
 NANO = "nemotron3_nano_30b_a3b"
 

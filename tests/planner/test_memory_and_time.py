@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import configs
-import planner
-from configs import Calibration, Fsdp, Recompute, load
-from configs.schema import layer_kinds
-from planner.calibration import calibration_for
-from planner.flops import model_flops_per_token
-from planner.kernels import Device
-from planner.memory import in_flight, memory
-from planner.step_time import layer_cost, split_of, step_time, step_time_bound
+from slipway import configs, planner
+from slipway.configs import Calibration, Fsdp, Recompute, load
+from slipway.configs.schema import layer_kinds
+from slipway.planner.calibration import calibration_for
+from slipway.planner.flops import model_flops_per_token
+from slipway.planner.memory import in_flight, memory
+from slipway.planner.time.kernels import Device
+from slipway.planner.time.step import layer_cost, split_of, step_time, step_time_bound
 
 
 def _spec(*overrides: str):  # type: ignore[no-untyped-def]
@@ -77,7 +76,7 @@ def test_the_interval_holds_the_prediction_and_the_bound_is_below_it() -> None:
 
 @pytest.mark.parametrize("name", configs.recipe_names())
 def test_every_recipe_is_legal_and_fits_by_default(name: str) -> None:
-    import planner
+    from slipway import planner
 
     verdict = planner.check(planner.complete(configs.load(name)))
     assert verdict.legal, verdict.violations
@@ -165,7 +164,7 @@ def test_recomputing_the_experts_includes_their_activation() -> None:
 
 def test_a_router_with_groups_meets_fewer_nodes() -> None:
     """DeepSeek-V3: 8 experts of 256 in 4 groups of 8; counted by drawing."""
-    from planner.flops import nodes_met
+    from slipway.planner.flops import nodes_met
 
     deepseek, kimi = configs.model("deepseek_v3"), configs.model("kimi_k2")
     rng = np.random.default_rng(0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import configs
-from configs import Spec
-from planner.parameters import parameters, stage_shards
-from planner.verdict import split_layers
+from slipway import configs
+from slipway.configs import Spec
+from slipway.planner.parameters import parameters, stage_shards
+from slipway.planner.verdict import split_layers
 
 # published totals: the models' cards and papers
 TOTALS = {

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from configs import Recompute, Refusal
-from planner.memory import memory
-from planner.published import interpret, read_rows, spec_of_row
-from planner.stages import chunks_of
-from planner.validate import predict, spearman, statistics, summarize
+from slipway.configs import Recompute, Refusal
+from slipway.planner.memory import memory
+from slipway.planner.published.rows import interpret, read_rows, spec_of_row
+from slipway.planner.published.validate import predict, spearman, statistics, summarize
+from slipway.planner.stages import chunks_of
 
 COLUMNS = "source,framework,model,params_b,gpu,n_gpus,precision,gbs,mbs,seq_len,tp,pp,vpp,cp,ep,etp,fsdp,recompute,tokens_per_s_per_gpu,tflops_per_gpu,step_time_s,mfu,peak_mem_gb,notes,hidden,layers,heads".split(
     ","
@@ -141,7 +141,7 @@ def test_what_cannot_be_modelled_is_skipped_counted_and_told(tmp_path: Path) -> 
         writer.writeheader()
         writer.writerows(rows)
     done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", "validate", str(source), "--out", str(out), "--json"],
+        [sys.executable, "-m", "slipway.launch.cli", "validate", str(source), "--out", str(out), "--json"],
         capture_output=True,
         text=True,
         check=True,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import configs
-from configs import Layout, Model, Recompute, Spec
-from planner.rules import RULES, violations
+from slipway import configs
+from slipway.configs import Layout, Model, Recompute, Spec
+from slipway.planner.rules import RULES, violations
 
 BUILD_RULES = {r.id for r in RULES if r.when == "build" and not r.advice}
 STRICTER = {r.id for r in RULES if r.stricter}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.schedule import Kind, lower_bound, pipeline_time, simulate
+from slipway.planner.time.schedule import Kind, lower_bound, pipeline_time, simulate
 
 
 @pytest.mark.parametrize("kind", [Kind.gpipe, Kind.one_f_one_b])

@@ -6,11 +6,10 @@ import math
 
 import pytest
 
-import configs
-import planner
-from configs import Refusal
-from planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, stage_memory
-from planner.search import plan
+from slipway import configs, planner
+from slipway.configs import Refusal
+from slipway.planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, stage_memory
+from slipway.planner.search import plan
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import configs
-from configs import Refusal
-from recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
-from recipes.factory import FACTORIES, PARAMETERS, overrides
+from slipway import configs
+from slipway.configs import Refusal
+from slipway.recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
+from slipway.recipes.factory import FACTORIES, PARAMETERS, overrides
 
 ROOT = Path(__file__).parents[2]
 NEMO = Path(sys.executable).parent / "nemo"
@@ -45,7 +45,7 @@ def test_one_named_factory_a_recipe_in_its_familys_module() -> None:
 
 
 def test_importing_the_factories_imports_neither_torch_nor_nemo() -> None:
-    code = "import sys; from recipes import llama3, deepseek; import launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'nemo_run', 'scipy', 'hydra', 'matplotlib')))"
+    code = "import sys; from slipway.recipes import llama3, deepseek; import slipway.launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'nemo_run', 'scipy', 'hydra', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -64,19 +64,19 @@ def test_parameters_keep_upstreams_names_and_become_overrides() -> None:
 @pytest.mark.parametrize("name", ["llama3_8b", "llama3_70b", "mixtral_8x22b", "deepseek_v3", "nemotron4_15b", "gpt3_175b", "qwen3_30b_a3b"])
 def test_the_difference_from_upstream_is_the_reviewed_one(name: str, in_child: Any) -> None:
     def current() -> list[str]:
-        from recipes.upstream import difference
+        from slipway.recipes.upstream import difference
 
         return difference(name)
 
     reviewed = [line for line in (ROOT / "recipes" / "upstream" / f"{name}.txt").read_text().splitlines() if not line.startswith("#")]
-    assert in_child(current) == reviewed, "numerics changed: review, then python -m recipes.upstream"
+    assert in_child(current) == reviewed, "numerics changed: review, then python -m slipway.recipes.upstream"
 
 
 @pytest.mark.nemo
 @pytest.mark.parametrize("precision", ["bf16", "fp8_delayed", "fp8_current", "fp8_blockwise"])
 def test_a_full_export_reads_back_equal(precision: str, in_child: Any, tmp_path: Path) -> None:
     def round_trip() -> bool:
-        from launch.export import built_recipe, dump, load
+        from slipway.launch.export import built_recipe, dump, load
 
         recipe = built_recipe("llama3_8b", [f"precision={precision}", "gpus=8"])
         path = tmp_path / "recipe.yaml"
@@ -89,7 +89,7 @@ def test_a_full_export_reads_back_equal(precision: str, in_child: Any, tmp_path:
 @pytest.mark.nemo
 def test_the_attention_backend_is_passed_on_and_exported(in_child: Any, tmp_path: Path) -> None:
     def built() -> list[Any]:
-        from launch.export import built_recipe, dump, load
+        from slipway.launch.export import built_recipe, dump, load
 
         chosen = built_recipe("llama3_8b", ["layout.attention_backend=fused"])
         path = tmp_path / "recipe.yaml"
@@ -103,7 +103,7 @@ def test_the_attention_backend_is_passed_on_and_exported(in_child: Any, tmp_path
 @pytest.mark.parametrize("override", ["layout.flexible_pipeline=true", "model.window_size=4096", "model.normalization=LayerNorm"])
 def test_what_is_only_planned_is_not_left_out_silently(override: str, in_child: Any) -> None:
     def said() -> str:
-        from launch.export import built_recipe
+        from slipway.launch.export import built_recipe
 
         with pytest.raises(Refusal) as refusal:
             built_recipe("llama3_8b", [override, "gpus=8", "layout.tp=1"])
@@ -115,7 +115,7 @@ def test_what_is_only_planned_is_not_left_out_silently(override: str, in_child: 
 @pytest.mark.nemo
 def test_fp8_recipes_say_what_they_are(in_child: Any) -> None:
     def plugins() -> dict[str, list[Any]]:
-        from launch.export import built_recipe
+        from slipway.launch.export import built_recipe
 
         out = {}
         for name in ("fp8_delayed", "fp8_current", "fp8_blockwise"):
@@ -183,7 +183,7 @@ def test_another_model_in_the_directory_is_refused(tmp_path: Path) -> None:
     (folder / "slipway").mkdir(parents=True)
     import json
 
-    from recipes.run_files import RECORD
+    from slipway.recipes.runtime.run_files import RECORD
 
     (folder / RECORD).write_text(
         json.dumps({"spec": {"model": {"name": "llama3_tiny"}, "data": {"kind": "mock", "paths": [], "tokenizer": ""}}})
@@ -208,7 +208,7 @@ def test_an_export_trains(tmp_path: Path) -> None:
 @pytest.mark.nemo
 def test_weights_and_biases_is_one_key(in_child: Any) -> None:
     def project() -> list[Any]:
-        from launch.export import built_recipe
+        from slipway.launch.export import built_recipe
 
         return [built_recipe("llama3_8b", ["run.wandb_project=p"]).log.wandb.project, built_recipe("llama3_8b", []).log.wandb]
 
@@ -220,9 +220,9 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
     """Both in their offline modes, by a real training; MLflow's files are read back by MLflow."""
     from dataclasses import replace
 
-    from launch import ranks
-    from launch.rehearse import import_nemo
-    from launch.shrink import shrink, single_process
+    from slipway.launch.rehearsal import ranks
+    from slipway.launch.rehearsal.rehearse import import_nemo
+    from slipway.launch.rehearsal.shrink import shrink, single_process
 
     import_nemo()
     toy = single_process(shrink(configs.load("llama3_8b", ["layout.tp=1", "gpus=1"]).spec))
@@ -236,7 +236,7 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
 
         import fiddle as fdl
 
-        from recipes.builder import build
+        from slipway.recipes.build import build
 
         os.environ["WANDB_MODE"] = "offline"
         recipe = build(spec, cpu=True)
@@ -258,7 +258,7 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
     offline = list((tmp_path / "a").rglob("*.wandb"))
     assert len(offline) == 1
     assert offline[0].stat().st_size > 500
-    from launch.report import summarize
-    from launch.runs import read_run
+    from slipway.launch.runs.read import read_run
+    from slipway.launch.runs.report import summarize
 
     assert (summarize(read_run(tmp_path / "a")).data_time_s or 0) > 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch.runs import read_run
+from slipway.launch.runs.read import read_run
 
 NEMO = Path(sys.executable).parent / "nemo"
 
@@ -20,10 +20,10 @@ NEMO = Path(sys.executable).parent / "nemo"
 def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from configs import load
-    from launch import ranks
-    from launch.rehearse import import_nemo
-    from launch.shrink import shrink, single_process
+    from slipway.configs import load
+    from slipway.launch.rehearsal import ranks
+    from slipway.launch.rehearsal.rehearse import import_nemo
+    from slipway.launch.rehearsal.shrink import shrink, single_process
 
     import_nemo()
     toy = single_process(shrink(load("llama3_8b", ["layout.tp=1", "gpus=1"]).spec))
@@ -44,7 +44,7 @@ def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
         def work(rank: int) -> list[str]:
             import fiddle as fdl
 
-            from recipes.builder import build
+            from slipway.recipes.build import build
 
             recipe = build(replace(spec, name=f"every{minutes}"), cpu=True)
             recipe.log.ckpt.every_minutes = minutes

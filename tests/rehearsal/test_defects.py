@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import configs
-from configs import Spec, load
-from launch import ranks
-from launch.rehearse import RELATIVE_TOLERANCE, import_nemo, rehearse, run_toy, train_rank
-from launch.shrink import shrink, single_process
-from planner.rules import is_legal, violations
+from slipway import configs
+from slipway.configs import Spec, load
+from slipway.launch.rehearsal import ranks
+from slipway.launch.rehearsal.rehearse import RELATIVE_TOLERANCE, import_nemo, rehearse, run_toy, train_rank
+from slipway.launch.rehearsal.shrink import shrink, single_process
+from slipway.planner.rules import is_legal, violations
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
@@ -73,7 +73,7 @@ def test_further_tokens_under_context_parallelism_are_averaged_by_each_rank_alon
         from megatron.core.models.gpt import gpt_model
         from megatron.core.transformer.multi_token_prediction import roll_tensor
 
-        from recipes.cpu import emulation
+        from slipway.recipes.reference import emulation
 
         emulation.enter()
         gpt_model.roll_tensor = roll_tensor
@@ -111,8 +111,8 @@ def test_a_seed_is_also_the_weights(tmp_path: Path) -> None:
         def work(_: int) -> float:
             import fiddle as fdl
 
-            from recipes.builder import build
-            from recipes.seed import Seed
+            from slipway.recipes.build import build
+            from slipway.recipes.runtime.seed import Seed
 
             recipe = build(replace(toy, run=kept), cpu=True)
             recipe.trainer.callbacks = [c for c in recipe.trainer.callbacks if ours and c.__fn_or_cls__ is Seed]
@@ -192,7 +192,7 @@ def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any
         import torch
         from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 
-        from recipes.schedule import CosineSchedule
+        from slipway.recipes.runtime.schedule import CosineSchedule
 
         def make(kind: Any, **arguments: Any) -> Any:
             optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -234,7 +234,7 @@ def test_no_family_inherits_another_ones_epsilon(in_child: Any) -> None:
     published = {"llama2_7b": 1e-5, "llama3_8b": 1e-8, "gpt3_175b": 1e-8, "deepseek_v3": 1e-8}
 
     def upstream() -> dict[str, float]:
-        from recipes.upstream import upstream_recipe
+        from slipway.recipes.upstream import upstream_recipe
 
         return {name: upstream_recipe(name).optim.config.adam_eps for name in published}
 

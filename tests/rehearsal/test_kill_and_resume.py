@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from configs import Refusal, Spec, load
-from launch import ranks
-from launch.rehearse import import_nemo, seed_after_configure
-from launch.shrink import shrink, single_process
+from slipway.configs import Refusal, Spec, load
+from slipway.launch.rehearsal import ranks
+from slipway.launch.rehearsal.rehearse import import_nemo, seed_after_configure
+from slipway.launch.rehearsal.shrink import shrink, single_process
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 RELATIVE_TOLERANCE = 1e-5
@@ -57,8 +57,8 @@ def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) ->
         import fiddle as fdl
         import lightning.pytorch as pl
 
-        from recipes.builder import build
-        from recipes.checkpoint import Checkpoint
+        from slipway.recipes.build import build
+        from slipway.recipes.runtime.checkpoint import Checkpoint
 
         digest = hashlib.sha256()
 
@@ -165,8 +165,8 @@ def test_another_layout_goes_on_with_the_same_training(tmp_path: Path, first: tu
 
 
 def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None:
-    from launch.outlook import outlook
-    from recipes.builder import run_dir
+    from slipway.launch.runs.outlook import outlook
+    from slipway.recipes.build import run_dir
 
     spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=6)
     whole, losses, _ = _train(spec)
@@ -196,8 +196,8 @@ def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None
 
 
 def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> None:
-    from launch.outlook import outlook
-    from recipes.builder import run_dir
+    from slipway.launch.runs.outlook import outlook
+    from slipway.recipes.build import run_dir
 
     spec = _toy(tmp_path, "layout.tp=2", "gpus=2", steps=2)
     _train(spec)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-import planner
 from benchmarks.parity import LAYOUTS
-from configs import Refusal, load
-from launch.rehearse import RELATIVE_TOLERANCE, rehearse
-from launch.shrink import shrink, single_process
-from planner.rules import is_legal
+from slipway import planner
+from slipway.configs import Refusal, load
+from slipway.launch.rehearsal.rehearse import RELATIVE_TOLERANCE, rehearse
+from slipway.launch.rehearsal.shrink import shrink, single_process
+from slipway.planner.rules import is_legal
 
 QUICK = [LAYOUTS[5], LAYOUTS[16]]
 

@@ -227,8 +227,8 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
     }
     code = """
 import json, sys
-from configs import Refusal
-from launch import submit
+from slipway.configs import Refusal
+from slipway.launch.executors import submit
 out = {}
 for name, words in json.load(sys.stdin).items():
     try:
@@ -261,7 +261,16 @@ json.dump(out, open(sys.argv[1], "w"))
 
 def test_no_sbatch_no_controller_and_a_dirty_tree_are_one_sentence(site: Site) -> None:
     no_sbatch = subprocess.run(
-        [sys.executable, "-m", "launch.cli", "launch", "llama3_tiny", f"cluster={site.file()}", "nodes=2", f"run.dir={site.folder}/runs"],
+        [
+            sys.executable,
+            "-m",
+            "slipway.launch.cli",
+            "launch",
+            "llama3_tiny",
+            f"cluster={site.file()}",
+            "nodes=2",
+            f"run.dir={site.folder}/runs",
+        ],
         env=os.environ | site.environment | {"PATH": f"{_without_slurm(site.folder)}"},
         capture_output=True,
         text=True,

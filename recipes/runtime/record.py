@@ -1,0 +1,174 @@
+"""What a run keeps about itself: ``slipway/recipe.json`` beside its logs, and the check that a directory holds this run and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.profilers import Profiler
+
+from slipway.configs import Refusal, Spec
+from slipway.configs.load import record_of, spec_from_record
+from slipway.recipes.runtime.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
+from slipway.recipes.runtime.source import require_supported_pair
+
+_IDENTITY = ("kind", "paths", "tokenizer")  # of the data
+
+
+def check_run_dir(run_dir: Path, given: Spec) -> None:
+    """Refuse a directory that holds another model, tokenizer or data, or that cannot be written.
+
+    Raises:
+        Refusal: naming what differs.
+    """
+    path = run_dir / RECORD
+    if path.is_file():
+        try:
+            ours, theirs = record_of(given), json.loads(path.read_text())["spec"]
+            # what an earlier version did not write is no difference
+            held = spec_from_record(ours | {"model": theirs["model"], "data": ours["data"] | theirs["data"]})
+        except (ValueError, KeyError, TypeError):
+            raise Refusal(f"{path} cannot be read", "Move it away, or give another dir or name.") from None
+        pairs = [(f"data.{k}", getattr(given.data, k), getattr(held.data, k)) for k in _IDENTITY]
+        if replace(given.model, source="") != replace(held.model, source=""):
+            new, old = given.model.name, held.model.name
+            pairs.insert(0, ("model", f"another {new}", f"a {old} of other sizes") if new == old else ("model", new, old))
+        for key, new, old in pairs:
+            if new != old:
+                raise Refusal(
+                    f"{run_dir} already holds a run with {key} = {old}, and this one has {key} = {new}",
+                    "Give another name= or run.dir=, or move the old run away.",
+                )
+    parent = run_dir
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
+
+
+FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
+
+
+def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether a full disk is at the root of ``error``.
+
+    Checkpoint writers are other processes: what comes back is text, and torch's writer only says that a position is not
+    what it expected. The room that is left tells the rest.
+    """
+    while error is not None:
+        text = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
+            return True
+        if "inline_container" in text and shutil.disk_usage(folder).free < FULL_BYTES:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class DataClock(Profiler):
+    """How long training waited for its data: Lightning tells a profiler before and after it asks the loader for a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s = 0.0
+        self._asked = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self._asked = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self.waited_s += time.perf_counter() - self._asked
+
+    def take(self) -> float:
+        """Seconds waited since the last call."""
+        waited, self.waited_s = self.waited_s, 0.0
+        return waited
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's, with whole steps: NeMo logs the step as a float, which MLflow's file store writes and then cannot read."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, None if step is None else int(step))
+
+
+class RunRecord(pl.Callback):
+    """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk into one sentence."""
+
+    def __init__(self, run_dir: str, record: dict[str, Any], source: dict[str, Any]) -> None:
+        self.run_dir = Path(run_dir)
+        self.record = record
+        self.source = source
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        require_supported_pair()
+        check_run_dir(self.run_dir, spec_from_record(self.record))
+        if trainer.is_global_zero:
+            (self.run_dir / FAILURE).unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_rank:
+            return
+        path = self.run_dir / RECORD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        device = pl_module.device
+        held = {
+            "spec": self.record,
+            "world_size": trainer.world_size,
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+            "source": self.source,
+        }
+        temporary.write_text(json.dumps(held, indent=1))
+        temporary.replace(path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        measured = {}
+        if isinstance(trainer.profiler, DataClock):
+            measured[DATA_TIME] = trainer.profiler.take()
+        if pl_module.device.type == "cuda":
+            peak = torch.tensor(torch.cuda.max_memory_allocated() / 2**30, device=pl_module.device)
+            torch.distributed.all_reduce(peak, op=torch.distributed.ReduceOp.MAX)
+            measured[PEAK_MEMORY] = float(peak)
+        if trainer.logger is not None and measured:
+            trainer.logger.log_metrics(measured, step=trainer.global_step - 1)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Refusal):
+            print(f"slipway: {exception.sentence()}", file=sys.stderr, flush=True)
+            raise SystemExit(2)
+        if isinstance(exception, Exception):  # a signal or an early stop is no failure
+            self._keep_failure(trainer, exception)
+        if _disk_is_full(exception, self.run_dir):
+            print(
+                f"slipway: {self.run_dir} is on a full disk: the checkpoint after step {trainer.global_step} was not saved, earlier "
+                "ones are kept. Make room and run the same command again: it resumes from the last good one.",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(2)
+
+    def _keep_failure(self, trainer: pl.Trainer, error: Exception) -> None:
+        """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for want of it."""
+        text = " ".join(str(error).split())
+        failure = {"step": trainer.global_step, "rank": trainer.global_rank, "error": type(error).__name__, "message": text[:500]}
+        path = self.run_dir / FAILURE
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x") as file:
+                json.dump(failure, file)
