@@ -22,9 +22,13 @@ def main() -> None:
     planner.plan(configs.load("llama3_8b", ["gpus=8"]).spec, top=1)
     pruned = time.perf_counter() - start
     lay = found.candidates[0].layout
-    print(f"405B on 16,384 H100: TP{lay.tp} PP{lay.pp} VPP{lay.vpp} CP{lay.cp} MBS{lay.mbs} in {best:.2f} s on one core")
+    print(
+        f"405B on 16,384 H100: TP{lay.tp} PP{lay.pp} VPP{lay.vpp} CP{lay.cp} MBS{lay.mbs} in {best:.2f} s on one core"
+    )
     print(f"  {found.considered} layouts costed, {found.pruned} more proven slower, {found.did_not_fit} did not fit")
-    print(f"8B on 8 H100: pruned {exhaustive / pruned:.1f}x as fast as exhaustive ({everything.considered} costed), the same answer")
+    print(
+        f"8B on 8 H100: pruned {exhaustive / pruned:.1f}x as fast as exhaustive ({everything.considered} costed), the same answer"
+    )
 
 
 if __name__ == "__main__":

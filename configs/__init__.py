@@ -18,10 +18,13 @@ from slipway.configs.load import (
     precision,
     precision_names,
     recipe_names,
+    task,
 )
 from slipway.configs.schema import (
+    Adapter,
     Batch,
     Calibration,
+    Call,
     Cluster,
     Data,
     Dispatcher,
@@ -34,11 +37,14 @@ from slipway.configs.schema import (
     Recompute,
     Run,
     Spec,
+    Task,
 )
 
 __all__ = [
+    "Adapter",
     "Batch",
     "Calibration",
+    "Call",
     "Cluster",
     "Data",
     "Dispatcher",
@@ -53,6 +59,7 @@ __all__ = [
     "Resolved",
     "Run",
     "Spec",
+    "Task",
     "cluster_names",
     "gpu",
     "gpu_names",
@@ -66,4 +73,5 @@ __all__ = [
     "precision",
     "precision_names",
     "recipe_names",
+    "task",
 ]

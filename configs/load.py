@@ -18,14 +18,15 @@ import yaml
 from omegaconf import MISSING
 
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec
+from slipway.configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec, Task
 
 ROOT = Path(__file__).parent
-GROUPS = ("model", "gpu", "precision", "optim", "data", "cluster")
+GROUPS = ("model", "gpu", "precision", "optim", "data", "task", "cluster")
 CLUSTERS = "SLIPWAY_CLUSTERS"  # environment: a folder of cluster files
 NODES = "nodes"  # a way to say gpus: nodes x the GPUs of the cluster's nodes
 PARALLEL_KEYS = tuple(
-    f"layout.{k}" for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
+    f"layout.{k}"
+    for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
 )
 
 _T = TypeVar("_T")
@@ -162,6 +163,12 @@ def optimizer(name: str) -> Optimizer:
     return _typed(Optimizer, _read("optim", name), f"configs/optim/{name}.yaml: ")
 
 
+@functools.cache
+def task(name: str) -> Task:
+    """One task, by its file name in configs/task."""
+    return _typed(Task, _read("task", name), f"configs/task/{name}.yaml: ")
+
+
 def headline(name: str) -> tuple[Model, str, int]:
     """A recipe's model, GPU and GPU count, read straight from its file: what a list of recipes needs of each."""
     recipe = _read("recipe", name)
@@ -191,7 +198,11 @@ def _check_keys(overrides: Sequence[str]) -> dict[str, str]:
         if key in GROUPS:
             if value not in _choices(key) and not _site_file(key, value):
                 raise Refusal(f"unknown {key} {value!r}; {nearest(value, _choices(key))}")
-        elif key != NODES and key not in keys and not any(key.startswith(k + ".") for k, t in keys.items() if "dict" in str(t)):
+        elif (
+            key != NODES
+            and key not in keys
+            and not any(key.startswith(k + ".") for k, t in keys.items() if "dict" in str(t))
+        ):
             raise Refusal(f"unknown key {key!r}; {nearest(key, [*keys, *GROUPS, NODES])}")
         given[key] = value
     return given
@@ -286,7 +297,10 @@ def _on_nodes(spec: Spec, nodes: str, given: dict[str, str]) -> Spec:
         raise Refusal(f"nodes={nodes} is not legal: it must be a whole number, at least 1.")
     gpus = int(nodes) * spec.gpus_per_node
     if "gpus" in given and spec.gpus != gpus:
-        raise Refusal(f"nodes={nodes} are {gpus} GPUs on {spec.cluster.name}, and gpus={spec.gpus} was given too", "Give one of them.")
+        raise Refusal(
+            f"nodes={nodes} are {gpus} GPUs on {spec.cluster.name}, and gpus={spec.gpus} was given too",
+            "Give one of them.",
+        )
     given["gpus"] = str(gpus)
     return dataclasses.replace(spec, gpus=gpus)
 
@@ -345,6 +359,11 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
         Refusal: a key or value that the schema does not know.
     """
     completed = dict(record)
+    if "lora_rank" in completed.get("run", {}):  # where it stood before a run had a task
+        run = dict(completed["run"])
+        if rank := run.pop("lora_rank"):
+            completed["task"] = _read("task", "lora") | {"lora_rank": rank}
+        completed["run"] = run
     for group, cls in (("model", Model), ("gpu", Gpu)):
         held = completed.get(group)
         if isinstance(held, dict) and held.get("name") in _choices(group):

@@ -55,6 +55,20 @@ class Dispatcher(Enum):
     flex = "flex"
 
 
+class Call(Enum):
+    """The function of nemo.collections.llm that a task calls."""
+
+    pretrain = "pretrain"
+    finetune = "finetune"
+
+
+class Adapter(Enum):
+    """What is trained beside frozen weights; ``none`` trains the weights themselves."""
+
+    none = "none"
+    lora = "lora"
+
+
 class Mixer(Enum):
     """What in a layer looks at other tokens."""
 
@@ -152,7 +166,9 @@ class Model:
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
     num_dense_layers: int = 0  # leading layers without experts (DeepSeek's first_k_dense)
-    mtp_num_layers: int = 0  # multi-token prediction: layers beside the last stage, each with a loss of its own (arXiv:2412.19437)
+    mtp_num_layers: int = (
+        0  # multi-token prediction: layers beside the last stage, each with a loss of its own (arXiv:2412.19437)
+    )
     mtp_loss_scaling_factor: float = 0.1
     moe_every: int = 1  # of the layers after those, every n-th holds experts (Llama 4's interleave_moe_layer_step)
     moe_aux_loss_coeff: float = 0.0
@@ -172,7 +188,9 @@ class Model:
     mamba_head_dim: int = 64
     mamba_state_dim: int = 128
     mamba_num_groups: int = 8
-    moe_latent_size: int = 0  # experts work, and tokens travel, at this width; 0 is the hidden size (Nemotron 3's LatentMoE)
+    moe_latent_size: int = (
+        0  # experts work, and tokens travel, at this width; 0 is the hidden size (Nemotron 3's LatentMoE)
+    )
 
     @property
     def is_moe(self) -> bool:
@@ -189,7 +207,14 @@ class Model:
     @property
     def shape(self) -> LayerShape:
         first_experts = self.num_dense_layers if self.is_moe else self.num_layers
-        return LayerShape(self.num_layers, self.hybrid_override_pattern, first_experts, self.moe_every, self.window_size, self.window_every)
+        return LayerShape(
+            self.num_layers,
+            self.hybrid_override_pattern,
+            first_experts,
+            self.moe_every,
+            self.window_size,
+            self.window_every,
+        )
 
     def layer_is_moe(self, layer: int) -> bool:
         """Whether the 0-based decoder layer holds experts."""
@@ -239,8 +264,12 @@ class Calibration:
     attention_efficiency: float = 0.50  # fused attention, fraction of the bf16 peak
     flash_attention: bool = True  # False: scores are written to memory, as before FlashAttention
     dropout: bool = False  # GPT-era recipes: masks are written, kept and read
-    mla_passes: float = 5.0  # touches of MLA's queries, keys and values between projections and attention: 2.2 with fused kernels
-    separate_norms: bool = False  # True: each norm is a module of its own; Transformer Engine's are a part of the linear layer they feed
+    mla_passes: float = (
+        5.0  # touches of MLA's queries, keys and values between projections and attention: 2.2 with fused kernels
+    )
+    separate_norms: bool = (
+        False  # True: each norm is a module of its own; Transformer Engine's are a part of the linear layer they feed
+    )
     logits_bytes: float = 0.0  # of one logit at the loss, where a stack has its own; 0: as the layout's loss keeps them
     memory_efficiency: float = 0.80  # streaming kernels, fraction of HBM bandwidth
     elementwise_passes: float = 1.5  # bytes that elementwise kernels move over the fused minimum
@@ -249,7 +278,9 @@ class Calibration:
     kernel_us: float = 3.0  # fixed cost of a kernel on the GPU: ramp, tail, gap
     launch_us: float = 5.0  # CPU time to launch a kernel: the floor of small layers; 0 under CUDA graphs
     layer_host_us: float = 0.0  # CPU time of a layer's pass beside its launches: the Python that walks through it
-    moe_host_us: float = 500.0  # CPU time of a dropless expert layer's pass: the host waits for token counts; 0 under CUDA graphs
+    moe_host_us: float = (
+        500.0  # CPU time of a dropless expert layer's pass: the host waits for token counts; 0 under CUDA graphs
+    )
     nvlink_efficiency: float = 0.70
     network_efficiency: float = 0.70
     collective_us: float = 15.0
@@ -332,18 +363,26 @@ class Layout:
     overlap_param_gather: bool = True
     tp_comm_overlap: bool = False
     dispatcher: Dispatcher = Dispatcher.alltoall
-    moe_expert_capacity_factor: float = 0.0  # an expert takes this many times its even share of tokens, and drops the rest; 0 drops none
-    moe_pad_expert_input_to_capacity: bool = False  # each expert's share is filled up: sizes are known without asking the GPU
+    moe_expert_capacity_factor: float = (
+        0.0  # an expert takes this many times its even share of tokens, and drops the rest; 0 drops none
+    )
+    moe_pad_expert_input_to_capacity: bool = (
+        False  # each expert's share is filled up: sizes are known without asking the GPU
+    )
     num_layers_in_first_pipeline_stage: int = 0
     num_layers_in_last_pipeline_stage: int = 0
     account_for_embedding: bool = False
     account_for_loss: bool = False
-    split_unevenly: bool = False  # where the layers do not divide: count embedding and loss too, else shorten the last stage
+    split_unevenly: bool = (
+        False  # where the layers do not divide: count embedding and loss too, else shorten the last stage
+    )
     flexible_pipeline: bool = False  # layers spread as evenly as they go (pipeline_model_parallel_layout), ends lighter
     cpu_offload_layers: int = 0
     optimizer_cpu_offload: bool = False
     cuda_graphs: bool = False
-    fused_cross_entropy: bool = True  # Transformer Engine's loss; False: Megatron-Core's, which writes each logit several times
+    fused_cross_entropy: bool = (
+        True  # Transformer Engine's loss; False: Megatron-Core's, which writes each logit several times
+    )
     attention_backend: str = "auto"  # auto, flash, fused, unfused, local
     source: str = ""
 
@@ -416,7 +455,9 @@ class Cluster:
     partition: str = ""
     time: str = "04:00:00"
     gres: str = ""  # empty asks by --gpus-per-node
-    sbatch: dict[str, str] = field(default_factory=dict)  # any other option of sbatch, as {qos: high, reservation: tuesday}
+    sbatch: dict[str, str] = field(
+        default_factory=dict
+    )  # any other option of sbatch, as {qos: high, reservation: tuesday}
     array: str = ""  # several tasks of one run, one after the other: 0-9%1
     exclusive: bool = True
     requeue: bool = False  # SLURM puts the job back in the queue when a node dies
@@ -428,6 +469,17 @@ class Cluster:
     env: dict[str, str] = field(default_factory=dict)
     secrets_file: str = ""  # KEY=value lines that the job reads itself: never copied, never printed
     job_dir: str = ""  # experiments' folder, seen by login and compute nodes; empty: NeMo-Run's own
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained of the model, and by which of NeMo's functions."""
+
+    name: str = "pretrain"
+    call: Call = Call.pretrain
+    adapter: Adapter = Adapter.none
+    lora_rank: int = 0  # inner width of a LoRA adapter; 0 without one
     source: str = ""
 
 
@@ -448,7 +500,6 @@ class Run:
     resume: bool = True
     extend_schedule: bool = False  # let a longer max_steps stretch a schedule that a checkpoint has already fixed
     wandb_project: str = ""  # log to Weights & Biases too; WANDB_MODE=offline keeps it on disk
-    lora_rank: int = 0  # finetune adapters of this rank with the weights frozen: planned for, not trained
     mlflow_experiment: str = ""  # log to MLflow too: into mlruns beside the runs, or where MLFLOW_TRACKING_URI says
 
 
@@ -465,6 +516,7 @@ class Spec:
     layout: Layout = field(default_factory=Layout)
     optim: Optimizer = field(default_factory=Optimizer)
     data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
     cluster: Cluster = field(default_factory=Cluster)
     run: Run = field(default_factory=Run)
 

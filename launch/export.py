@@ -33,7 +33,9 @@ def dump(recipe: Any) -> str:
     """A fiddle config as YAML text."""
     from nemo_run.core.serialization.yaml import YamlSerializer
 
-    yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)  # beside NeMo-Run's own, which know functions and dtypes
+    yaml.SafeDumper.add_multi_representer(
+        Enum, _represent_enum
+    )  # beside NeMo-Run's own, which know functions and dtypes
     return str(YamlSerializer().serialize(recipe))
 
 
@@ -52,7 +54,9 @@ def load(path: Path) -> Any:
         return _rebuild(tree, {})
     except (ValueError, TypeError, ImportError, AttributeError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refusal(f"{path} is not an exported recipe: {first}", "Write one with: slipway export NAME --out FILE.yaml") from None
+        raise Refusal(
+            f"{path} is not an exported recipe: {first}", "Write one with: slipway export NAME --out FILE.yaml"
+        ) from None
 
 
 def _rebuild(node: Any, seen: dict[int, Any]) -> Any:
@@ -112,7 +116,9 @@ def train(path: Path) -> None:
     from slipway.recipes.factory import gpu_here
 
     if recipe.trainer.accelerator == "gpu" and not gpu_here():
-        raise Refusal(f"{path} needs {recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs and this machine has none")
+        raise Refusal(
+            f"{path} needs {recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs and this machine has none"
+        )
     import nemo_run
 
     nemo_run.run(recipe, direct=True)

@@ -15,9 +15,7 @@ import time
 from pathlib import Path
 
 FOLDER = Path("runs/quickstart")
-PACKAGES = (
-    "asyncio collections concurrent ctypes dbm email encodings html http importlib json logging multiprocessing unittest urllib xml".split()
-)
+PACKAGES = "asyncio collections concurrent ctypes dbm email encodings html http importlib json logging multiprocessing unittest urllib xml".split()
 STEPS, RESUMED_STEPS = 200, 220
 
 
@@ -54,9 +52,7 @@ def main() -> None:
     entropy = float(prepared.split("unigram entropy")[1].split()[0])
 
     def train(steps: int) -> None:
-        recipe = (
-            f"llama3_tiny(dir={FOLDER},name=llama3_tiny,data={corpus},tokenizer={tokenizer},tp=2,max_steps={steps},checkpoint_every=100)"
-        )
+        recipe = f"llama3_tiny(dir={FOLDER},name=llama3_tiny,data={corpus},tokenizer={tokenizer},tp=2,max_steps={steps},checkpoint_every=100)"
         run("nemo", "llm", "pretrain", "--factory", recipe, "-y", show="Training epoch")
 
     train(STEPS)
@@ -70,7 +66,9 @@ def main() -> None:
         f"loss {final:.2f}, {below:.2f} below the unigram entropy of {entropy:.2f} nats per token"
     )
     if below < 1.0:
-        sys.exit("quickstart: the loss did not fall well below the unigram entropy: the model learned less than it should")
+        sys.exit(
+            "quickstart: the loss did not fall well below the unigram entropy: the model learned less than it should"
+        )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
             best.spec.dp > 1,
             best,
             None,
-            f"{best.spec.dp} copies of the model share the batch of {lay.gbs}" if best.spec.dp > 1 else "the model takes every GPU",
+            f"{best.spec.dp} copies of the model share the batch of {lay.gbs}"
+            if best.spec.dp > 1
+            else "the model takes every GPU",
         ),
         _judge(
             "ZeRO-1 (distributed optimizer)",
@@ -99,8 +101,12 @@ def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
             "needs tensor parallelism" if lay.tp == 1 else "experts with TP require it",
         )
     )
-    pp_other = variant(pp=1, vpp=1, account_for_embedding=False, account_for_loss=False) if lay.pp > 1 else variant(pp=2)
-    out.append(_judge("PP (pipeline parallelism)", lay.pp > 1, best, pp_other, "no other pipeline is legal with this batch"))
+    pp_other = (
+        variant(pp=1, vpp=1, account_for_embedding=False, account_for_loss=False) if lay.pp > 1 else variant(pp=2)
+    )
+    out.append(
+        _judge("PP (pipeline parallelism)", lay.pp > 1, best, pp_other, "no other pipeline is legal with this batch")
+    )
     out.append(
         _judge(
             "VPP (interleaving)",
@@ -134,5 +140,13 @@ def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
     used = lay.recompute is not Recompute.none
     other = variant(recompute=Recompute.none, recompute_modules=[]) if used else variant(recompute=Recompute.full)
     out.append(_judge(f"recompute ({lay.recompute.value})", used, best, other, "not legal with the rest"))
-    out.append(_judge("optimizer offload", lay.optimizer_cpu_offload, best, variant(optimizer_cpu_offload=True), "not legal with the rest"))
+    out.append(
+        _judge(
+            "optimizer offload",
+            lay.optimizer_cpu_offload,
+            best,
+            variant(optimizer_cpu_offload=True),
+            "not legal with the rest",
+        )
+    )
     return best, out

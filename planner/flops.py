@@ -110,7 +110,11 @@ def feed_forward_linear(model: Model, experts: bool) -> int:
     if not experts:
         return matrices * h * model.ffn_hidden_size
     routed = matrices * (model.moe_latent_size or h) * model.moe_router_topk * model.moe_ffn_hidden_size
-    return routed + matrices * h * model.moe_shared_expert_intermediate_size + h * (model.num_moe_experts + 2 * model.moe_latent_size)
+    return (
+        routed
+        + matrices * h * model.moe_shared_expert_intermediate_size
+        + h * (model.num_moe_experts + 2 * model.moe_latent_size)
+    )
 
 
 def sent_to_experts(capacity: float, padded: bool) -> float:
@@ -124,9 +128,9 @@ def layer_flops(model: Model, kind: LayerKind, seq_length: int, *, causal: bool)
     """FLOPs per token of one layer's forward pass."""
     total = 0.0
     if kind.mixer is Mixer.attention:
-        total += 2.0 * attention_linear(model) + 2.0 * mean_keys(model, kind.full_keys, seq_length, causal=causal) * sum(
-            attention_width(model)
-        )
+        total += 2.0 * attention_linear(model) + 2.0 * mean_keys(
+            model, kind.full_keys, seq_length, causal=causal
+        ) * sum(attention_width(model))
     elif kind.mixer is Mixer.mamba:
         total += 2.0 * mamba_linear(model) + mamba_scan(model)
     if kind.feed_forward is not FeedForward.none:
@@ -140,7 +144,9 @@ def forward_flops_per_token(model: Model, seq_length: int, *, causal: bool = Tru
     further = (model.mtp_kind,) * model.mtp_num_layers
     total = 2.0 * model.hidden_size * model.vocab_size
     total += len(further) * 2.0 * model.hidden_size * (model.vocab_size + 2 * model.hidden_size)
-    return total + sum(layer_flops(model, kind, seq_length, causal=causal) for kind in layer_kinds(model.shape) + further)
+    return total + sum(
+        layer_flops(model, kind, seq_length, causal=causal) for kind in layer_kinds(model.shape) + further
+    )
 
 
 def model_flops_per_token(spec: Spec, *, causal: bool = True) -> float:

@@ -100,10 +100,14 @@ def layer(model: Model, kind: LayerKind, tp: int, ep: int, etp: int) -> Shard:
     if kind.feed_forward is FeedForward.dense:
         dense += feed_forward(model, model.ffn_hidden_size, tp)
     elif kind.feed_forward is FeedForward.experts:
-        dense += (model.num_moe_experts + 2 * model.moe_latent_size) * model.hidden_size  # router, and into the latent width and back
+        dense += (
+            model.num_moe_experts + 2 * model.moe_latent_size
+        ) * model.hidden_size  # router, and into the latent width and back
         if model.moe_shared_expert_intermediate_size:
             dense += feed_forward(model, model.moe_shared_expert_intermediate_size, tp)
-        experts = model.num_moe_experts // ep * feed_forward(model, model.moe_ffn_hidden_size, etp, model.moe_latent_size)
+        experts = (
+            model.num_moe_experts // ep * feed_forward(model, model.moe_ffn_hidden_size, etp, model.moe_latent_size)
+        )
     return Shard(dense, experts)
 
 
@@ -166,7 +170,10 @@ def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
     if not model.tied:
         total += output_layer(model, 1)
         active += output_layer(model, 1)
-    for shard in (*(layer(model, kind, 1, 1, 1) for kind in layer_kinds(model.shape)), multi_token_prediction(model, 1, 1, 1)):
+    for shard in (
+        *(layer(model, kind, 1, 1, 1) for kind in layer_kinds(model.shape)),
+        multi_token_prediction(model, 1, 1, 1),
+    ):
         total += shard.total
         active += shard.dense
         if shard.expert:

@@ -63,7 +63,10 @@ def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     axes.set_xlabel("memory needed (GiB per GPU)")
     axes.set_ylabel("tokens/s per GPU")
     spec = plan.candidates[0].spec
-    axes.set_title(f"{spec.name} on {spec.gpus} {spec.gpu.name.upper()}, {spec.precision.name}, batch {spec.layout.gbs}", loc="left")
+    axes.set_title(
+        f"{spec.name} on {spec.gpus} {spec.gpu.name.upper()}, {spec.precision.name}, batch {spec.layout.gbs}",
+        loc="left",
+    )
     return _save(figure, stem)
 
 
@@ -90,10 +93,20 @@ def draw_timeline(time: StepTime, num_micro_batches: int, stem: Path, title: str
             linewidth=0.4,
         )
         if length > line.makespan / 60:
-            axes.text(task.start + length / 2, task.stage, str(task.micro_batch + 1), ha="center", va="center", fontsize=6, color="white")
+            axes.text(
+                task.start + length / 2,
+                task.stage,
+                str(task.micro_batch + 1),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white",
+            )
     axes.set_yticks(range(pp), [f"stage {i}" for i in range(pp)])
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
-    note = f"first {shown} of {num_micro_batches} micro-batches" if shown < num_micro_batches else f"{shown} micro-batches"
+    note = (
+        f"first {shown} of {num_micro_batches} micro-batches" if shown < num_micro_batches else f"{shown} micro-batches"
+    )
     axes.set_title(f"{title}  ({note}; blue forward, orange backward)".strip(), loc="left", fontsize=9)
     return _save(figure, stem)

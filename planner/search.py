@@ -19,7 +19,15 @@ from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
 from slipway.planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
 from slipway.planner.rules import divisors, is_legal
-from slipway.planner.time.step import StepTime, embedding_cost, layer_cost, loss_cost, split_of, step_time, step_time_bound
+from slipway.planner.time.step import (
+    StepTime,
+    embedding_cost,
+    layer_cost,
+    loss_cost,
+    split_of,
+    step_time,
+    step_time_bound,
+)
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),
@@ -153,7 +161,9 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
         Refusal: no legal layout fits.
     """
     order = itertools.count()
-    queue: list[tuple[float, int, Layout | Spec | Candidate]] = [(_bound(spec, g), next(order), g) for g in _groups(spec)]
+    queue: list[tuple[float, int, Layout | Spec | Candidate]] = [
+        (_bound(spec, g), next(order), g) for g in _groups(spec)
+    ]
     heapq.heapify(queue)
     best: list[Candidate] = []
     considered = did_not_fit = expanded = 0
@@ -210,12 +220,24 @@ def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> P
     if not plans:
         raise last
     ranked = sorted((c for p in plans for c in p.candidates), key=lambda c: c.time.step_time_s)
-    return Plan(ranked[:top], sum(p.considered for p in plans), sum(p.pruned for p in plans), sum(p.did_not_fit for p in plans))
+    return Plan(
+        ranked[:top], sum(p.considered for p in plans), sum(p.pruned for p in plans), sum(p.did_not_fit for p in plans)
+    )
 
 
 def _static_key(lay: Layout) -> tuple[object, ...]:
     """What weights, gradients and optimizer states depend on: too large once, too large with any micro-batch."""
-    return (lay.tp, lay.pp, lay.vpp, lay.cp, lay.ep, lay.etp, lay.fsdp, lay.account_for_loss, lay.num_layers_in_last_pipeline_stage)
+    return (
+        lay.tp,
+        lay.pp,
+        lay.vpp,
+        lay.cp,
+        lay.ep,
+        lay.etp,
+        lay.fsdp,
+        lay.account_for_loss,
+        lay.num_layers_in_last_pipeline_stage,
+    )
 
 
 _TERMS = {

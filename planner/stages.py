@@ -117,5 +117,6 @@ def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
             left -= sizes[-1]
     starts = [sum(sizes[:i]) for i in range(count)]
     return tuple(
-        Chunk(i % pp, start, start + size, i == 0, i == count - 1) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        Chunk(i % pp, start, start + size, i == 0, i == count - 1)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
     )

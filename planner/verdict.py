@@ -48,7 +48,9 @@ def check(spec: Spec) -> Verdict:
     if broken:
         return Verdict(spec, broken, advice, replace(count, per_rank=count.per_rank if countable else []), None, None)
     cal = calibration_for(spec)
-    return Verdict(spec, broken, advice, count, memory(spec, cal), step_time(spec, cal), expert_load_that_fits(spec, cal))
+    return Verdict(
+        spec, broken, advice, count, memory(spec, cal), step_time(spec, cal), expert_load_that_fits(spec, cal)
+    )
 
 
 def nearest_good(spec: Spec) -> Candidate | None:

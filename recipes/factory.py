@@ -135,11 +135,14 @@ def factory(function: Callable[..., Any]) -> Callable[..., Any]:
         options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
         unknown = set(options) - set(PARAMETERS)
         if unknown:
-            raise Refusal(f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; {configs.nearest(sorted(unknown)[0], PARAMETERS)}")
+            raise Refusal(
+                f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; {configs.nearest(sorted(unknown)[0], PARAMETERS)}"
+            )
         return function(**options)
 
     parameters = [
-        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind) for n, (kind, _) in PARAMETERS.items()
+        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+        for n, (kind, _) in PARAMETERS.items()
     ]
     returns = inspect.signature(function).return_annotation
     call.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]

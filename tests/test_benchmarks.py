@@ -46,7 +46,9 @@ def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
     assert 16 <= layers <= 32
     todo = cases(False, "h200", layers)
     ours = [c for c in todo if c.who == "slipway"]
-    assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), "eight layers and as many as fit: precision, recompute, micro-batch"
+    assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), (
+        "eight layers and as many as fit: precision, recompute, micro-batch"
+    )
     assert len({json.dumps(asdict(c)) for c in todo}) == len(todo)
     assert {c.who for c in todo[:7]} == {"slipway", *PEERS}, "what the ratios need comes first"
     assert {c.who for c in todo} - {"slipway"} == set(PEERS)
@@ -80,7 +82,11 @@ def test_the_goals_compare_like_with_like() -> None:
     from benchmarks.gpu.__main__ import tables
 
     rows = [_row("slipway", "bf16", 100.0, mfu=0.58), _row("slipway", "fp8_current", 150.0)]
-    rows += [_row("torch", "bf16", 80.0), _row("transformers", "bf16", 50.0), _row("torch_float8", "fp8_current", 120.0)]
+    rows += [
+        _row("torch", "bf16", 80.0),
+        _row("transformers", "bf16", 50.0),
+        _row("torch_float8", "fp8_current", 120.0),
+    ]
     rows.append({"who": "slipway", "case": rows[0]["case"], "failed": "out of memory"})
     said = tables(rows)
     assert "fp8_current over bf16, 8 layers, micro-batch 1: 1.50x" in said

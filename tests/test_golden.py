@@ -66,7 +66,13 @@ def sizes(tp: int, pp: int, cp: int = 1) -> dict[str, Any]:
 
 CASES = [
     # case, golden file, arguments, peak bytes, bytes between steps
-    ("gpt3_mcore_te_tp1_pp1_uniform_full_recompute", "a100", {"--recompute-granularity": "full"} | UNFUSED, 2534070272, 1232487936),
+    (
+        "gpt3_mcore_te_tp1_pp1_uniform_full_recompute",
+        "a100",
+        {"--recompute-granularity": "full"} | UNFUSED,
+        2534070272,
+        1232487936,
+    ),
     (
         "gpt3_mcore_te_tp1_pp1_dist_optimizer_no_mmap_bin_files",
         "a100",

@@ -59,7 +59,14 @@ def draw(results: dict[str, tuple[list[Point], np.ndarray]], path: Path) -> None
     axes.plot(limits, limits, color="0.6", linewidth=1)
     for gpu, pairs in sorted(by_gpu.items()):
         axes.scatter(*zip(*pairs, strict=True), s=9, alpha=0.6, label=gpu)
-    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="measured tokens/s per GPU", ylabel="predicted, model left out")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=limits,
+        ylim=limits,
+        xlabel="measured tokens/s per GPU",
+        ylabel="predicted, model left out",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
@@ -91,7 +98,9 @@ def judge_golden(path: Path) -> None:
             f"| {gpu} | {len(errors)} | {mid:.3f} GiB ({low:.3f} to {high:.3f}) | {np.median(np.abs(errors)):.1%} | {np.median(errors):+.1%} |"
         )
     low, mid, high = np.percentile(loads, [25, 50, 75])
-    print(f"\n{len(loads)} peaks with experts are those of {mid:.2f} times an even load in the median ({low:.2f} to {high:.2f})")
+    print(
+        f"\n{len(loads)} peaks with experts are those of {mid:.2f} times an even load in the median ({low:.2f} to {high:.2f})"
+    )
     print(f"{skipped} values are left out: other model families, several nodes, or more on the GPU than the model")
 
 
@@ -121,10 +130,15 @@ def main() -> None:
                 pooled["NVIDIA's rows, H100 and Blackwell"].append(e)
     for name, values in sorted(pooled.items()):
         print(_row(name, np.array(values)))
-    print("\n| layouts that compete | groups | layouts | Spearman, median | regret, median | regret, mean |\n|---|---|---|---|---|---|")
+    print(
+        "\n| layouts that compete | groups | layouts | Spearman, median | regret, median | regret, mean |\n|---|---|---|---|---|---|"
+    )
     for software in sorted({name.split("/")[1] for name in results}):
         sets = [
-            g for name, (points, errors) in results.items() if name.endswith("/" + software) for g in layout_groups(points, errors).values()
+            g
+            for name, (points, errors) in results.items()
+            if name.endswith("/" + software)
+            for g in layout_groups(points, errors).values()
         ]
         if sets:
             ranks = [spearman([m for m, _ in g], [p for _, p in g]) for g in sets]

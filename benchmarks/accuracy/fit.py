@@ -87,7 +87,10 @@ BORROWED_SPREAD = 0.10
 KNOWN: dict[str, dict[str, object]] = {
     "vtrain": {"flash_attention": False, "dropout": True},
     # Megatron-Bridge's recipes rotate and join MLA's heads in fused kernels (apply_rope_fusion)
-    **{name: {"mla_passes": 2.2} for name in ("bridge_2025", "bridge_2026_spring", "bridge_2026_summer", "bridge_support")},
+    **{
+        name: {"mla_passes": 2.2}
+        for name in ("bridge_2025", "bridge_2026_spring", "bridge_2026_summer", "bridge_support")
+    },
     # PyTorch's loss at its peak: bf16 logits, fp32 log-softmax, the fp32 gradients of both; since 2025 torchtitan compiles it
     "torchtitan": {"separate_norms": True, "logits_bytes": 14.0},
     "torchtitan_2025": {"separate_norms": True, "logits_bytes": 8.0},
@@ -114,7 +117,7 @@ def load(path: Path) -> list[Point]:
     rows = read_rows(path)
     out: list[Point] = []
     for row, read in zip(rows, interpret(rows), strict=True):
-        if read.spec is None or read.spec.run.lora_rank:  # nothing is fitted to finetuning
+        if read.spec is None or read.spec.task.lora_rank:  # nothing is fitted to finetuning
             continue
         rate = stated_rate(row, read.spec)
         notes = row["notes"].lower()
@@ -122,7 +125,9 @@ def load(path: Path) -> list[Point]:
             continue
         if "tokendrop" in row["model"].lower() or (read.spec.model.is_moe and "container 25.09" in row["source"]):
             continue  # tokens are dropped to a capacity there: another computation
-        out.append(Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0))
+        out.append(
+            Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0)
+        )
     return out
 
 
@@ -165,15 +170,25 @@ def relevant(points: Sequence[Point]) -> list[str]:
 
 
 TIGHTER = 0.4  # of a prior's spread around a pooled centre
-OWN = ("expert_overlap", "expert_imbalance", "moe_host_us", "launch_us")  # what a pool of mostly dense rows says little about
+OWN = (
+    "expert_overlap",
+    "expert_imbalance",
+    "moe_host_us",
+    "launch_us",
+)  # what a pool of mostly dense rows says little about
 
 
-def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None, noise: float = 0.06) -> dict[str, float]:
+def fit(
+    points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None, noise: float = 0.06
+) -> dict[str, float]:
     """MAP estimate of the constants. ``centres`` are those of a pooled fit, which a part may leave by less."""
     names = relevant(points)
     priors = {n: PRIORS[n] for n in names}
     if centres:
-        priors = {n: replace(PRIORS[n], centre=centres[n], spread=PRIORS[n].spread * (1.0 if n in OWN else TIGHTER)) for n in names}
+        priors = {
+            n: replace(PRIORS[n], centre=centres[n], spread=PRIORS[n].spread * (1.0 if n in OWN else TIGHTER))
+            for n in names
+        }
     weights = np.sqrt(np.array([p.weight for p in points]))
 
     def unpack(z: np.ndarray) -> dict[str, float]:
@@ -200,7 +215,9 @@ def cross_validate(points: Sequence[Point], software: str, centres: Mapping[str,
         held_out = set(models[fold::FOLDS])
         train = [p for p in points if p.model not in held_out]
         test = [i for i, p in enumerate(points) if p.model in held_out]
-        values = fit(train, software, centres) if train else {n: p.centre for n, p in PRIORS.items()} | dict(centres or {})
+        values = (
+            fit(train, software, centres) if train else {n: p.centre for n, p in PRIORS.items()} | dict(centres or {})
+        )
         out[test] = residuals([points[i] for i in test], make(values, software))
     return out
 
@@ -253,19 +270,31 @@ def main() -> None:
         for name, es in sorted(by_model.items()):
             print(f"      {name:34s} n={len(es):3d} mean {np.mean(es):+.3f} sd {np.std(es):.3f}")
         if args.cv and len({p.model for p in points}) > 1:
-            print("    cross-validated:", summary(cross_validate(points, software, centres.get(pool_of(gpu, software)))), flush=True)
+            print(
+                "    cross-validated:",
+                summary(cross_validate(points, software, centres.get(pool_of(gpu, software)))),
+                flush=True,
+            )
         spread = float(np.sqrt(np.mean(errors**2)))
         out[gpu][software] = (
-            {k: float(f"{v:.4g}") for k, v in values.items()} | KNOWN.get(software, {}) | {"spread": round(max(spread, 0.03), 3)}
+            {k: float(f"{v:.4g}") for k, v in values.items()}
+            | KNOWN.get(software, {})
+            | {"spread": round(max(spread, 0.03), 3)}
         )
     for (gpu, software), (lender, lent) in BORROWED.items():
         if lent in out[lender]:
             note = f"borrowed from {lender}/{lent}: no speed of this software on this part is there to fit"
-            out[gpu][software] = out[lender][lent] | KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": note}
+            out[gpu][software] = (
+                out[lender][lent] | KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": note}
+            )
     if args.write:
         for gpu, held in out.items():
             path = Path(__file__).parents[2] / "configs" / "calibration" / f"{gpu}.yaml"
-            path.write_text(yaml.safe_dump({"default": DEFAULT.get(gpu, next(iter(held))), "generations": dict(held)}, sort_keys=False))
+            path.write_text(
+                yaml.safe_dump(
+                    {"default": DEFAULT.get(gpu, next(iter(held))), "generations": dict(held)}, sort_keys=False
+                )
+            )
 
 
 if __name__ == "__main__":

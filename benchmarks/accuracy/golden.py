@@ -44,7 +44,11 @@ def _spec(args: Mapping[str, Any], gpu: str) -> tuple[Spec, Calibration]:
     dropout = float(args.get("--hidden-dropout", 0.1)) > 0
     swiglu = "--swiglu" in args
     mla = "--multi-latent-attention" in args
-    tp, pp, cp = num("--tensor-model-parallel-size", 1), num("--pipeline-model-parallel-size", 1), num("--context-parallel-size", 1)
+    tp, pp, cp = (
+        num("--tensor-model-parallel-size", 1),
+        num("--pipeline-model-parallel-size", 1),
+        num("--context-parallel-size", 1),
+    )
     layers = num("--num-layers", 1)
     per_chunk = num("--num-layers-per-virtual-pipeline-stage", 0)
     if str(args.get("--pipeline-model-parallel-layout", "")).count("|") >= pp:
@@ -106,10 +110,14 @@ def _spec(args: Mapping[str, Any], gpu: str) -> tuple[Spec, Calibration]:
         gbs=num("--global-batch-size", 32),
         seq_length=num("--seq-length", 1024),
         recompute=Recompute(recompute),
-        recompute_modules=[m for m in modules if m in ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe")],
+        recompute_modules=[
+            m for m in modules if m in ("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "moe")
+        ],
         recompute_num_layers=num("--recompute-num-layers", 0),
         distributed_optimizer="--use-distributed-optimizer" in args,
-        fsdp=Fsdp.megatron if str(args.get("--data-parallel-sharding-strategy", "")) == "optim_grads_params" else Fsdp.none,
+        fsdp=Fsdp.megatron
+        if str(args.get("--data-parallel-sharding-strategy", "")) == "optim_grads_params"
+        else Fsdp.none,
         num_layers_in_first_pipeline_stage=first,
         num_layers_in_last_pipeline_stage=last,
         fused_cross_entropy="--cross-entropy-loss-fusion" in args,
@@ -178,6 +186,14 @@ def load(path: Path) -> list[Golden]:
             except (ValueError, KeyError, configs.Refusal) as error:
                 why = str(error)
         out.append(
-            Golden(row["case"], file, spec, cal, float(row["mem_max_allocated_bytes"] or 0), float(row["mem_allocated_bytes"] or 0), why)
+            Golden(
+                row["case"],
+                file,
+                spec,
+                cal,
+                float(row["mem_max_allocated_bytes"] or 0),
+                float(row["mem_allocated_bytes"] or 0),
+                why,
+            )
         )
     return out

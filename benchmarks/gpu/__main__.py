@@ -53,11 +53,19 @@ def cases(cpu: bool, gpu: str, most: int) -> list[Case]:
     """The whole matrix: first what the ratios are taken from, last what only fills the table. ``most`` is the layers that fit."""
     if cpu:
         toy = ["gpus=1", "layout.tp=1", "precision=fp32", "layout.seq_length=128", "layout.mbs=1", "layout.gbs=2"]
-        return [Case(who, "llama3_tiny", toy, cpu=True, steps=2, warm_up=1, profile=True) for who in ("slipway", *PEERS)]
+        return [
+            Case(who, "llama3_tiny", toy, cpu=True, steps=2, warm_up=1, profile=True) for who in ("slipway", *PEERS)
+        ]
 
     def case(who: str, layers: int, precision: str, mbs: int, recompute: str = "none", *more: str) -> Case:
         words = [f"gpu={gpu}", "gpus=1", "layout.tp=1", "layout.seq_length=8192", f"layout.gbs={SEQUENCES}"]
-        words += [f"model.num_layers={layers}", f"precision={precision}", f"layout.mbs={mbs}", *RECOMPUTE[recompute], *more]
+        words += [
+            f"model.num_layers={layers}",
+            f"precision={precision}",
+            f"layout.mbs={mbs}",
+            *RECOMPUTE[recompute],
+            *more,
+        ]
         return Case(who, overrides=words)
 
     def peer(who: str, mbs: int) -> Case:
@@ -77,7 +85,14 @@ def cases(cpu: bool, gpu: str, most: int) -> list[Case]:
 def layers_that_fit(gpu: str) -> int:
     """The most layers that the planner says fit in bf16 without recompute."""
     for layers in range(32, 0, -1):
-        words = [f"gpu={gpu}", "gpus=1", "layout.tp=1", "layout.mbs=1", f"layout.gbs={SEQUENCES}", f"model.num_layers={layers}"]
+        words = [
+            f"gpu={gpu}",
+            "gpus=1",
+            "layout.tp=1",
+            "layout.mbs=1",
+            f"layout.gbs={SEQUENCES}",
+            f"model.num_layers={layers}",
+        ]
         verdict = planner.check(planner.complete(configs.load("llama3_8b", [*words, "precision=bf16"])))
         if verdict.memory and verdict.memory.fits:
             return layers
@@ -125,7 +140,9 @@ class Process:
         for line in out.splitlines():
             if line.startswith("ROW "):
                 return dict(json.loads(line[4:]))
-        return self._failed("out of memory" if "out of memory" in said.lower() else (said.strip().splitlines() or ["no output"])[-1])
+        return self._failed(
+            "out of memory" if "out of memory" in said.lower() else (said.strip().splitlines() or ["no output"])[-1]
+        )
 
     def _failed(self, why: str) -> dict[str, Any]:
         return {"who": self.case.who, "case": asdict(self.case), "failed": why}
@@ -142,14 +159,14 @@ def _told(row: dict[str, Any]) -> dict[str, str]:
 def describe(row: dict[str, Any]) -> str:
     """A case in one line: whose, layers, precision, recompute, micro-batch, and what else was asked for."""
     told = _told(row)
-    known = (
-        "gpu gpus precision layout.tp layout.seq_length layout.gbs model.num_layers layout.recompute layout.recompute_modules layout.mbs"
-    )
+    known = "gpu gpus precision layout.tp layout.seq_length layout.gbs model.num_layers layout.recompute layout.recompute_modules layout.mbs"
     more = " ".join(f"{k.split('.')[-1]}={v}" for k, v in told.items() if k not in known.split())
     layers = f"{told['model.num_layers']} layers " if "model.num_layers" in told else ""
     recompute = told.get("layout.recompute", "none")
     recompute = "" if recompute == "none" else f" recompute {recompute}"
-    return f"{row['who']} {layers}{told.get('precision', '')} mbs {told.get('layout.mbs', '')}{recompute} {more}".strip()
+    return (
+        f"{row['who']} {layers}{told.get('precision', '')} mbs {told.get('layout.mbs', '')}{recompute} {more}".strip()
+    )
 
 
 _HEAD = ("case", "step s", "tokens/s", "TFLOP/s", "MFU", "GiB", "pred. s", "error", "pred. GiB", "error")
@@ -197,7 +214,9 @@ def _breakdowns(done: list[dict[str, Any]]) -> list[str]:
         lines += ["", f"{describe(row)}, one step, in seconds{' (predicted)' if planned else ''}:"]
         for label, (ours, theirs) in PLANNED.items():
             spent = sum(row["breakdown"].get(k, 0.0) for k in ours)
-            lines.append(f"- {label} {spent:.3f}" + (f" ({sum(planned.get(k, 0.0) for k in theirs):.3f})" if planned else ""))
+            lines.append(
+                f"- {label} {spent:.3f}" + (f" ({sum(planned.get(k, 0.0) for k in theirs):.3f})" if planned else "")
+            )
         lines.append("- slowest: " + "; ".join(f"{name[:60]} ({kind}) {s:.3f}" for name, kind, s in row["slowest"][:3]))
     return lines
 
@@ -219,13 +238,16 @@ def _goals(done: list[dict[str, Any]]) -> list[str]:
         if precision != "bf16" and bf16:
             lines.append(f"- {precision} over bf16, {at}: {ours / bf16:.2f}x (goal 1.4x)")
         peers = {
-            k: v for k, v in rate.items() if k[0] != "slipway" and k[2:] == (layers, mbs) and (k[1] == "bf16") == (precision == "bf16")
+            k: v
+            for k, v in rate.items()
+            if k[0] != "slipway" and k[2:] == (layers, mbs) and (k[1] == "bf16") == (precision == "bf16")
         }
         if peers:
             best = max(peers, key=lambda k: peers[k])
             lines.append(f"- ours in {precision} over {best[0]}, {at}: {ours / peers[best]:.2f}x (goal 1.1x)")
     best_mfu = max(
-        (row["mfu"] for row in done if row["who"] == "slipway" and row["mfu"] and _told(row)["precision"] == "bf16"), default=0.0
+        (row["mfu"] for row in done if row["who"] == "slipway" and row["mfu"] and _told(row)["precision"] == "bf16"),
+        default=0.0,
     )
     return ["", *lines, f"- bf16, best MFU: {best_mfu:.1%} (goal 55%)"] if best_mfu else []
 
@@ -238,11 +260,15 @@ def card() -> str:
     """
     listed = printed_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if not listed:
-        raise configs.Refusal("there is no GPU here", "Prove the scripts with --cpu, or name one for --predict with --gpu.")
+        raise configs.Refusal(
+            "there is no GPU here", "Prove the scripts with --cpu, or name one for --predict with --gpu."
+        )
     name = listed.splitlines()[0]
     gpu = configs.gpu_of_device(name)
     if gpu is None:
-        raise configs.Refusal(f"{name} is not in configs/gpu: its peak is not known", "Add a file for it, or name one with --gpu.")
+        raise configs.Refusal(
+            f"{name} is not in configs/gpu: its peak is not known", "Add a file for it, or name one with --gpu."
+        )
     return gpu.name
 
 

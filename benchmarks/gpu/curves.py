@@ -28,7 +28,12 @@ def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[st
         "gpus=1",
         "layout.tp=1",
     ]
-    words += ["data=indexed", f"data.paths=[{options.data}]", f"data.tokenizer={options.tokenizer}", "run.checkpoint_every_n_steps=100000"]
+    words += [
+        "data=indexed",
+        f"data.paths=[{options.data}]",
+        f"data.tokenizer={options.tokenizer}",
+        "run.checkpoint_every_n_steps=100000",
+    ]
     if options.cpu:
         return [*words, "layout.mbs=1", "layout.gbs=4"]
     return [
@@ -62,7 +67,9 @@ def main() -> None:
         runs = []
         for seed in options.seeds:  # a process each: CUDA's memory and the seed start afresh
             exported = options.out / f"{precision}-{seed}.yaml"
-            subprocess.run([*slipway, "export", recipe, "--out", str(exported), *overrides(precision, seed, options)], check=True)
+            subprocess.run(
+                [*slipway, "export", recipe, "--out", str(exported), *overrides(precision, seed, options)], check=True
+            )
             subprocess.run([*slipway, "run", str(exported)], check=True)
             runs.append(read_run(options.out / f"{precision}-{seed}"))
         sides.append(Side(precision, runs))

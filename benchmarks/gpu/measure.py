@@ -140,7 +140,9 @@ def peer(case: Case, meter: Meter) -> None:
     step = build(case.who, spec.model, device, compiled=not case.cpu)
     shape = (spec.layout.mbs, spec.seq_length + 1)
     for _ in range(case.steps_in_all):
-        drawn = [torch.randint(spec.model.vocab_size, shape, device=device) for _ in range(spec.batch.num_micro_batches)]
+        drawn = [
+            torch.randint(spec.model.vocab_size, shape, device=device) for _ in range(spec.batch.num_micro_batches)
+        ]
         batches = [(d[:, :-1].contiguous(), d[:, 1:].contiguous()) for d in drawn]
         meter.start()
         meter.end(step.run(batches))

@@ -32,7 +32,9 @@ class Attention(nn.Module):
         b, s, _ = x.shape
         q = self.q(x).view(b, s, self.heads, self.width).transpose(1, 2)
         k, v = self.kv(x).view(b, s, 2, self.groups, self.width).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, is_causal=True, enable_gqa=True)
+        out = F.scaled_dot_product_attention(
+            _rotate(q, cos, sin), _rotate(k, cos, sin), v, is_causal=True, enable_gqa=True
+        )
         return self.out(out.transpose(1, 2).reshape(b, s, -1))
 
 

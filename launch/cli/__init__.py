@@ -33,7 +33,9 @@ data_app = typer.Typer(help="Text to Megatron .bin/.idx.", no_args_is_help=True,
 app.add_typer(data_app, name="data")
 
 Name = Annotated[str, typer.Argument(help="A recipe, as slipway list shows them.", metavar="NAME")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="key=value, as gpu=h200 gpus=64 layout.tp=4.", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    Optional[list[str]], typer.Argument(help="key=value, as gpu=h200 gpus=64 layout.tp=4.", metavar="[KEY=VALUE]...")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,7 +73,11 @@ def _layout_words(spec: Spec) -> str:
         words.append(f"(last stage of {lay.num_layers_in_last_pipeline_stage})")
     words += [f"DP{spec.dp}", f"MBS{lay.mbs}", f"GBS{lay.gbs}"]
     if lay.recompute.value != "none":
-        words.append("recompute " + lay.recompute.value + (f" ({', '.join(lay.recompute_modules)})" if lay.recompute_modules else ""))
+        words.append(
+            "recompute "
+            + lay.recompute.value
+            + (f" ({', '.join(lay.recompute_modules)})" if lay.recompute_modules else "")
+        )
     if lay.fsdp.value != "none":
         words.append("Megatron-FSDP")
     return " ".join(words)
@@ -87,7 +93,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None: ...
 
 
@@ -186,7 +194,9 @@ def check(
 def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
     console = _console()
     spec = verdict.spec
-    console.print(f"[bold]{spec.name}[/bold] on {spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}, sequence {spec.seq_length:,}")
+    console.print(
+        f"[bold]{spec.name}[/bold] on {spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}, sequence {spec.seq_length:,}"
+    )
     console.print(f"layout   {_layout_words(spec)}   ({chosen_by})")
     console.print(f"size     {verdict.parameters.total:,} parameters, {verdict.parameters.active:,} active per token")
     for v in verdict.violations:
@@ -204,11 +214,27 @@ def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
                 f"experts  fit up to {verdict.expert_load:.2f} times an even load (real routing, not forced balance, peaks at 1.3 to 1.6: docs/planner.md)"
             )
         table = _table(
-            "stage", "parameters", "gradients", "optimizer", "activations", "logits", "buffers", "total GiB", right=tuple(range(8))
+            "stage",
+            "parameters",
+            "gradients",
+            "optimizer",
+            "activations",
+            "logits",
+            "buffers",
+            "total GiB",
+            right=tuple(range(8)),
         )
         shown = m.stages if len(m.stages) <= 6 else [*m.stages[:2], *m.stages[-2:]]
         for s in shown:
-            parts = (s.parameters_gib, s.gradients_gib, s.optimizer_gib, s.activations_gib, s.logits_gib, s.buffers_gib, s.total_gib)
+            parts = (
+                s.parameters_gib,
+                s.gradients_gib,
+                s.optimizer_gib,
+                s.activations_gib,
+                s.logits_gib,
+                s.buffers_gib,
+                s.total_gib,
+            )
             table.add_row(str(s.stage), *(f"{x:.2f}" for x in parts))
         console.print(table)
     if verdict.time:
@@ -249,10 +275,15 @@ def plan(
     name: Name,
     overrides: Overrides = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many candidates.")] = 10,
-    precisions: Annotated[str, typer.Option(help="Search these too, as bf16,fp8_current; all: every one the GPU has.")] = "",
+    precisions: Annotated[
+        str, typer.Option(help="Search these too, as bf16,fp8_current; all: every one the GPU has.")
+    ] = "",
     json: Json = False,
     plot: Annotated[
-        Optional[Path], typer.Option(help="Draw memory against speed and the best pipeline: PATH.png, PATH.svg, PATH_timeline.png, .svg.")
+        Optional[Path],
+        typer.Option(
+            help="Draw memory against speed and the best pipeline: PATH.png, PATH.svg, PATH_timeline.png, .svg."
+        ),
     ] = None,
 ) -> None:
     """Search every legal layout, rank those that fit, and say on which term each loses."""
@@ -270,11 +301,23 @@ def plan(
         from slipway.planner.pictures import draw_plan, draw_timeline
 
         draw_plan(found, plot)
-        draw_timeline(best.time, best.spec.batch.num_micro_batches, plot.with_name(plot.name + "_timeline"), _layout_words(best.spec))
+        draw_timeline(
+            best.time,
+            best.spec.batch.num_micro_batches,
+            plot.with_name(plot.name + "_timeline"),
+            _layout_words(best.spec),
+        )
     if json:
-        candidates = [planner.as_json(planner.check(c.spec)) | {"why": planner.why_slower(c, best)} for c in found.candidates]
+        candidates = [
+            planner.as_json(planner.check(c.spec)) | {"why": planner.why_slower(c, best)} for c in found.candidates
+        ]
         return _print_json(
-            {"candidates": candidates, "considered": found.considered, "pruned": found.pruned, "did_not_fit": found.did_not_fit}
+            {
+                "candidates": candidates,
+                "considered": found.considered,
+                "pruned": found.pruned,
+                "did_not_fit": found.did_not_fit,
+            }
         )
     console = _console()
     spec = resolved.spec
@@ -293,7 +336,9 @@ def plan(
             planner.why_slower(c, best),
         )
     console.print(table)
-    console.print(f"{found.considered} layouts costed, {found.pruned} more proven slower, {found.did_not_fit} did not fit")
+    console.print(
+        f"{found.considered} layouts costed, {found.pruned} more proven slower, {found.did_not_fit} did not fit"
+    )
     return None
 
 
@@ -367,7 +412,9 @@ def rehearse(
     name: Name,
     overrides: Overrides = None,
     json: Json = False,
-    max_ranks: Annotated[int, typer.Option(min=1, max=64, help="CPU ranks to use at most, where the layout allows.")] = 8,
+    max_ranks: Annotated[
+        int, typer.Option(min=1, max=64, help="CPU ranks to use at most, where the layout allows.")
+    ] = 8,
 ) -> None:
     """Run the recipe on CPU at toy size with its true parallel structure; its loss must equal that of one process."""
     from slipway import planner
@@ -408,10 +455,14 @@ def rehearse(
         table = _table("step", "loss, split", "loss, one process", "difference", right=(0, 1, 2, 3))
         for i, (a, b) in enumerate(zip(result.losses, result.reference_losses, strict=True)):
             table.add_row(str(i + 1), f"{a:.7f}", f"{b:.7f}", f"{a - b:+.1e}")
-        console.print(f"[bold]{name}[/bold] as a toy on {result.toy.gpus} CPU ranks: {_layout_words(result.toy)}; {result.seconds:.0f} s")
+        console.print(
+            f"[bold]{name}[/bold] as a toy on {result.toy.gpus} CPU ranks: {_layout_words(result.toy)}; {result.seconds:.0f} s"
+        )
         console.print(table)
         word = "[green]the same training[/green]" if result.agrees else "[red]NOT the same training[/red]"
-        console.print(f"{word}: largest relative difference {result.max_rel_diff:.1e} (allowed {RELATIVE_TOLERANCE:.0e})")
+        console.print(
+            f"{word}: largest relative difference {result.max_rel_diff:.1e} (allowed {RELATIVE_TOLERANCE:.0e})"
+        )
         if result.tie:
             console.print(
                 f"(with other weights; with the first, {result.tie:.1e}: a token weighed equally between two experts goes by rounding)"
@@ -473,13 +524,17 @@ def launch(
     name: Name,
     overrides: Overrides = None,
     render: Annotated[bool, typer.Option("--render", help="Print the sbatch script; submit nothing.")] = False,
-    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="One run for every combination of key=a,b.")] = False,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="One run for every combination of key=a,b.")
+    ] = False,
     after: Annotated[str, typer.Option(help="Start when these SLURM jobs have succeeded, as 1234 or 1234:1235.")] = "",
     weights: Annotated[
         str, typer.Option(help="Then, when the run has succeeded: a job that writes its weights for Hugging Face here.")
     ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Stay, print the job's log, exit as it does.")] = False,
-    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Launch the last commit although files differ from it.")] = False,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Launch the last commit although files differ from it.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check, then submit: slipway launch llama3_8b cluster=site.yaml nodes=4 run.dir=/data/runs."""
@@ -504,13 +559,17 @@ def launch(
         print(f"{spec.name}: {where}, {_layout_words(spec)}; {one.outlook}", file=sys.stderr, flush=True)
         job = submit.submit(one, after)
         then = submit.submit_weights(one, job, weights) if weights else ""
-        results.append({"name": spec.name, "job": job, "weights_job": then, "run_dir": str(one.run_dir), "outlook": one.outlook})
+        results.append(
+            {"name": spec.name, "job": job, "weights_job": then, "run_dir": str(one.run_dir), "outlook": one.outlook}
+        )
         if job and not json:
             print(f"job {job}    log: {submit.log_folder(one)}    then: slipway report {one.run_dir}")
     if json:
         _print_json(results)
     if follow:
-        ended = [submit.follow(r["job"], submit.log_folder(one)) for r, one in zip(results, ready, strict=True) if r["job"]]
+        ended = [
+            submit.follow(r["job"], submit.log_folder(one)) for r, one in zip(results, ready, strict=True) if r["job"]
+        ]
         if any(state != "COMPLETED" for state in ended):
             raise typer.Exit(1)
     return
@@ -545,7 +604,9 @@ def report(
 
     paths = find_runs(run)
     if not paths:
-        raise Refusal(f"{run} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders.")
+        raise Refusal(
+            f"{run} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders."
+        )
     runs = []
     for path in paths:
         try:
@@ -585,9 +646,13 @@ def report(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="The run to compare with; a folder of runs, or a pattern, for several seeds.")],
+    a: Annotated[
+        str, typer.Argument(help="The run to compare with; a folder of runs, or a pattern, for several seeds.")
+    ],
     b: Annotated[str, typer.Argument(help="The run to judge, or as many.")],
-    out: Annotated[Path, typer.Option(help="Where to write compare.png, compare.html and compare.json.")] = Path("compare"),
+    out: Annotated[Path, typer.Option(help="Where to write compare.png, compare.html and compare.json.")] = Path(
+        "compare"
+    ),
     json: Json = False,
 ) -> None:
     """Run B against run A: speed-up, and the loss difference with its noise."""
@@ -605,11 +670,18 @@ def compare(
 
 @app.command()
 def doctor(
-    name: Annotated[str, typer.Argument(help="A recipe to hold this machine and its cluster against.", metavar="[NAME]")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A recipe to hold this machine and its cluster against.", metavar="[NAME]")
+    ] = "",
     overrides: Overrides = None,
-    only: Annotated[str, typer.Option(help="Some sections: packages, gpu, network, slurm, container, space, environment.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Some sections: packages, gpu, network, slurm, container, space, environment.")
+    ] = "",
     sniff: Annotated[
-        bool, typer.Option("--sniff", help="Matrix products and collectives on every rank of the cluster; names the slow one.")
+        bool,
+        typer.Option(
+            "--sniff", help="Matrix products and collectives on every rank of the cluster; names the slow one."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -632,7 +704,10 @@ def doctor(
             table.add_row("ok" if f.good else "!!", f.subject, f.found, f.wanted, "" if f.good else f.fix)
         _console().print(table)
     if bad:
-        raise Refusal(f"{len(bad)} of {len(findings)} things are not as they should be, first {bad[0].subject}: {bad[0].found}", bad[0].fix)
+        raise Refusal(
+            f"{len(bad)} of {len(findings)} things are not as they should be, first {bad[0].subject}: {bad[0].found}",
+            bad[0].fix,
+        )
     return None
 
 
@@ -696,7 +771,9 @@ def data_prepare(
     out: Annotated[str, typer.Option(help="PREFIX of the .bin and .idx to write.")],
     workers: Annotated[Optional[int], typer.Option(min=1, help="Processes; all cores if not given.")] = None,
     pattern: Annotated[str, typer.Option(help="Which names to take from folders.")] = "*",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that are not UTF-8, and count them.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that are not UTF-8, and count them.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Tokenize text into PREFIX.bin and PREFIX.idx: parallel, resumable, never half a file."""
@@ -743,5 +820,7 @@ def main() -> None:
             print(f"slipway: {' '.join(error.format_message().split())} See slipway --help.", file=sys.stderr)
             sys.exit(2)
         traceback.print_exc()
-        print("slipway: this is a fault of ours, not yours; the traceback above is what a report needs.", file=sys.stderr)
+        print(
+            "slipway: this is a fault of ours, not yours; the traceback above is what a report needs.", file=sys.stderr
+        )
         sys.exit(1)

@@ -37,4 +37,6 @@ def resolved_rows(name: str, overrides: list[str]) -> list[dict[str, Any]]:
 def upstream_difference(name: str) -> list[str]:
     """Lines ``key: upstream -> ours``; empty where NeMo has no recipe of this name."""
     path = UPSTREAM / f"{name}.txt"
-    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")] if path.is_file() else []
+    return (
+        [line for line in path.read_text().splitlines() if line and not line.startswith("#")] if path.is_file() else []
+    )

@@ -93,7 +93,9 @@ def _decode(data: bytes, path: Path, offset: int) -> str:
         ) from None
 
 
-def train_tokenizer(inputs: Iterable[str], out: Path, vocab_size: int, *, pattern: str = "*", skip_bad: bool = False) -> int:
+def train_tokenizer(
+    inputs: Iterable[str], out: Path, vocab_size: int, *, pattern: str = "*", skip_bad: bool = False
+) -> int:
     """Train a byte-level BPE (arXiv:1508.07909) and write it as Hugging Face tokenizers and transformers read it.
 
     Returns the number of ids.
@@ -101,7 +103,9 @@ def train_tokenizer(inputs: Iterable[str], out: Path, vocab_size: int, *, patter
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocab_size < 258:
-        raise Refusal(f"a byte-level vocabulary of {vocab_size} cannot hold the 256 bytes", "Use --vocab-size 512 or more.")
+        raise Refusal(
+            f"a byte-level vocabulary of {vocab_size} cannot hold the 256 bytes", "Use --vocab-size 512 or more."
+        )
     if (out / "tokenizer.json").exists():
         raise Refusal(f"{out} already holds a tokenizer", "Give another --out, or remove it.")
     files = expand(inputs, pattern)
@@ -157,7 +161,9 @@ def load_tokenizer(folder: str) -> tuple[Any, int]:
     path = Path(folder)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise Refusal(f"there is no tokenizer at {folder}", "Train one with: slipway data tokenizer FILES... --out FOLDER")
+        raise Refusal(
+            f"there is no tokenizer at {folder}", "Train one with: slipway data tokenizer FILES... --out FOLDER"
+        )
     tokenizer = Tokenizer.from_file(str(path))
     settings = path.with_name("tokenizer_config.json")
     names = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>"]
@@ -168,7 +174,9 @@ def load_tokenizer(folder: str) -> tuple[Any, int]:
         end = tokenizer.token_to_id(name) if name else None
         if end is not None:
             return tokenizer, end
-    raise Refusal(f"the tokenizer {folder} names no end-of-document token", "Add eos_token to its tokenizer_config.json.")
+    raise Refusal(
+        f"the tokenizer {folder} names no end-of-document token", "Add eos_token to its tokenizer_config.json."
+    )
 
 
 @dataclass(frozen=True)
@@ -273,7 +281,8 @@ def prepare(
         result = _join(shards, parts, out, dtype)
     except OSError as error:
         raise Refusal(
-            f"{out} could not be written: {error.strerror}", "Make room and run the same command again; finished parts are kept."
+            f"{out} could not be written: {error.strerror}",
+            "Make room and run the same command again; finished parts are kept.",
         ) from None
     shutil.rmtree(parts)
     return result

@@ -66,14 +66,24 @@ def _packages(spec: Spec | None) -> list[Finding]:
     table = yaml.safe_load((ROOT / "supported.yaml").read_text())
     right_python = sys.version_info[:2] in ((3, 11), (3, 12)) if _ngc() else sys.version_info[:2] == (3, 11)
     out = [
-        Finding("Python", platform.python_version(), "3.11 (3.12 in NVIDIA's image)", right_python, "make setup PYTHON=/path/to/python3.11")
+        Finding(
+            "Python",
+            platform.python_version(),
+            "3.11 (3.12 in NVIDIA's image)",
+            right_python,
+            "make setup PYTHON=/path/to/python3.11",
+        )
     ]
     for name, expected in table["packages"].items():
         found = _version(name)
         of_base = bool(_ngc()) and name in table["from_the_base_image"]
         good = bool(found) and (of_base or found == expected)
         wanted = "the base image's own" if of_base else expected
-        out.append(Finding(name, found or "not installed", wanted, good, f"pip install -c requirements/lock.txt {name}=={expected}"))
+        out.append(
+            Finding(
+                name, found or "not installed", wanted, good, f"pip install -c requirements/lock.txt {name}=={expected}"
+            )
+        )
     return out + _cuda()
 
 
@@ -91,7 +101,9 @@ def _cuda() -> list[Finding]:
     engines = [n for n in (11, 12, 13) if _version(f"transformer-engine-cu{n}")]
     if engines:
         fix = f"pip install transformer-engine-cu{major}=={_version(f'transformer-engine-cu{engines[0]}')}"
-        out.append(Finding("Transformer Engine", f"for CUDA {engines[0]}", f"CUDA {major}, as torch", engines == [major], fix))
+        out.append(
+            Finding("Transformer Engine", f"for CUDA {engines[0]}", f"CUDA {major}, as torch", engines == [major], fix)
+        )
     driver = printed_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     if driver:
         first = driver.splitlines()[0]
@@ -99,7 +111,11 @@ def _cuda() -> list[Finding]:
         good = int(first.split(".")[0]) >= oldest
         out.append(
             Finding(
-                "driver", first, f"{oldest} or newer for CUDA {major}", good, f"a driver of branch {oldest}, or torch for an older CUDA"
+                "driver",
+                first,
+                f"{oldest} or newer for CUDA {major}",
+                good,
+                f"a driver of branch {oldest}, or torch for an older CUDA",
             )
         )
     return out
@@ -110,19 +126,43 @@ def _gpus(spec: Spec | None) -> list[Finding]:
     if not listed:
         return [Finding("GPU", "none", "any, to train more than toys", True)]
     rows = listed.splitlines()
-    out = [Finding("GPU", f"{len(rows)} x {rows[0]}", "all alike", len(set(rows)) == 1, "CUDA_VISIBLE_DEVICES without the odd one")]
+    out = [
+        Finding(
+            "GPU",
+            f"{len(rows)} x {rows[0]}",
+            "all alike",
+            len(set(rows)) == 1,
+            "CUDA_VISIBLE_DEVICES without the odd one",
+        )
+    ]
     if any("Enabled" in row for row in rows):
-        out.append(Finding("MIG", "enabled", "disabled: a rank takes a whole GPU", False, "nvidia-smi -mig 0, then reset the GPU"))
+        out.append(
+            Finding(
+                "MIG", "enabled", "disabled: a rank takes a whole GPU", False, "nvidia-smi -mig 0, then reset the GPU"
+            )
+        )
     if spec is not None:
         wanted = min(spec.gpus, spec.gpus_per_node)
-        out.append(Finding("GPUs for the recipe", str(len(rows)), f"{wanted} a node", len(rows) >= wanted, f"gpus={len(rows)}"))
+        out.append(
+            Finding("GPUs for the recipe", str(len(rows)), f"{wanted} a node", len(rows) >= wanted, f"gpus={len(rows)}")
+        )
         here, planned = rows[0].split(",")[0], spec.gpu.device_name
         out.append(Finding("kind of GPU", here, planned, here == planned, "gpu= the one that is here, and check again"))
     busy = printed_by("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
     if busy:
-        out.append(Finding("other processes", f"{len(busy.splitlines())} on the GPUs", "none", False, "nvidia-smi shows them"))
+        out.append(
+            Finding("other processes", f"{len(busy.splitlines())} on the GPUs", "none", False, "nvidia-smi shows them")
+        )
     if _version("transformer-engine") == "":
-        out.append(Finding("transformer-engine", "not installed", "2.9", False, "pip install 'nemo-slipway[gpu]', or use the container"))
+        out.append(
+            Finding(
+                "transformer-engine",
+                "not installed",
+                "2.9",
+                False,
+                "pip install 'nemo-slipway[gpu]', or use the container",
+            )
+        )
     return out + _links(len(rows))
 
 
@@ -131,8 +171,14 @@ def _links(gpus: int) -> list[Finding]:
     out = []
     topology = printed_by("nvidia-smi", "topo", "-m")
     if gpus > 1 and topology:
-        rows = [cells for line in topology.splitlines() if re.match(r"GPU\d+\s", line) and "X" in (cells := line.split())]  # not the header
-        without = [row[0] for row in rows if any(not cell.startswith("NV") for i, cell in enumerate(row[1 : gpus + 1]) if cell != "X")]
+        rows = [
+            cells for line in topology.splitlines() if re.match(r"GPU\d+\s", line) and "X" in (cells := line.split())
+        ]  # not the header
+        without = [
+            row[0]
+            for row in rows
+            if any(not cell.startswith("NV") for i, cell in enumerate(row[1 : gpus + 1]) if cell != "X")
+        ]
         found = "between all" if not without else f"not from {', '.join(without)}"
         out.append(
             Finding(
@@ -195,7 +241,9 @@ def _network(spec: Spec | None) -> list[Finding]:
     if interface:
         names = [name for _, name in socket.if_nameindex()]
         good = any(name.startswith(interface) for name in names)
-        out.append(Finding("NCCL_SOCKET_IFNAME", interface, f"one of {', '.join(names)}", good, "unset NCCL_SOCKET_IFNAME"))
+        out.append(
+            Finding("NCCL_SOCKET_IFNAME", interface, f"one of {', '.join(names)}", good, "unset NCCL_SOCKET_IFNAME")
+        )
     return out
 
 
@@ -204,7 +252,9 @@ def _slurm(spec: Spec | None) -> list[Finding]:
         return [Finding("SLURM", "none", "only to submit", True)]
     listed = printed_by("sinfo", "-h", "-o", "%R|%a|%D|%G|%l")
     configured = (
-        "SLURM_CONF" in os.environ or Path("/etc/slurm/slurm.conf").exists() or bool(printed_by("systemctl", "is-active", "slurmd"))
+        "SLURM_CONF" in os.environ
+        or Path("/etc/slurm/slurm.conf").exists()
+        or bool(printed_by("systemctl", "is-active", "slurmd"))
     )
     if listed is None and not configured:
         return [Finding("SLURM", "its commands, and no cluster", "only to submit", True)]
@@ -215,7 +265,13 @@ def _slurm(spec: Spec | None) -> list[Finding]:
     options = printed_by("srun", "--help") or ""
     pyxis = "--container-image" in options
     out = [
-        Finding("SLURM", ", ".join(dict.fromkeys(p[0] for p in partitions)), "at least one partition", bool(partitions), "scontrol ping"),
+        Finding(
+            "SLURM",
+            ", ".join(dict.fromkeys(p[0] for p in partitions)),
+            "at least one partition",
+            bool(partitions),
+            "scontrol ping",
+        ),
         Finding(
             "SLURM accounting",
             "answers" if accounting else "silent",
@@ -231,17 +287,26 @@ def _slurm(spec: Spec | None) -> list[Finding]:
     if cluster.container_image and not pyxis:
         out.append(
             Finding(
-                "container_image", cluster.container_image, "needs pyxis", False, "ask your site for pyxis, or cluster.container_image=''"
+                "container_image",
+                cluster.container_image,
+                "needs pyxis",
+                False,
+                "ask your site for pyxis, or cluster.container_image=''",
             )
         )
     ours = [p for p in partitions if p[0] == cluster.partition] or [p for p in partitions if not cluster.partition]
     if not ours:
         names = ", ".join(dict.fromkeys(p[0] for p in partitions))
-        return [*out, Finding("partition", cluster.partition, f"one of {names}", False, f"cluster.partition={partitions[0][0]}")]
+        return [
+            *out,
+            Finding("partition", cluster.partition, f"one of {names}", False, f"cluster.partition={partitions[0][0]}"),
+        ]
     _, state, _, _, limit = ours[0]
     nodes = sum(int(p[2]) for p in ours)
     out.append(Finding(f"partition {ours[0][0]}", state, "up", state == "up", "another cluster.partition"))
-    out.append(Finding("its nodes", str(nodes), f"{spec.num_nodes} for the recipe", nodes >= spec.num_nodes, f"nodes={nodes}"))
+    out.append(
+        Finding("its nodes", str(nodes), f"{spec.num_nodes} for the recipe", nodes >= spec.num_nodes, f"nodes={nodes}")
+    )
     kinds = ", ".join(dict.fromkeys(p[3] for p in ours))
     counted = [int(n) for n in re.findall(r"gpu:(?:[A-Za-z]\w*:)?(\d+)", kinds)]
     wanted = min(spec.gpus, spec.gpus_per_node)
@@ -299,7 +364,9 @@ def _space(spec: Spec | None) -> list[Finding]:
     if shared.is_dir():
         free = shutil.disk_usage(shared).free / 2**30
         fix = "docker run --ipc=host, or --shm-size=8g"
-        out.append(Finding("/dev/shm", f"{free:.1f} GiB free", f"{NEEDED_SHARED_GIB:.0f} GiB", free >= NEEDED_SHARED_GIB, fix))
+        out.append(
+            Finding("/dev/shm", f"{free:.1f} GiB free", f"{NEEDED_SHARED_GIB:.0f} GiB", free >= NEEDED_SHARED_GIB, fix)
+        )
     return out + _clock(folder)
 
 
@@ -331,10 +398,20 @@ def _clock(folder: Path) -> list[Finding]:
 def _environment(spec: Spec | None) -> list[Finding]:
     value = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "unset")
     wanted = "1 on Hopper with TP or CP, 32 on Blackwell, or unset"
-    out = [Finding("CUDA_DEVICE_MAX_CONNECTIONS", value, wanted, value in ("1", "32", "unset"), "export CUDA_DEVICE_MAX_CONNECTIONS=1")]
+    out = [
+        Finding(
+            "CUDA_DEVICE_MAX_CONNECTIONS",
+            value,
+            wanted,
+            value in ("1", "32", "unset"),
+            "export CUDA_DEVICE_MAX_CONNECTIONS=1",
+        )
+    ]
     for name in ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN"):
         if name in os.environ:
-            out.append(Finding(name, os.environ[name], "unset: Megatron-Core chooses and asserts", False, f"unset {name}"))
+            out.append(
+                Finding(name, os.environ[name], "unset: Megatron-Core chooses and asserts", False, f"unset {name}")
+            )
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         why = "unset: importing NeMo takes three times as long"
         out.append(Finding("PYTHONDONTWRITEBYTECODE", "set", why, False, "unset PYTHONDONTWRITEBYTECODE"))

@@ -110,9 +110,13 @@ def slow(ranks: list[Rank]) -> list[str]:
     link = statistics.median(r.neighbour_gb_per_s for r in ranks)
     for r in ranks:
         if r.gemm_tflops < SLOW * gemm:
-            out.append(f"{r.node} rank {r.rank} ({r.device}): {r.gemm_tflops / gemm:.2f} of the median in matrix products")
+            out.append(
+                f"{r.node} rank {r.rank} ({r.device}): {r.gemm_tflops / gemm:.2f} of the median in matrix products"
+            )
         elif link and r.neighbour_gb_per_s < SLOW * link and _within_node(r, ranks):
-            out.append(f"{r.node} rank {r.rank} ({r.device}): {r.neighbour_gb_per_s / link:.2f} of the median to its neighbours")
+            out.append(
+                f"{r.node} rank {r.rank} ({r.device}): {r.neighbour_gb_per_s / link:.2f} of the median to its neighbours"
+            )
     return out
 
 

@@ -68,14 +68,19 @@ def check_cluster(cluster: Cluster) -> None:
             raise Refusal(f"{where}env.{key} holds a NUL character")
     for key, value in cluster.sbatch.items():
         if not re.fullmatch(r"[a-z][a-z-]*", key):
-            raise Refusal(f"{where}sbatch has {key!r}, which is no option of sbatch", "Write it without dashes in front, as qos: high.")
+            raise Refusal(
+                f"{where}sbatch has {key!r}, which is no option of sbatch",
+                "Write it without dashes in front, as qos: high.",
+            )
         _one_line(where + f"sbatch.{key}", str(value))
     for name in ("account", "partition", "time", "gres", "array", "container_image", "secrets_file"):
         _one_line(where + name, getattr(cluster, name))
     for mount in cluster.container_mounts:
         _one_line(where + "container_mounts", mount)
         if "," in mount or not 1 <= mount.count(":") <= 2:
-            raise Refusal(f"{where}container_mounts has {mount!r}", "Write SOURCE:TARGET or SOURCE:TARGET:ro, without commas.")
+            raise Refusal(
+                f"{where}container_mounts has {mount!r}", "Write SOURCE:TARGET or SOURCE:TARGET:ro, without commas."
+            )
     limit = seconds(cluster.time)
     if limit is not None and 60 * cluster.grace_minutes > limit / 2:
         raise Refusal(
@@ -83,10 +88,15 @@ def check_cluster(cluster: Cluster) -> None:
             "Give a longer cluster.time or a shorter cluster.grace_minutes.",
         )
     if cluster.retries and not cluster.requeue:
-        raise Refusal(f"{where}retries={cluster.retries} needs requeue=true: a job goes back in the queue by being requeued")
+        raise Refusal(
+            f"{where}retries={cluster.retries} needs requeue=true: a job goes back in the queue by being requeued"
+        )
     home = cluster.job_dir or get_nemorun_home()
     if not _PLAIN_PATH.fullmatch(home):
-        raise Refusal(f"{where}job_dir={home!r} cannot be quoted in NeMo-Run's scripts", "Use letters, digits and / . _ + = @ - only.")
+        raise Refusal(
+            f"{where}job_dir={home!r} cannot be quoted in NeMo-Run's scripts",
+            "Use letters, digits and / . _ + = @ - only.",
+        )
     if cluster.secrets_file:
         path = Path(cluster.secrets_file).expanduser()
         if path.is_file() and path.stat().st_mode & 0o077:
@@ -154,7 +164,9 @@ def mounts(spec: Spec) -> list[str]:
         if any(path == c or path.startswith(c + "/") for c in covered):
             continue
         if "," in path or ":" in path or _CONTROL.search(path):
-            raise Refusal(f"{path!r} cannot be mounted into a container", "Give a path without commas, colons and line breaks.")
+            raise Refusal(
+                f"{path!r} cannot be mounted into a container", "Give a path without commas, colons and line breaks."
+            )
         given.append(f"{path}:{path}")
         covered.append(path)
     return given
@@ -208,15 +220,19 @@ def _slurm(spec: Spec, ranks: int) -> run.SlurmExecutor:
 def _local(spec: Spec, ranks: int) -> run.LocalExecutor:
     if spec.num_nodes > 1 and spec.cluster.accelerator != "cpu":
         raise Refusal(
-            f"cluster={spec.cluster.name} is one machine of {ranks} GPUs, and {spec.name} takes {spec.gpus}", f"Use gpus={ranks}."
+            f"cluster={spec.cluster.name} is one machine of {ranks} GPUs, and {spec.name} takes {spec.gpus}",
+            f"Use gpus={ranks}.",
         )
-    return run.LocalExecutor(ntasks_per_node=spec.gpus, launcher=run.Torchrun(), env_vars=environment(spec), packager=run.Packager())
+    return run.LocalExecutor(
+        ntasks_per_node=spec.gpus, launcher=run.Torchrun(), env_vars=environment(spec), packager=run.Packager()
+    )
 
 
 def _docker(spec: Spec, ranks: int) -> run.DockerExecutor:
     if spec.num_nodes > 1:
         raise Refusal(
-            f"cluster={spec.cluster.name} is one machine of {ranks} GPUs, and {spec.name} takes {spec.gpus}", f"Use gpus={ranks}."
+            f"cluster={spec.cluster.name} is one machine of {ranks} GPUs, and {spec.name} takes {spec.gpus}",
+            f"Use gpus={ranks}.",
         )
     gpu = spec.cluster.accelerator != "cpu"
     return run.DockerExecutor(
@@ -275,7 +291,9 @@ def at_front_door(cluster: str, nodes: int | None = None) -> run.Executor:
     arguments = sys.argv[1:]
     found = _recipe_in(arguments)
     if found is None or found[0] not in configs.recipe_names():
-        raise Refusal(f"run.executor={cluster} is for Slipway's recipes", "Name one with --factory, as slipway list shows them.")
+        raise Refusal(
+            f"run.executor={cluster} is for Slipway's recipes", "Name one with --factory, as slipway list shows them."
+        )
     name, options = found
     nodes = nodes or _asked(arguments, "run.executor.nodes", "executor.nodes")
     steps = [f"cluster={cluster}", *overrides(name, options)]

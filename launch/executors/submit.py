@@ -47,7 +47,10 @@ def spread(overrides: list[str]) -> list[tuple[str, list[str]]]:
     keys = [o.partition("=") for o in overrides]
     many = [(k, v.split(",")) for k, _, v in keys if "," in v and not v.startswith(("[", "{", '"', "'"))]
     if not many:
-        raise Refusal("-m was given and no override lists several values", "Write them with commas: -m precision=bf16,fp8_current.")
+        raise Refusal(
+            "-m was given and no override lists several values",
+            "Write them with commas: -m precision=bf16,fp8_current.",
+        )
     single = [o for o in overrides if o.partition("=")[0] not in dict(many)]
     out = []
     for values in itertools.product(*(v for _, v in many)):
@@ -97,7 +100,8 @@ def _accelerator(spec: Spec) -> str:
         asked = "cpu" if small and spec.cluster.executor == "local" and not gpu_here() else "gpu"
     if asked == "cpu" and not small:
         raise Refusal(
-            f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has nothing else", "Use a toy: llama3_tiny."
+            f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has nothing else",
+            "Use a toy: llama3_tiny.",
         )
     if asked == "gpu" and spec.cluster.executor != "slurm" and not gpu_here():
         raise Refusal(
@@ -129,7 +133,9 @@ def sniff(name: str, overrides: list[str]) -> list[Rank]:
     from slipway.launch.doctor import sniff as measure
 
     spec = absolute(configs.load(name, overrides).spec)
-    spec = replace(spec, name="sniff", cluster=replace(spec.cluster, array="", retries=0, accelerator=_accelerator(spec)))
+    spec = replace(
+        spec, name="sniff", cluster=replace(spec.cluster, array="", retries=0, accelerator=_accelerator(spec))
+    )
     task = Launch(spec, {}, "", allow_dirty=True)
     if spec.cluster.executor != "slurm":
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -228,7 +234,9 @@ def _script(launch: Launch, recipe: Any, after: str) -> str:
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the title's folder, if this was its first
     if not text:
-        raise Refusal(f"cluster={launch.spec.cluster.name} submits no script: its executor is {launch.spec.cluster.executor}")
+        raise Refusal(
+            f"cluster={launch.spec.cluster.name} submits no script: its executor is {launch.spec.cluster.executor}"
+        )
     return text
 
 
@@ -262,7 +270,9 @@ def submit_weights(launch: Launch, job: str, out: str) -> str:
 
     cluster = replace(launch.spec.cluster, array="", retries=0)
     layout = replace(launch.spec.layout, tp=1, cp=1)  # what the rank's environment is made from
-    one = replace(launch, spec=replace(launch.spec, name=f"{launch.spec.name}-weights", gpus=1, layout=layout, cluster=cluster))
+    one = replace(
+        launch, spec=replace(launch.spec, name=f"{launch.spec.name}-weights", gpus=1, layout=layout, cluster=cluster)
+    )
     task = run.Partial(export, run_dir=str(launch.run_dir), out=str(Path(out).resolve()))
     return _hand_over(one, task, job)[0]
 
@@ -286,7 +296,9 @@ def _attached(launch: Launch, recipe: Any, executor: Any) -> str:
 
     from slipway.launch.executors import task_name
 
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun's, where the environment is not activated
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun's, where the environment is not activated
+    )
     _remember(launch, "", Path())
     name = task_name(launch.spec)
     with run.Experiment(name) as experiment:
@@ -294,7 +306,9 @@ def _attached(launch: Launch, recipe: Any, executor: Any) -> str:
         experiment.run(detach=False, tail_logs=True)
     states = [job.state.name for job in experiment.jobs]  # leaving the experiment is what waits for its jobs
     if states != ["SUCCEEDED"]:
-        raise Refusal(f"{launch.spec.name} did not finish: {', '.join(states)}", "Its log is above; the same command resumes it.")
+        raise Refusal(
+            f"{launch.spec.name} did not finish: {', '.join(states)}", "Its log is above; the same command resumes it."
+        )
     return ""
 
 
@@ -305,7 +319,8 @@ def _require_docker() -> None:
         get_client().ping()
     except Exception as error:  # no package, no daemon, no permission: all mean the same here
         raise Refusal(
-            f"no docker daemon answers here ({type(error).__name__})", "Start one and pip install docker, or use cluster=local."
+            f"no docker daemon answers here ({type(error).__name__})",
+            "Start one and pip install docker, or use cluster=local.",
         ) from None
 
 
@@ -353,9 +368,13 @@ def ask_slurm(script: str, spec: Spec) -> None:
         file.write(script)
         file.flush()
         try:
-            done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(
+                ["sbatch", "--test-only", file.name], capture_output=True, text=True, timeout=60, check=False
+            )
         except subprocess.TimeoutExpired:
-            raise Refusal("SLURM's controller did not answer within 60 s", "Ask sinfo whether the cluster is up.") from None
+            raise Refusal(
+                "SLURM's controller did not answer within 60 s", "Ask sinfo whether the cluster is up."
+            ) from None
     if done.returncode:
         raise _refused(done.stderr, spec)
 
@@ -374,10 +393,16 @@ def _refused(said: str, spec: Spec) -> Refusal:
     c = spec.cluster
     low = said.lower()
     partitions = _listed("sinfo", "-h", "-o", "%P")
-    if "unable to contact slurm controller" in low or "connection refused" in low or "communication connection failure" in low:
+    if (
+        "unable to contact slurm controller" in low
+        or "connection refused" in low
+        or "communication connection failure" in low
+    ):
         return Refusal("SLURM's controller does not answer", "Ask sinfo whether the cluster is up, and try again.")
     if "invalid account" in low:
-        accounts = _listed("sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=account")
+        accounts = _listed(
+            "sacctmgr", "-n", "-P", "show", "assoc", f"user={os.environ.get('USER', 'root')}", "format=account"
+        )
         return Refusal(
             f"SLURM knows no account {c.account!r} for you on partition {c.partition!r}",
             f"Use cluster.account= one of: {accounts or 'ask your site'}.",
@@ -386,8 +411,16 @@ def _refused(said: str, spec: Spec) -> Refusal:
         return Refusal(f"SLURM knows no partition {c.partition!r}", f"Use cluster.partition= one of: {partitions}.")
     if "time limit" in low or "--time" in low:
         limits = _listed("sinfo", "-h", "-o", "%P %l")
-        return Refusal(f"cluster.time={c.time} is not what partition {c.partition!r} allows", f"Partitions and their limits: {limits}.")
-    if "gres" in low or "generic resource" in low or "node configuration is not available" in low or "node count" in low:
+        return Refusal(
+            f"cluster.time={c.time} is not what partition {c.partition!r} allows",
+            f"Partitions and their limits: {limits}.",
+        )
+    if (
+        "gres" in low
+        or "generic resource" in low
+        or "node configuration is not available" in low
+        or "node count" in low
+    ):
         nodes = _listed("sinfo", "-h", "-o", "%P %D nodes with %G")
         return Refusal(
             f"no partition has {spec.num_nodes} nodes with {c.gres or f'{spec.gpus_per_node} GPUs'}",
@@ -398,24 +431,44 @@ def _refused(said: str, spec: Spec) -> Refusal:
     if "dependency" in low:
         return Refusal("SLURM does not know the job that --after names", "squeue lists yours.")
     if "uncommitted changes" in low:
-        return Refusal("the repository has changes that are not committed", "Commit them, or launch with --allow-dirty.")
-    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()] or [line for line in said.splitlines() if line.strip()]
+        return Refusal(
+            "the repository has changes that are not committed", "Commit them, or launch with --allow-dirty."
+        )
+    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()] or [
+        line for line in said.splitlines() if line.strip()
+    ]
     return Refusal(f"SLURM does not take it: {lines[0] if lines else 'it does not say why'}")
 
 
 # --- following a job
 
 SETTLED_S = 15.0  # a job that puts itself back in the queue is FAILED for a moment
-_ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
+_ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "PREEMPTED",
+)
 
 
 def state_of(job: str) -> str:
     """SLURM's word for a job's state, of the attempt that is going on or was the last; empty before accounting knows of it."""
-    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60, check=False
+    )
     states = done.stdout.split()
     if not states or all(s in _ENDED for s in states):
         done = subprocess.run(
-            ["sacct", "-X", "-n", "-P", "-j", job, "-o", "State"], capture_output=True, text=True, timeout=60, check=False
+            ["sacct", "-X", "-n", "-P", "-j", job, "-o", "State"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         states = [line.split()[0] for line in done.stdout.splitlines() if line.split()]
     going = [s for s in states if s not in _ENDED]

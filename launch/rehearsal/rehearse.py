@@ -149,12 +149,16 @@ def _final_losses(outcome: ranks.Outcome) -> list[float]:
     return [float(x) for x in outcome.results[-1]]
 
 
-def run_toy(toy: Spec, *, change: Callable[[Any], None] | None = None, timeout_s: float = 300.0) -> tuple[list[float], float]:
+def run_toy(
+    toy: Spec, *, change: Callable[[Any], None] | None = None, timeout_s: float = 300.0
+) -> tuple[list[float], float]:
     """Train ``toy`` on its ranks. Returns the losses and the seconds it took."""
     import_nemo()
     folder = Path(tempfile.mkdtemp(prefix="slipway-rehearse-"))
     try:
-        spec = replace(toy, run=replace(toy.run, dir=str(folder), max_steps=STEPS, async_save=False, val_check_interval=0))
+        spec = replace(
+            toy, run=replace(toy.run, dir=str(folder), max_steps=STEPS, async_save=False, val_check_interval=0)
+        )
         outcome = ranks.run(spec.gpus, train_rank(spec, change), timeout_s=timeout_s, logs=folder / "logs")
         return _final_losses(outcome), outcome.seconds
     except ranks.RankFailure:

@@ -88,7 +88,9 @@ def _shrink_model(spec: Spec, tp: int, pp: int, vpp: int) -> tuple[configs.Model
         kv_channels=_HEAD,
         vocab_size=512,
         make_vocab_size_divisible_by=128,  # 512 is a multiple of 128 x 2: the padded size does not depend on TP
-        max_position_embeddings=256 if m.position_embedding_type is configs.schema.PositionEmbedding.learned_absolute else 4096,
+        max_position_embeddings=256
+        if m.position_embedding_type is configs.schema.PositionEmbedding.learned_absolute
+        else 4096,
         init_method_std=0.02,
     )
     if m.is_moe:

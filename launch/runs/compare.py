@@ -36,7 +36,10 @@ def read_side(given: str) -> Side:
     """
     paths = find_runs(Path(given)) or [p for found in sorted(glob.glob(given)) for p in find_runs(Path(found))]
     if not paths:
-        raise Refusal(f"{given} holds no run", "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.")
+        raise Refusal(
+            f"{given} holds no run",
+            "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.",
+        )
     return Side(re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.") or given, [read_run(path) for path in paths])
 
 
@@ -94,10 +97,15 @@ def align(a: Run, b: Run) -> Aligned:
         steps, ia, ib = np.intersect1d(la.steps, lb.steps, return_indices=True)
         out = Aligned("step", steps, la.values[ia], lb.values[ib])
     if len(out.x) < 4:
-        raise Refusal(f"{a.path} and {b.path} have {len(out.x)} steps in common", "At least 4 are needed to compare them.")
+        raise Refusal(
+            f"{a.path} and {b.path} have {len(out.x)} steps in common", "At least 4 are needed to compare them."
+        )
     broken = [run.name for run, loss in ((a, out.a), (b, out.b)) if not np.isfinite(loss).all()]
     if broken:
-        raise Refusal(f"the loss of {' and of '.join(broken)} is not finite at every step", "slipway report RUN shows where it breaks.")
+        raise Refusal(
+            f"the loss of {' and of '.join(broken)} is not finite at every step",
+            "slipway report RUN shows where it breaks.",
+        )
     return out
 
 
@@ -112,8 +120,13 @@ def pair(a: Side, b: Side) -> list[tuple[Run, Run]]:
     seeds = [[run.spec.run.seed if run.spec else None for run in side.runs] for side in (a, b)]
     by_seed = [dict(zip(seen, side.runs, strict=True)) for seen, side in zip(seeds, (a, b), strict=True)]
     if None in seeds[0] or sorted(seeds[0], key=str) != sorted(seeds[1], key=str) or len(by_seed[0]) != len(seeds[0]):
-        told = " and ".join(f"{side.name} has {', '.join(map(str, seen))}" for side, seen in zip((a, b), seeds, strict=True))
-        raise Refusal(f"of several runs the seeds must be the same on both sides, each once: {told}", "Train both with run.seed=1,2,3.")
+        told = " and ".join(
+            f"{side.name} has {', '.join(map(str, seen))}" for side, seen in zip((a, b), seeds, strict=True)
+        )
+        raise Refusal(
+            f"of several runs the seeds must be the same on both sides, each once: {told}",
+            "Train both with run.seed=1,2,3.",
+        )
     return [(run, by_seed[1][seed]) for seed, run in by_seed[0].items()]
 
 
@@ -153,13 +166,19 @@ def _weigh(a: Side, b: Side, pairs: list[Aligned], of_a: list[Summary], of_b: li
     difference, noise = loss_difference(pairs)
     rates = [[s.tokens_per_s_per_gpu for s in told if s.tokens_per_s_per_gpu] for told in (of_a, of_b)]
     speed = float(np.median(rates[1]) / np.median(rates[0])) if all(rates) else None
-    seen = "no difference seen" if abs(difference) <= noise else ("its loss is lower" if difference < 0 else "its loss is higher")
+    seen = (
+        "no difference seen"
+        if abs(difference) <= noise
+        else ("its loss is lower" if difference < 0 else "its loss is higher")
+    )
     if abs(difference) > noise and len(pairs) == 1:
         seen += ", of one run each: another seed may move it as far"
     faster = f"{b.name} is {speed:.2f}x as fast as {a.name}; " if speed else ""
     of = f" over {len(pairs)} seeds" if len(pairs) > 1 else ""
     sentence = f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}{of}: {seen}."
-    return Comparison(a.name, b.name, speed, difference, noise, pairs[0].by, min(len(p.x) for p in pairs), len(pairs), sentence)
+    return Comparison(
+        a.name, b.name, speed, difference, noise, pairs[0].by, min(len(p.x) for p in pairs), len(pairs), sentence
+    )
 
 
 def _draw(a: Side, b: Side, pairs: list[Aligned], result: Comparison) -> Any:
@@ -191,5 +210,13 @@ def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path
     body = "{picture}<h2>Numbers</h2>" + page.table(rows, ["", *(run.name for run in runs)])
     body += "<h2>Step time</h2>" + page.svg(draw_times(runs))
     drawn = _draw(a, b, pairs, result)
-    written = page.write(out, "compare", ("compare.png", drawn), f"{a.name} against {b.name}", result.sentence, body, page.as_json(result))
+    written = page.write(
+        out,
+        "compare",
+        ("compare.png", drawn),
+        f"{a.name} against {b.name}",
+        result.sentence,
+        body,
+        page.as_json(result),
+    )
     return result, written

@@ -60,7 +60,9 @@ def figure(height: float = 4.0, **subplots: Any) -> Any:
     return plt.subplots(figsize=(7.0, height), layout="constrained", **subplots)
 
 
-def curve(axes: Any, x: np.ndarray, values: np.ndarray, label: str, color: str, *, width: float = 1.8, raw: bool = True) -> None:
+def curve(
+    axes: Any, x: np.ndarray, values: np.ndarray, label: str, color: str, *, width: float = 1.8, raw: bool = True
+) -> None:
     """A noisy quantity: its smoothed line, over its own values where they are not too many to be seen."""
     if raw:
         axes.plot(x, values, color=color, linewidth=0.7, alpha=0.35)
@@ -106,6 +108,8 @@ def write(out: Path, name: str, picture: tuple[str, Any], title: str, lead: str,
         raise Refusal(f"{out} cannot be made: {error.strerror}", "Give an --out that you may write to.") from None
     png, page, plain = out / picture[0], out / f"{name}.html", out / f"{name}.json"
     picture[1].savefig(png, dpi=150)
-    page.write_text(_PAGE.format(title=html.escape(title), lead=html.escape(lead), body=body.replace("{picture}", svg(picture[1]))))
+    page.write_text(
+        _PAGE.format(title=html.escape(title), lead=html.escape(lead), body=body.replace("{picture}", svg(picture[1])))
+    )
     plain.write_text(json.dumps(data, indent=1))
     return [png, page, plain]

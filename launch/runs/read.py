@@ -91,13 +91,21 @@ def read_run(path: Path) -> Run:
         try:
             held = json.loads(record.read_text())
             spec = spec_from_record(held["spec"])
-            world, device, device_name = int(held.get("world_size", 1)), held.get("device", ""), held.get("device_name", "")
+            world, device, device_name = (
+                int(held.get("world_size", 1)),
+                held.get("device", ""),
+                held.get("device_name", ""),
+            )
         except (ValueError, KeyError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise Refusal(f"{record} cannot be read: {what}", "Restore it, or remove it to report on the events alone.") from None
+            raise Refusal(
+                f"{record} cannot be read: {what}", "Restore it, or remove it to report on the events alone."
+            ) from None
     series, started_at, repeated = _read_events(path / "tensorboard")
     folder = path / "checkpoints"
-    checkpoints = tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
+    checkpoints = (
+        tuple(sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_step_of)) if folder.is_dir() else ()
+    )
     failure = _failure(path / FAILURE)
     return Run(
         path,
@@ -158,7 +166,9 @@ def _read_events(folder: Path) -> tuple[dict[str, Series], tuple[int, ...], int]
         for tag in tags:
             rows = merged.setdefault(tag, {})
             scalars = events.Scalars(tag)
-            if scalars:  # a resumed run trains again from its checkpoint: what the old one logged beyond is not this run
+            if (
+                scalars
+            ):  # a resumed run trains again from its checkpoint: what the old one logged beyond is not this run
                 first = scalars[0].step
                 beyond = [s for s in rows if s >= first]
                 for step in beyond:
@@ -171,5 +181,7 @@ def _read_events(folder: Path) -> tuple[dict[str, Series], tuple[int, ...], int]
     out: dict[str, Series] = {}
     for tag, rows in merged.items():
         steps = sorted(rows)
-        out[tag] = Series(np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps]))
+        out[tag] = Series(
+            np.asarray(steps), np.asarray([rows[s][0] for s in steps]), np.asarray([rows[s][1] for s in steps])
+        )
     return out, tuple(started_at), repeated

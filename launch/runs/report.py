@@ -31,7 +31,9 @@ class Summary:
     failure: str
     starts: int
     repeated_steps: int
-    goodput: float | None  # of the wall time between the first step and the last, queues and restarts included: in steps that count
+    goodput: (
+        float | None
+    )  # of the wall time between the first step and the last, queues and restarts included: in steps that count
     ranks: int
     gpu: str
     precision: str
@@ -90,7 +92,11 @@ def as_run(run: Run) -> Spec | None:
 
 def describe_layout(spec: Spec) -> str:
     lay = spec.layout
-    parts = [f"{k.upper()}{v}" for k, v in (("tp", lay.tp), ("pp", lay.pp), ("vpp", lay.vpp), ("cp", lay.cp), ("ep", lay.ep)) if v > 1]
+    parts = [
+        f"{k.upper()}{v}"
+        for k, v in (("tp", lay.tp), ("pp", lay.pp), ("vpp", lay.vpp), ("cp", lay.cp), ("ep", lay.ep))
+        if v > 1
+    ]
     if lay.etp:
         parts.append(f"ETP{lay.etp}")
     if spec.dp > 1:
@@ -234,7 +240,9 @@ def write_report(run: Run, summary: Summary, out: Path, entropy: float | None = 
     ranks = f"{summary.ranks} rank{'s' if summary.ranks > 1 else ''} ({summary.gpu})"
     lead = f"{summary.recipe or run.name}: {summary.steps} steps on {', '.join(filter(None, (ranks, summary.layout)))}; {summary.state}."
     body = "{picture}<h2>Numbers</h2>" + page.table(table(summary)) + "<h2>Step time</h2>" + page.svg(draw_times([run]))
-    return page.write(out, "report", ("loss.png", _draw_loss([run], entropy)), f"Run {run.name}", lead, body, page.as_json(summary))
+    return page.write(
+        out, "report", ("loss.png", _draw_loss([run], entropy)), f"Run {run.name}", lead, body, page.as_json(summary)
+    )
 
 
 OVERVIEW: tuple[tuple[str, str, str], ...] = (
@@ -267,4 +275,6 @@ def write_overview(runs: list[Run], summaries: list[Summary], reports: list[Path
     failed = sum(s.state == "failed" for s in summaries)
     lead = f"{len(runs)} runs" + (f", {failed} of them failed." if failed else ".")
     body = page.table(rows, head, [os.path.relpath(own, out) for own in reports]) + "{picture}"
-    return page.write(out, "runs", ("runs.png", _draw_loss(runs)), "Runs", lead, body, [page.as_json(s) for s in summaries])
+    return page.write(
+        out, "runs", ("runs.png", _draw_loss(runs)), "Runs", lead, body, [page.as_json(s) for s in summaries]
+    )

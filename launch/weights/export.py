@@ -120,7 +120,10 @@ def export(run_dir: str, out: str, dtype: str = "bfloat16") -> None:
     spec = spec_from_record(json.loads(record.read_text())["spec"])
     if spec.model.family not in FAMILIES or spec.layout.fsdp.value != "none":
         what = spec.model.family if spec.model.family not in FAMILIES else "Megatron-FSDP checkpoints"
-        raise Refusal(f"{what} cannot be written as Hugging Face weights here: {', '.join(FAMILIES)} can", "Use NeMo's llm.export_ckpt.")
+        raise Refusal(
+            f"{what} cannot be written as Hugging Face weights here: {', '.join(FAMILIES)} can",
+            "Use NeMo's llm.export_ckpt.",
+        )
     if target.exists():
         raise Refusal(f"{target} is already there", "Give another --out.")
     found = held(run / "checkpoints")
@@ -130,7 +133,10 @@ def export(run_dir: str, out: str, dtype: str = "bfloat16") -> None:
     from transformers import LlamaForCausalLM
 
     kind = getattr(torch, dtype)
-    state = {name: tensor.to(kind).contiguous() for name, tensor in to_hugging_face(_read(found.newest / "weights"), spec.model).items()}
+    state = {
+        name: tensor.to(kind).contiguous()
+        for name, tensor in to_hugging_face(_read(found.newest / "weights"), spec.model).items()
+    }
     with torch.device("meta"):
         model = LlamaForCausalLM(_config(spec, dtype))
     if spec.model.share_embeddings_and_output_weights:

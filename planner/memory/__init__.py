@@ -53,7 +53,14 @@ class StageMemory:
 
     @property
     def total_gib(self) -> float:
-        return self.parameters_gib + self.gradients_gib + self.optimizer_gib + self.activations_gib + self.logits_gib + self.buffers_gib
+        return (
+            self.parameters_gib
+            + self.gradients_gib
+            + self.optimizer_gib
+            + self.activations_gib
+            + self.logits_gib
+            + self.buffers_gib
+        )
 
     @property
     def static_gib(self) -> float:
@@ -170,7 +177,9 @@ class Saved:
         if "moe_act" in modules and moe:
             left -= self.activation_output
         if ("mlp" in modules and not moe) or ("moe" in modules and moe):
-            left -= self.activation_input + self.activation_output + (self.experts if moe else self.norm_of_feed_forward)
+            left -= (
+                self.activation_input + self.activation_output + (self.experts if moe else self.norm_of_feed_forward)
+            )
         return left
 
 
@@ -274,7 +283,7 @@ def _static(spec: Spec, shard: Shard) -> tuple[float, float, float]:
     optimizer = states * (shard.dense / dense_by + shard.expert / expert_by)
     if lay.optimizer_cpu_offload:
         optimizer = 0.0
-    if spec.run.lora_rank:  # frozen: adapters' own are under a thousandth
+    if spec.task.lora_rank:  # frozen: adapters' own are under a thousandth
         grad = optimizer = 0.0
     if full:
         owned = shard.dense / dp + shard.expert / expert_dp
@@ -316,7 +325,9 @@ def _split_of(spec: Spec, cal: Calibration) -> _Split:
 def offloaded_bytes(spec: Spec, cal: Calibration) -> float:
     """Bytes of one micro-batch's activations that go to host memory, from the first ``cpu_offload_layers`` layers of the one stage."""
     split = _split_of(spec, cal)
-    return sum(saved_by_layer(split, kind).total for kind in layer_kinds(spec.model.shape)[: spec.layout.cpu_offload_layers])
+    return sum(
+        saved_by_layer(split, kind).total for kind in layer_kinds(spec.model.shape)[: spec.layout.cpu_offload_layers]
+    )
 
 
 def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0) -> list[StageMemory]:
@@ -366,7 +377,9 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
             vocabulary = model.padded_vocab_size(lay.tp) / lay.tp
             logits = (1 + model.mtp_num_layers) * (per_logit * rows * vocabulary + 2 * boundary)
             further = saved_by_layer(split, model.mtp_kind).total if by_block else bytes_of[model.mtp_kind][0]
-            activations += depth * model.mtp_num_layers * (further + 5 * boundary)  # and its inputs: embedding, norms, the two joined
+            activations += (
+                depth * model.mtp_num_layers * (further + 5 * boundary)
+            )  # and its inputs: embedding, norms, the two joined
             if lay.pp == 1:  # logits live before the first layer's backward, whose working set then does not
                 activations -= min(working + gradients, logits)
         buffers = WORKSPACE_GIB * GIB
@@ -379,7 +392,9 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
         if lay.fsdp is not Fsdp.none:
             biggest = max(layer(model, kind, lay.tp, lay.ep, lay.expert_tp).total for kind in set(kinds))
             table = model.padded_vocab_size(lay.tp) // lay.tp * model.hidden_size
-            buffers += (2 * biggest + table) * wide + (biggest + table) * 4.0  # two units gathered, one unit's gradients
+            buffers += (2 * biggest + table) * wide + (
+                biggest + table
+            ) * 4.0  # two units gathered, one unit's gradients
         out.append(
             StageMemory(
                 stage,
@@ -403,7 +418,7 @@ def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0)
     weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
     states = 8.0 if spec.optim.precision_aware or spec.precision.gemm == "fp32" else 12.0
     total = parameters(spec).total
-    if spec.run.lora_rank:
+    if spec.task.lora_rank:
         states = 0.0
     offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     shard = (weights + states) * total / spec.gpus

@@ -41,7 +41,9 @@ def _aliases() -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    bare = re.sub(r"\(.*?\)|\b(LoRA|SFT|PEFT|\d+-node)\b", "", name, flags=re.IGNORECASE)  # what was done with it, not what it is
+    bare = re.sub(
+        r"\(.*?\)|\b(LoRA|SFT|PEFT|\d+-node)\b", "", name, flags=re.IGNORECASE
+    )  # what was done with it, not what it is
     return re.sub(r"[^a-z0-9]", "", bare.lower())
 
 
@@ -132,9 +134,6 @@ def _recompute(text: str) -> dict[str, Any]:
     return {"recompute": Recompute.selective, "recompute_modules": [n for n in names if n in known]}
 
 
-LORA_RANK = 16  # NeMo's recipes; the tables do not state it, and it hardly matters
-
-
 def spec_of_row(row: Mapping[str, str]) -> Spec:
     """A row of a published table as a spec.
 
@@ -146,7 +145,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
     lora = "lora" in (notes + row.get("model", "") + row.get("source", "")).lower()
     gpu_name = _aliases()["gpu"].get(_plain(row.get("gpu", "")))
     if gpu_name is None:
-        raise ValueError(f"unknown GPU {row.get('gpu', '')!r}; {configs.nearest(_plain(row.get('gpu', '')), configs.gpu_names())}")
+        raise ValueError(
+            f"unknown GPU {row.get('gpu', '')!r}; {configs.nearest(_plain(row.get('gpu', '')), configs.gpu_names())}"
+        )
     precision = _aliases()["precision"].get(_plain(row.get("precision", "")))
     if precision is None:
         raise ValueError(f"unknown precision {row.get('precision')!r}")
@@ -188,7 +189,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         seq_length=_number(row, "seq_len", model.seq_length),
         fsdp=Fsdp.megatron if _number(row, "fsdp", 0) else Fsdp.none,
         sp=False
-        if "no sequence parallelism" in notes or "vTrain" in row.get("source", "") or "bigscience" in row.get("source", "")
+        if "no sequence parallelism" in notes
+        or "vTrain" in row.get("source", "")
+        or "bigscience" in row.get("source", "")
         else None,
         distributed_optimizer="vTrain" not in row.get("source", ""),
         dispatcher=Dispatcher.flex
@@ -207,14 +210,23 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpus=gpus,
         model=model,
         gpu=configs.gpu(gpu_name),
-        precision=replace(known, grad_reduce_in_fp32=not half, fp8_param_gather=known.fp8_param_gather or fp8_parameters),
+        precision=replace(
+            known, grad_reduce_in_fp32=not half, fp8_param_gather=known.fp8_param_gather or fp8_parameters
+        ),
         layout=layout,
         optim=configs.Optimizer(
-            name="adam", lr=1e-4, min_lr=1e-5, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.95, adam_eps=1e-8, warmup_steps=1
+            name="adam",
+            lr=1e-4,
+            min_lr=1e-5,
+            weight_decay=0.1,
+            adam_beta1=0.9,
+            adam_beta2=0.95,
+            adam_eps=1e-8,
+            warmup_steps=1,
         ),
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(name="none", executor="local"),
-        run=configs.Run(lora_rank=LORA_RANK if lora else 0),
+        task=configs.task("lora" if lora else "pretrain"),
     )
     if gpus % (tp * pp * cp):
         raise ValueError(f"tp x pp x cp = {tp * pp * cp} does not divide {gpus} GPUs")
@@ -225,14 +237,21 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
     each = -(-model.num_layers // pp)
     if "bigscience" in source and model.num_layers % pp and each * (pp - 1) < model.num_layers:
         # DeepSpeed fills the stages from the front, the embedding beside the first one's layers
-        spec = replace(spec, layout=replace(layout, num_layers_in_last_pipeline_stage=model.num_layers - each * (pp - 1)))
+        spec = replace(
+            spec, layout=replace(layout, num_layers_in_last_pipeline_stage=model.num_layers - each * (pp - 1))
+        )
     else:
         spec = fit_pipeline(spec)
     return fit_memory(spec) if model.is_moe and not recompute else spec
 
 
 # What tuned recipes of expert models recompute, by what it costs.
-_LIGHTEST_FIRST = (("layernorm", "moe_act"), ("layernorm", "moe_act", "mla_up_proj"), ("moe",), ("moe", "layernorm", "mla_up_proj", "mlp"))
+_LIGHTEST_FIRST = (
+    ("layernorm", "moe_act"),
+    ("layernorm", "moe_act", "mla_up_proj"),
+    ("moe",),
+    ("moe", "layernorm", "mla_up_proj", "mlp"),
+)
 
 
 def fit_memory(spec: Spec) -> Spec:
@@ -240,7 +259,9 @@ def fit_memory(spec: Spec) -> Spec:
     if _holds(spec):
         return spec
     for modules in _LIGHTEST_FIRST:
-        trial = replace(spec, layout=replace(spec.layout, recompute=Recompute.selective, recompute_modules=list(modules)))
+        trial = replace(
+            spec, layout=replace(spec.layout, recompute=Recompute.selective, recompute_modules=list(modules))
+        )
         if _holds(trial):
             return trial
     return replace(spec, layout=replace(spec.layout, recompute=Recompute.full))
@@ -301,7 +322,7 @@ def stated_rate(row: Mapping[str, str], spec: Spec) -> float:
 def _require_possible(spec: Spec, row: Mapping[str, str]) -> None:
     """Refuse a speed beyond the GPU's peak: its sizes are not those of the run that was measured."""
     needed = stated_rate(row, spec) * model_flops_per_token(spec) * 1e-12
-    if not spec.run.lora_rank and needed > peak_tflops(spec):
+    if not spec.task.lora_rank and needed > peak_tflops(spec):
         raise ValueError(f"the stated speed would take {needed:.0f} TFLOP/s of a GPU that has {peak_tflops(spec):.0f}")
 
 

@@ -140,7 +140,8 @@ def summarize(predicted: Sequence[Predicted]) -> dict[str, Any]:
         "compared": len(speed),
         "memory": statistics(held),
         "groups": {
-            name: statistics([p.speed_error for p in ps if p.speed_error is not None]) | {"skipped": sum(bool(p.read.skipped) for p in ps)}
+            name: statistics([p.speed_error for p in ps if p.speed_error is not None])
+            | {"skipped": sum(bool(p.read.skipped) for p in ps)}
             for name, ps in sorted(groups.items())
         },
         "skipped": dict(sorted(reasons.items(), key=lambda x: -x[1])),

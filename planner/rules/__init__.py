@@ -133,7 +133,9 @@ def _tp_mamba(s: Spec) -> tuple[str, str] | None:
     m = s.model
     if not m.mamba_num_heads:
         return None
-    return _divides(m.mamba_num_heads, "Mamba heads", s.layout.tp, m) or _divides(m.mamba_num_groups, "Mamba groups", s.layout.tp, m)
+    return _divides(m.mamba_num_heads, "Mamba heads", s.layout.tp, m) or _divides(
+        m.mamba_num_groups, "Mamba groups", s.layout.tp, m
+    )
 
 
 @_rule(
@@ -213,7 +215,10 @@ def _sp_sequence(s: Spec) -> tuple[str, str] | None:
     lay, seq = s.layout, s.seq_length
     if lay.sequence_parallel and seq % lay.cp == 0 and (seq // lay.cp) % lay.tp:
         up = -(-seq // (2 * lay.cp * lay.tp)) * 2 * lay.cp * lay.tp
-        return f"sequence {seq} over cp={lay.cp} is not a multiple of layout.tp={lay.tp}", f"Use layout.seq_length={up}."
+        return (
+            f"sequence {seq} over cp={lay.cp} is not a multiple of layout.tp={lay.tp}",
+            f"Use layout.seq_length={up}.",
+        )
     return None
 
 
@@ -473,7 +478,10 @@ def _pp_account(s: Spec) -> tuple[str, str] | None:
     per_stage = stage_layers(s.model.num_layers, s.layout)
     if per_stage is None or any(n % s.layout.vpp for n in per_stage) or chunks_of(s) is not None:
         return None
-    return "the first or last chunk has fewer slots than the embedding and loss that it must hold", "Use a smaller layout.pp or layout.vpp."
+    return (
+        "the first or last chunk has fewer slots than the embedding and loss that it must hold",
+        "Use a smaller layout.pp or layout.vpp.",
+    )
 
 
 @_rule(
@@ -546,13 +554,21 @@ def _cp_backend(s: Spec) -> tuple[str, str] | None:
     return None
 
 
-@_rule("attention-backend", "the attention backend is a known one", "Megatron-Core's AttnBackend", MCORE + "transformer.enums.AttnBackend")
+@_rule(
+    "attention-backend",
+    "the attention backend is a known one",
+    "Megatron-Core's AttnBackend",
+    MCORE + "transformer.enums.AttnBackend",
+)
 def _backend(s: Spec) -> tuple[str, str] | None:
     legal = ("auto", "flash", "fused", "unfused", "local")
     return (
         None
         if s.layout.attention_backend in legal
-        else (f"layout.attention_backend={s.layout.attention_backend} is unknown", "Use one of " + ", ".join(legal) + ".")
+        else (
+            f"layout.attention_backend={s.layout.attention_backend} is unknown",
+            "Use one of " + ", ".join(legal) + ".",
+        )
     )
 
 
@@ -589,7 +605,12 @@ def _positions(s: Spec) -> tuple[str, str] | None:
 # --- experts ---------------------------------------------------------------------------------------------------------------
 
 
-@_rule("ep-needs-experts", "expert parallelism needs experts", "there is nothing to spread", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "ep-needs-experts",
+    "expert parallelism needs experts",
+    "there is nothing to spread",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _ep_needs(s: Spec) -> tuple[str, str] | None:
     return (
         (f"layout.ep={s.layout.ep} with the dense model {s.model.name}", "Use layout.ep=1.")
@@ -598,23 +619,45 @@ def _ep_needs(s: Spec) -> tuple[str, str] | None:
     )
 
 
-@_rule("ep-experts", "expert parallelism divides the experts", "each rank holds whole experts", MCORE + "moe.moe_layer.BaseMoELayer")
+@_rule(
+    "ep-experts",
+    "expert parallelism divides the experts",
+    "each rank holds whole experts",
+    MCORE + "moe.moe_layer.BaseMoELayer",
+)
 def _ep_experts(s: Spec) -> tuple[str, str] | None:
     n, ep = s.model.num_moe_experts, s.layout.ep
-    return (f"layout.ep={ep} does not divide {n} experts", f"Use layout.ep={nearest_values(ep, divisors(n))}.") if n and n % ep else None
+    return (
+        (f"layout.ep={ep} does not divide {n} experts", f"Use layout.ep={nearest_values(ep, divisors(n))}.")
+        if n and n % ep
+        else None
+    )
 
 
-@_rule("etp-ffn", "expert tensor parallelism divides an expert's width", "experts are split as the dense block is", MCORE + "moe.experts")
+@_rule(
+    "etp-ffn",
+    "expert tensor parallelism divides an expert's width",
+    "experts are split as the dense block is",
+    MCORE + "moe.experts",
+)
 def _etp_ffn(s: Spec) -> tuple[str, str] | None:
     n, etp = s.model.moe_ffn_hidden_size, s.layout.expert_tp
     return (
-        (f"layout.etp={etp} does not divide an expert's {n} channels", f"Use layout.etp={nearest_values(etp, divisors(n))}.")
+        (
+            f"layout.etp={etp} does not divide an expert's {n} channels",
+            f"Use layout.etp={nearest_values(etp, divisors(n))}.",
+        )
         if s.model.is_moe and n % etp
         else None
     )
 
 
-@_rule("etp-bias", "experts with biases need ETP = 1", "the bias would be added once a rank", MCORE + "TransformerConfig.__post_init__")
+@_rule(
+    "etp-bias",
+    "experts with biases need ETP = 1",
+    "the bias would be added once a rank",
+    MCORE + "TransformerConfig.__post_init__",
+)
 def _etp_bias(s: Spec) -> tuple[str, str] | None:
     return (
         (f"layout.etp={s.layout.expert_tp} with biased experts", "Use layout.etp=1.")
@@ -653,7 +696,10 @@ def _capacity_pad(s: Spec) -> tuple[str, str] | None:
 def _capacity_drops(s: Spec) -> tuple[str, str] | None:
     factor = s.layout.moe_expert_capacity_factor
     if s.model.is_moe and 0 < factor < 2:
-        return f"layout.moe_expert_capacity_factor={factor:g} drops tokens", "Use layout.moe_expert_capacity_factor=0 to drop none."
+        return (
+            f"layout.moe_expert_capacity_factor={factor:g} drops tokens",
+            "Use layout.moe_expert_capacity_factor=0 to drop none.",
+        )
     return None
 
 
@@ -753,7 +799,10 @@ def _mtp_recompute(s: Spec) -> tuple[str, str] | None:
     lay = s.layout
     groups = lay.recompute is Recompute.full and lay.recompute_method != "block" and lay.recompute_num_layers > 1
     if s.model.mtp_num_layers and groups:
-        return f"layout.recompute_num_layers={lay.recompute_num_layers} with model.mtp_num_layers", "Use layout.recompute_num_layers=1."
+        return (
+            f"layout.recompute_num_layers={lay.recompute_num_layers} with model.mtp_num_layers",
+            "Use layout.recompute_num_layers=1.",
+        )
     return None
 
 
@@ -779,7 +828,10 @@ def _mtp_tied(s: Spec) -> tuple[str, str] | None:
 )
 def _mtp_block(s: Spec) -> tuple[str, str] | None:
     if s.model.mtp_num_layers and s.layout.recompute is Recompute.full and s.layout.recompute_method == "block":
-        return "layout.recompute_method=block does not recompute the layers of model.mtp_num_layers", "Use layout.recompute_method=uniform."
+        return (
+            "layout.recompute_method=block does not recompute the layers of model.mtp_num_layers",
+            "Use layout.recompute_method=uniform.",
+        )
     return None
 
 
@@ -879,7 +931,9 @@ def _fsdp_opt(s: Spec) -> tuple[str, str] | None:
 )
 def _precision_gpu(s: Spec) -> tuple[str, str] | None:
     p, cc = s.precision, s.gpu.compute_capability
-    if p.gemm == "fp32" or (p.min_compute_capability <= cc and (not p.max_compute_capability or cc <= p.max_compute_capability)):
+    if p.gemm == "fp32" or (
+        p.min_compute_capability <= cc and (not p.max_compute_capability or cc <= p.max_compute_capability)
+    ):
         return None
     if cc < 90:
         return f"precision={p.name} on {s.gpu.name}, which has no fp8", "Use precision=bf16."

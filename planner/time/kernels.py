@@ -121,7 +121,9 @@ class Link:
         if self.size == 1:
             return 0.0
         g, c = self.device.gpu, self.device.cal
-        inside = sent_bytes * (min(self.local, self.size) - 1) / self.size / (g.nvlink_gb_per_s * 1e9 * c.nvlink_efficiency)
+        inside = (
+            sent_bytes * (min(self.local, self.size) - 1) / self.size / (g.nvlink_gb_per_s * 1e9 * c.nvlink_efficiency)
+        )
         outside = (
             (sent_bytes if across_bytes is None else across_bytes)
             * max(self.size - self.local, 0)
@@ -135,7 +137,11 @@ class Link:
         if self.size == 1:
             return 0.0
         g, c = self.device.gpu, self.device.cal
-        rate = g.nvlink_gb_per_s * c.nvlink_efficiency if self.local >= self.size else g.nic_gb_per_s * c.network_efficiency
+        rate = (
+            g.nvlink_gb_per_s * c.nvlink_efficiency
+            if self.local >= self.size
+            else g.nic_gb_per_s * c.network_efficiency
+        )
         return sent_bytes / (rate * 1e9) + self.device.cal.collective_us * 1e-6
 
 

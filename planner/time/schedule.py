@@ -163,7 +163,9 @@ def simulate(
     return Timeline(tasks, max(clock), busy)
 
 
-def pipeline_time(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int, send: float) -> tuple[float, float]:
+def pipeline_time(
+    forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int, send: float
+) -> tuple[float, float]:
     """Seconds of a step's pipeline under Megatron's schedule, and the share in which the busiest stage waits.
 
     Beyond a few rounds the schedule is periodic, so long steps are simulated for a while and extended at the busiest

@@ -54,7 +54,9 @@ class Split:
     lora_rank: int  # 0: every weight is trained
     capacity: float  # of an expert, over its even share of tokens; 0: it takes whatever comes
     padded: bool  # every expert is filled up to its capacity
-    sent_once_a_node: bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
+    sent_once_a_node: (
+        bool  # the flex dispatcher sends one copy of a token to each node, however many experts it meets there
+    )
 
     @property
     def tokens(self) -> float:
@@ -117,7 +119,7 @@ def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
         lay.tp_comm_overlap,
         lay.cuda_graphs,
         lay.fused_cross_entropy,
-        spec.run.lora_rank,
+        spec.task.lora_rank,
         lay.moe_expert_capacity_factor,
         lay.moe_pad_expert_input_to_capacity,
         lay.dispatcher is Dispatcher.flex,
@@ -270,7 +272,9 @@ def _tensor_parallel(ledger: _Ledger, blocks: int) -> None:
     whole = 2.0 * s.tokens * s.model.hidden_size
     overlap = max(s.cal.tp_overlap, 0.7 if s.tp_comm_overlap else 0.0)
     one = ring.gather(whole) * (1 - overlap)
-    backward = 3 if s.sequence_parallel and not s.lora_rank else 2  # the input is gathered again for the weight gradient
+    backward = (
+        3 if s.sequence_parallel and not s.lora_rank else 2
+    )  # the input is gathered again for the weight gradient
     ledger.add("tp", 2 * blocks * one, backward * blocks * one, 2 * blocks)
 
 
@@ -331,7 +335,9 @@ def _experts(ledger: _Ledger) -> None:
     if m.add_bias_linear:
         # Megatron-Core adds the second bias expert by expert, times the router's probabilities, in fp32 (experts.py, _apply_bias)
         copies = rows * experts * h
-        ledger.add("elementwise", d.stream(28.0 * copies, 3 * experts), d.stream(36.0 * copies, 4 * experts), 3 * experts)
+        ledger.add(
+            "elementwise", d.stream(28.0 * copies, 3 * experts), d.stream(36.0 * copies, 4 * experts), 3 * experts
+        )
     if m.moe_shared_expert_intermediate_size:
         _feed_forward(ledger, m.moe_shared_expert_intermediate_size / s.tp, s.tokens)
 
@@ -368,7 +374,9 @@ def layer_cost(split: Split, kind: LayerKind) -> Cost:
     for passes, times in ((1, ledger.forward), (2, ledger.backward)):
         host = ledger.kernels * launch
         if not split.cuda_graphs:
-            host += 1e-6 * (split.cal.layer_host_us * kind.parts / 2 + (split.cal.moe_host_us if moe and not split.padded else 0.0))
+            host += 1e-6 * (
+                split.cal.layer_host_us * kind.parts / 2 + (split.cal.moe_host_us if moe and not split.padded else 0.0)
+            )
         busy = sum(times.values())
         # the CPU cannot launch kernels as fast as the GPU ends them, everywhere in a layer or in a part of it
         idle = ((passes * host) ** _SYNC + busy**_SYNC) ** (1 / _SYNC) - busy
@@ -480,7 +488,9 @@ def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
 
 
 @functools.lru_cache(maxsize=65536)
-def _kinds(shape: LayerShape, start: int, stop: int, first: int, last: int) -> tuple[tuple[tuple[LayerKind, bool], int], ...]:
+def _kinds(
+    shape: LayerShape, start: int, stop: int, first: int, last: int
+) -> tuple[tuple[tuple[LayerKind, bool], int], ...]:
     """How many layers of [start, stop) are of each kind, and whether they are kept in bf16."""
     kinds = layer_kinds(shape)
     return tuple(Counter((kinds[i], i < first or i >= last) for i in range(start, stop)).items())
@@ -493,7 +503,7 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
         window: seconds of compute under which the communication may hide: one micro-batch's forward and backward.
     """
     lay = spec.layout
-    if spec.run.lora_rank:  # adapters are under a thousandth of the weights
+    if spec.task.lora_rank:  # adapters are under a thousandth of the weights
         return 0.0, 0.0
     dp_cp = max(spec.dp, 1) * lay.cp
     expert_dp = spec.expert_dp
@@ -567,7 +577,9 @@ def _parts(spec: Spec, cal: Calibration, *, account: bool) -> _Parts:
 def step_time_bound(spec: Spec, cal: Calibration | None = None) -> float:
     """Seconds that the step cannot beat: everything but the simulation of its pipeline, and a bound of that."""
     parts = _parts(spec, cal or calibration_for(spec), account=False)
-    pipeline = lower_bound([s.forward for s in parts.stages], [s.backward for s in parts.stages], spec.batch.num_micro_batches)
+    pipeline = lower_bound(
+        [s.forward for s in parts.stages], [s.backward for s in parts.stages], spec.batch.num_micro_batches
+    )
     return (pipeline + parts.exposed + parts.optimizer + parts.fixed) * parts.stretch
 
 

@@ -21,7 +21,7 @@ from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.utils.exp_manager import TimingCallback
 
 from slipway import configs
-from slipway.configs import Fsdp, Recompute, Refusal, Spec
+from slipway.configs import Adapter, Call, Fsdp, Recompute, Refusal, Spec
 from slipway.configs.load import record_of
 from slipway.configs.schema import Activation
 from slipway.recipes.runtime.checkpoint import Checkpoint
@@ -68,7 +68,9 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
     _refuse_what_is_only_planned(spec)
     return run.Partial(
         llm.pretrain,
-        model=run.Config(getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=_tokenizer(spec)),
+        model=run.Config(
+            getattr(llm, _NEMO_MODEL[spec.model.family]), config=_model(spec, cpu), tokenizer=_tokenizer(spec)
+        ),
         data=_data(spec, cpu),
         trainer=_trainer(spec, cpu),
         log=_log(spec),
@@ -79,8 +81,10 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
 
 def _refuse_what_is_only_planned(spec: Spec) -> None:
     """Whatever the planner knows and this builder does not pass on: left out silently, another model or layout would be trained."""
-    if spec.run.lora_rank:
-        raise Refusal("run.lora_rank can be planned for but not trained by these recipes", "Leave it out, or use NeMo's llm.finetune.")
+    if spec.task.call is not Call.pretrain or spec.task.adapter is not Adapter.none:
+        raise Refusal(
+            f"task={spec.task.name} can be planned for but not trained by these recipes", "Use task=pretrain."
+        )
     if spec.layout.flexible_pipeline:
         raise Refusal(
             "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
@@ -336,7 +340,8 @@ def _data(spec: Spec, cpu: bool) -> run.Config:
         return run.Config(MockData, **common)
     if not spec.data.paths:
         raise Refusal(
-            "data=indexed names no data: data.paths is empty", "Make some with slipway data prepare and give data.paths=[PREFIX]."
+            "data=indexed names no data: data.paths is empty",
+            "Make some with slipway data prepare and give data.paths=[PREFIX].",
         )
     return run.Config(
         IndexedData,
@@ -408,7 +413,12 @@ def _log(spec: Spec) -> run.Config:
         if spec.run.wandb_project
         else None,
         extra_loggers=[
-            run.Config(MLflow, experiment_name=spec.run.mlflow_experiment, run_name=spec.name, save_dir=f"{spec.run.dir}/mlruns")
+            run.Config(
+                MLflow,
+                experiment_name=spec.run.mlflow_experiment,
+                run_name=spec.name,
+                save_dir=f"{spec.run.dir}/mlruns",
+            )
         ]
         if spec.run.mlflow_experiment
         else [],

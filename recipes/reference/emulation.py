@@ -110,9 +110,14 @@ def _cuda_runtime() -> None:
         "empty_cache": nothing,
         "reset_peak_memory_stats": nothing,
         "memory_stats": lambda *a, **k: {},
-        **dict.fromkeys(("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), lambda *a, **k: 0),
+        **dict.fromkeys(
+            ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), lambda *a, **k: 0
+        ),
         # distrib_optimizer and the gradient buffers compare tensor type names
-        **{f"{kind}Tensor": getattr(torch, f"{kind}Tensor") for kind in ("Float", "Int", "Long", "Half", "BFloat16", "Double", "Byte")},
+        **{
+            f"{kind}Tensor": getattr(torch, f"{kind}Tensor")
+            for kind in ("Float", "Int", "Long", "Half", "BFloat16", "Double", "Byte")
+        },
     }
     for name, stand_in in stand_ins.items():
         setattr(torch.cuda, name, stand_in)

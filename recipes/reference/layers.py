@@ -39,7 +39,9 @@ class DuplicatedLinear(torch.nn.Module):
     The column-parallel layer of Megatron's local spec loses the reduction of the rotary key's gradient over TP.
     """
 
-    def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, init_method: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, input_size: int, output_size: int, *, config: TransformerConfig, init_method: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.empty(output_size, input_size, dtype=config.params_dtype))
         if init_method is not None:
@@ -50,7 +52,9 @@ class DuplicatedLinear(torch.nn.Module):
         return torch.nn.functional.linear(x, self.weight), None
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
-        return make_sharded_tensors_for_checkpoint(self.state_dict(prefix="", keep_vars=True), prefix, None, sharded_offsets)
+        return make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True), prefix, None, sharded_offsets
+        )
 
 
 class _GatherSequence(torch.autograd.Function):
@@ -141,7 +145,9 @@ _ATTENTION_NORMS = ("q_layernorm", "k_layernorm", "kv_layernorm")
 
 def layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """Megatron's own local block spec with the reference attention and norms in place of Transformer Engine's."""
-    block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization=config.normalization, vp_stage=vp_stage)
+    block = get_gpt_decoder_block_spec(
+        config, use_transformer_engine=False, normalization=config.normalization, vp_stage=vp_stage
+    )
     for layer in block.layer_specs:
         parts = layer.submodules
         for name in _NORMS:

@@ -54,7 +54,9 @@ class MockData(MockDataModule):
 
     def setup(self, stage: str = "") -> None:
         def dataset(name: str, samples: int, offset: int) -> Any:
-            return _MockGPTDataset(self.tokenizer, name, samples, self.seq_length, MOCK_SEED + offset, self.create_attention_mask)
+            return _MockGPTDataset(
+                self.tokenizer, name, samples, self.seq_length, MOCK_SEED + offset, self.create_attention_mask
+            )
 
         self._train_ds = dataset("train", self.num_train_samples, 0)
         self._validation_ds = dataset("valid", self.num_val_samples, self.num_train_samples)

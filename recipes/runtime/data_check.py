@@ -33,7 +33,9 @@ def check_prefix(prefix: str) -> None:
         raise Refusal(f"{index} is not a Megatron index: it names token type {code}", remake)
     expected = HEADER_BYTES + sequences * (4 + 8) + documents * 8
     if index.stat().st_size != expected:
-        raise Refusal(f"{index} is truncated: {index.stat().st_size} bytes where its header promises {expected}", remake)
+        raise Refusal(
+            f"{index} is truncated: {index.stat().st_size} bytes where its header promises {expected}", remake
+        )
     if not sequences:
         raise Refusal(f"{index} holds no document", remake)
     with index.open("rb") as f:
@@ -78,14 +80,18 @@ def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
     if path.suffix != ".json" and path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
-        raise Refusal(f"there is no tokenizer at {folder}", "Train one with: slipway data tokenizer FILES... --out FOLDER")
+        raise Refusal(
+            f"there is no tokenizer at {folder}", "Train one with: slipway data tokenizer FILES... --out FOLDER"
+        )
     try:
         parsed = json.loads(path.read_text())
         vocabulary = parsed["model"]["vocab"]
         size = len(vocabulary) if isinstance(vocabulary, list) else 1 + max(vocabulary.values())
         size = max([size, *(t["id"] + 1 for t in parsed.get("added_tokens", []))])
     except (ValueError, KeyError, TypeError):
-        raise Refusal(f"{path} is not a Hugging Face tokenizers file", "Give the folder that holds tokenizer.json.") from None
+        raise Refusal(
+            f"{path} is not a Hugging Face tokenizers file", "Give the folder that holds tokenizer.json."
+        ) from None
     if size > vocab_size:
         raise Refusal(
             f"the tokenizer {folder} has {size} ids and {recipe} has an embedding of {vocab_size}",

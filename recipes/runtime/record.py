@@ -44,7 +44,9 @@ def check_run_dir(run_dir: Path, given: Spec) -> None:
         pairs = [(f"data.{k}", getattr(given.data, k), getattr(held.data, k)) for k in _IDENTITY]
         if replace(given.model, source="") != replace(held.model, source=""):
             new, old = given.model.name, held.model.name
-            pairs.insert(0, ("model", f"another {new}", f"a {old} of other sizes") if new == old else ("model", new, old))
+            pairs.insert(
+                0, ("model", f"another {new}", f"a {old} of other sizes") if new == old else ("model", new, old)
+            )
         for key, new, old in pairs:
             if new != old:
                 raise Refusal(
@@ -166,7 +168,12 @@ class RunRecord(pl.Callback):
     def _keep_failure(self, trainer: pl.Trainer, error: Exception) -> None:
         """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for want of it."""
         text = " ".join(str(error).split())
-        failure = {"step": trainer.global_step, "rank": trainer.global_rank, "error": type(error).__name__, "message": text[:500]}
+        failure = {
+            "step": trainer.global_step,
+            "rank": trainer.global_rank,
+            "error": type(error).__name__,
+            "message": text[:500],
+        }
         path = self.run_dir / FAILURE
         with contextlib.suppress(OSError):  # the disk may be what failed
             path.parent.mkdir(parents=True, exist_ok=True)

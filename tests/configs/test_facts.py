@@ -50,7 +50,9 @@ def test_every_fact_equals_nemos_class(in_child: Any) -> None:
             values = {f: getattr(built, f) for f in fields}
             plain = (int, float, str, list, type(None))
             out[name] = {
-                k: getattr(v, "__name__", "") if callable(v) else v for k, v in values.items() if isinstance(v, plain) or callable(v)
+                k: getattr(v, "__name__", "") if callable(v) else v
+                for k, v in values.items()
+                if isinstance(v, plain) or callable(v)
             }
         return out
 

@@ -82,9 +82,18 @@ def test_a_record_of_an_earlier_version_is_still_read() -> None:
     """What the schema has gained since is filled in: choices by their defaults, facts from today's files."""
     now = load("llama3_8b", ["gpu=h200", "layout.tp=2"]).spec
     record = record_of(now)
-    del record["gpu"]["multiprocessors"], record["gpu"]["device_name"], record["layout"]["flexible_pipeline"], record["run"]["lora_rank"]
+    del (
+        record["gpu"]["multiprocessors"],
+        record["gpu"]["device_name"],
+        record["layout"]["flexible_pipeline"],
+        record["task"],
+    )
+    record["run"]["lora_rank"] = 0
     read = spec_from_record(record)
     assert read == dataclasses.replace(now, gpu=dataclasses.replace(now.gpu, device_name=""))
+    assert spec_from_record(record | {"run": {"lora_rank": 8}}).task == dataclasses.replace(
+        configs.task("lora"), lora_rank=8
+    )
     record["layout"]["tpp"] = 2
     with pytest.raises(Refusal, match=r"stored recipe: layout.tpp is unknown"):
         spec_from_record(record)

@@ -29,7 +29,10 @@ pytestmark = [pytest.mark.image, pytest.mark.slow]
 
 def test_the_dockerfile_is_clean() -> None:
     done = subprocess.run(
-        [Path(sys.executable).parent / "hadolint", ROOT / "docker/Dockerfile"], capture_output=True, text=True, check=False
+        [Path(sys.executable).parent / "hadolint", ROOT / "docker/Dockerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
@@ -54,16 +57,22 @@ class Builder:
     def run(self, command: str, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         store = [f"--root={self.folder}/store", f"--runroot={self.folder}/run", "--storage-driver=overlay"]
         environment = os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.folder)}
-        done = subprocess.run(["buildah", *store, command, *words], env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+        done = subprocess.run(
+            ["buildah", *store, command, *words], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+        )
         assert not ok or done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done
 
-    def inside(self, *command: str, user: str = "0", mount: str = "", ok: bool = True) -> subprocess.CompletedProcess[str]:
+    def inside(
+        self, *command: str, user: str = "0", mount: str = "", ok: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """What the image does when run with ``command``: through its entry point, as any container engine would."""
         container = self.run("from", "--pull-never", IMAGE).stdout.strip()
         try:
             volume = [f"--volume={mount}"] if mount else []
-            return self.run("run", f"--user={user}", *volume, container, "--", "/usr/local/bin/slipway-entrypoint", *command, ok=ok)
+            return self.run(
+                "run", f"--user={user}", *volume, container, "--", "/usr/local/bin/slipway-entrypoint", *command, ok=ok
+            )
         finally:
             self.run("rm", container)
 
@@ -71,7 +80,9 @@ class Builder:
 def _standin(root: Path) -> None:
     """A root with Debian's Python and, as the base's own, everything that is installed here but Slipway."""
     packages = "--include=ca-certificates,python3,python3-pip,git"
-    subprocess.run(["debootstrap", "--variant=minbase", packages, "bookworm", str(root)], check=True, capture_output=True)
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", packages, "bookworm", str(root)], check=True, capture_output=True
+    )
     target = root / "usr/local/lib/python3.11/dist-packages"
     target.mkdir(parents=True, exist_ok=True)
     entries = Path(sysconfig.get_paths()["purelib"]).iterdir()
@@ -95,11 +106,23 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     scratch = builder.run("from", "scratch").stdout.strip()
     _standin(Path(builder.run("mount", scratch).stdout.strip()))
     # what marks NVIDIA's image; its PYTHONPATH points at the checkouts that the Dockerfile replaces
-    builder.run("config", "--env", "NEMO_VERSION=standin", "--env", "PYTHONPATH=/opt/NeMo", "--cmd", "/bin/bash", scratch)
+    builder.run(
+        "config", "--env", "NEMO_VERSION=standin", "--env", "PYTHONPATH=/opt/NeMo", "--cmd", "/bin/bash", scratch
+    )
     builder.run("commit", "--rm", scratch, BASE)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    arguments = [f"--build-arg=BASE_IMAGE={BASE}", f"--build-arg=COMMIT={commit}", "--network=host", "--format=docker", "--pull-never"]
-    built = builder.run("build", *arguments, *_from_here(), "--layers=false", "--tag", IMAGE, "--file", "docker/Dockerfile", ".")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    arguments = [
+        f"--build-arg=BASE_IMAGE={BASE}",
+        f"--build-arg=COMMIT={commit}",
+        "--network=host",
+        "--format=docker",
+        "--pull-never",
+    ]
+    built = builder.run(
+        "build", *arguments, *_from_here(), "--layers=false", "--tag", IMAGE, "--file", "docker/Dockerfile", "."
+    )
     print(built.stdout[-3000:])
     yield builder
     for word in ("rm", "rmi"):
@@ -119,7 +142,9 @@ def test_the_image_holds_the_pair_and_its_doctor_agrees(image: Builder) -> None:
 
 
 def test_any_user_checks_and_an_unknown_command_is_not_swallowed(image: Builder) -> None:
-    checked = json.loads(image.inside("check", "llama3_70b", "gpus=64", "layout.gbs=128", "--json", user="1234:1234").stdout)
+    checked = json.loads(
+        image.inside("check", "llama3_70b", "gpus=64", "layout.gbs=128", "--json", user="1234:1234").stdout
+    )
     assert checked["legal"]
     assert checked["fits"]
     wrong = image.inside("check", "llama4", user="1234:1234", ok=False)

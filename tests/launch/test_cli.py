@@ -23,7 +23,9 @@ def slipway(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def test_check_prints_the_promised_object() -> None:
-    out = json.loads(slipway("check", "llama3_70b", "layout.tp=4", "layout.pp=4", "layout.vpp=5", "layout.cp=2", "--json").stdout)
+    out = json.loads(
+        slipway("check", "llama3_70b", "layout.tp=4", "layout.pp=4", "layout.vpp=5", "layout.cp=2", "--json").stdout
+    )
     assert out["legal"] is True and out["fits"] is True and out["violations"] == []
     assert set(out["memory"]["stages"][0]) == {
         "stage",
@@ -37,7 +39,14 @@ def test_check_prints_the_promised_object() -> None:
     }
     assert {"peak_gib", "capacity_gib", "stages"} <= set(out["memory"])
     assert {"total", "active", "per_rank"} == set(out["parameters"]) and len(out["parameters"]["per_rank"]) == 4
-    assert {"step_time_s", "tokens_per_s_per_gpu", "model_tflops_per_gpu", "mfu", "bubble_fraction", "breakdown"} <= set(out["throughput"])
+    assert {
+        "step_time_s",
+        "tokens_per_s_per_gpu",
+        "model_tflops_per_gpu",
+        "mfu",
+        "bubble_fraction",
+        "breakdown",
+    } <= set(out["throughput"])
 
 
 def test_an_illegal_layout_is_answered_and_refused() -> None:
@@ -50,7 +59,10 @@ def test_an_illegal_layout_is_answered_and_refused() -> None:
     moved = abs(math.log2(near["tp"] / 3)) + math.log2(near["pp"] * near["cp"])
     assert moved <= math.log2(4 / 3) + 2, "no farther than TP4 with FSDP, which fits"
     again = slipway(
-        "check", "llama3_70b", *(f"layout.{k}={near[k]}" for k in ("tp", "pp", "vpp", "cp", "mbs", "recompute", "fsdp")), "--json"
+        "check",
+        "llama3_70b",
+        *(f"layout.{k}={near[k]}" for k in ("tp", "pp", "vpp", "cp", "mbs", "recompute", "fsdp")),
+        "--json",
     )
     assert json.loads(again.stdout)["fits"] is True
     assert len(done.stderr.strip().splitlines()) == 1
@@ -64,7 +76,11 @@ def test_too_large_is_answered_with_what_would_fit() -> None:
 
 
 def test_plan_ranks_and_explains(tmp_path: Path) -> None:
-    out = json.loads(slipway("plan", "llama3_8b", "gpu=h200", "gpus=8", "--top", "3", "--json", "--plot", str(tmp_path / "plan")).stdout)
+    out = json.loads(
+        slipway(
+            "plan", "llama3_8b", "gpu=h200", "gpus=8", "--top", "3", "--json", "--plot", str(tmp_path / "plan")
+        ).stdout
+    )
     speeds = [c["throughput"]["tokens_per_s_per_gpu"] for c in out["candidates"]]
     assert len(speeds) == 3 and speeds == sorted(speeds, reverse=True)
     assert all(c["layout"] and c["why"] for c in out["candidates"])

@@ -72,8 +72,13 @@ def test_several_seeds_are_compared_pair_by_pair(tmp_path: Path, spec: Spec) -> 
     assert result.pairs == 3
     assert result.loss_difference == pytest.approx(0.002, abs=1e-5)
     assert result.loss_noise == pytest.approx(4.30 * 0.001 / 3**0.5, rel=0.01)
-    assert result.sentence == "fp8 is 1.25x as fast as bf16; its loss differs by +0.20% +- 0.25% over 3 seeds: no difference seen."
-    with pytest.raises(Refusal, match="the seeds must be the same on both sides, each once: bf16 has 1, 2, 3 and fp8 has 1, 2"):
+    assert (
+        result.sentence
+        == "fp8 is 1.25x as fast as bf16; its loss differs by +0.20% +- 0.25% over 3 seeds: no difference seen."
+    )
+    with pytest.raises(
+        Refusal, match="the seeds must be the same on both sides, each once: bf16 has 1, 2, 3 and fp8 has 1, 2"
+    ):
         compare(a, Side("fp8", b.runs[:2]))
     with pytest.raises(Refusal, match="holds no run"):
         read_side(f"{tmp_path}/runs/fp4-*")

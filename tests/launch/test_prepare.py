@@ -55,7 +55,11 @@ def test_megatron_reads_back_the_text_and_writes_the_same_bytes(tokenizer: str, 
 def test_output_is_the_same_whatever_the_number_of_workers(tokenizer: str, tmp_path: Path) -> None:
     for workers in (1, 2):
         prepare(
-            [str(LIBRARY / "asyncio"), str(LIBRARY / "email")], tokenizer, str(tmp_path / f"w{workers}"), pattern="*.py", workers=workers
+            [str(LIBRARY / "asyncio"), str(LIBRARY / "email")],
+            tokenizer,
+            str(tmp_path / f"w{workers}"),
+            pattern="*.py",
+            workers=workers,
         )
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"w1{suffix}").read_bytes() == (tmp_path / f"w2{suffix}").read_bytes()
@@ -89,7 +93,14 @@ def test_interrupted_work_goes_on(tokenizer: str, tmp_path: Path, monkeypatch: p
     assert list(Path(prefix + ".parts").glob("*.npz"))
     assert not Path(prefix + ".bin").exists()
     seen: list[int] = []
-    prepare([str(LIBRARY / "email")], tokenizer, prefix, pattern="*.py", workers=1, progress=lambda done, total: seen.append(done))
+    prepare(
+        [str(LIBRARY / "email")],
+        tokenizer,
+        prefix,
+        pattern="*.py",
+        workers=1,
+        progress=lambda done, total: seen.append(done),
+    )
     assert seen[0] > 0, "the finished shards were not tokenized again"
     check_prefix(prefix)
     assert not Path(prefix + ".parts").exists()

@@ -54,7 +54,9 @@ def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None
 def test_speed_and_memory_are_the_last_starts(tmp_path: Path, spec: Spec) -> None:
     """It may have had other ranks and another layout; the record is its."""
     write_run(tmp_path / "a", np.full(20, 5.0), 0.5, spec, gpu="NVIDIA H200", gib=70.0)
-    run = read_run(write_run(tmp_path / "a", np.full(10, 4.0), 0.2, spec, first=20, world=4, gpu="NVIDIA H200", gib=40.0))
+    run = read_run(
+        write_run(tmp_path / "a", np.full(10, 4.0), 0.2, spec, first=20, world=4, gpu="NVIDIA H200", gib=40.0)
+    )
     s = summarize(run)
     assert (s.starts, s.ranks) == (2, 4)
     assert (s.step_time_median_s, s.peak_memory_gib) == (pytest.approx(0.2), pytest.approx(40.0))
@@ -75,7 +77,9 @@ def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_pa
     assert s.step_time_error == pytest.approx(1 / 1.1 - 1, abs=1e-4)
     assert s.peak_memory_error == pytest.approx(0.2, abs=1e-4)
     assert s.mfu == pytest.approx(predicted.time.mfu / 1.1, rel=1e-3)
-    other = summarize(read_run(write_run(tmp_path / "b", curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H100 PCIe", gib=gib)))
+    other = summarize(
+        read_run(write_run(tmp_path / "b", curve(0, 20), step_s, spec, world=8, gpu="NVIDIA H100 PCIe", gib=gib))
+    )
     assert other.gpu == "NVIDIA H100 PCIe"
     assert (other.mfu, other.predicted_step_time_s, other.peak_memory_error) == (None, None, None)
     assert other.model_tflops_per_gpu == pytest.approx(s.model_tflops_per_gpu)
@@ -87,7 +91,10 @@ def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
     (folder / FAILURE).write_text(json.dumps(failure))
     run = read_run(folder)
     assert run.state == "failed"
-    assert dict(report_table(summarize(run)))["failed"] == "in step 20, on rank 3: OutOfMemoryError: Tried to allocate 2 GiB"
+    assert (
+        dict(report_table(summarize(run)))["failed"]
+        == "in step 20, on rank 3: OutOfMemoryError: Tried to allocate 2 GiB"
+    )
     (tmp_path / "b/slipway").mkdir(parents=True)
     (tmp_path / "b" / FAILURE).write_text(json.dumps(failure | {"step": 0}))
     assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"], "also one that failed before it had a record"

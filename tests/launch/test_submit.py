@@ -58,7 +58,16 @@ def test_executor_and_recipe_start_the_same_ranks(in_child: Any) -> None:
             spec = choose_layout(load("llama3_8b", [f"cluster={cluster}", f"nodes={nodes}"]))[0]
             executor, trainer = for_spec(spec), build(spec).trainer
             executor._setup_launcher()
-            out.append([executor.nodes, executor.nproc_per_node(), trainer.num_nodes, trainer.devices, spec.gpus, spec.gpu.name])
+            out.append(
+                [
+                    executor.nodes,
+                    executor.nproc_per_node(),
+                    trainer.num_nodes,
+                    trainer.devices,
+                    spec.gpus,
+                    spec.gpu.name,
+                ]
+            )
         return out
 
     assert in_child(ask) == [[2, 8, 2, 8, 16, "h100"], [4, 8, 4, 8, 32, "b200"], [4, 4, 4, 4, 16, "gb200"]]
@@ -80,7 +89,13 @@ def test_a_cluster_brings_its_gpu_and_its_own_folder(tmp_path: Path, monkeypatch
     (tmp_path / "mine.yaml").write_text("executor: slurm\ngpu: b200\ngpus_per_node: 4\ntime: '01:00:00'\n")
     monkeypatch.setenv("SLIPWAY_CLUSTERS", str(tmp_path))
     spec = load("llama3_8b", ["cluster=mine", "nodes=3", "cluster.time=02:00:00"]).spec
-    assert (spec.gpu.name, spec.gpus, spec.num_nodes, spec.cluster.time, spec.cluster.name) == ("b200", 12, 3, "02:00:00", "mine")
+    assert (spec.gpu.name, spec.gpus, spec.num_nodes, spec.cluster.time, spec.cluster.name) == (
+        "b200",
+        12,
+        3,
+        "02:00:00",
+        "mine",
+    )
     for wrong, expected in (
         (["nodes=0"], "nodes=0 is not legal"),
         (["cluster=mine", "nodes=2", "gpus=7"], "nodes=2 are 8 GPUs on mine, and gpus=7"),
@@ -96,7 +111,16 @@ def test_a_cluster_brings_its_gpu_and_its_own_folder(tmp_path: Path, monkeypatch
 def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
     """The local executor: torchrun's two ranks over Gloo, in the foreground; a failure is not exit 0."""
     slipway = str(Path(sys.executable).parent / "slipway")
-    words = [slipway, "launch", "llama3_tiny", "cluster=cpu", "gpus=2", "run.max_steps=2", f"run.dir={tmp_path}/runs", "--allow-dirty"]
+    words = [
+        slipway,
+        "launch",
+        "llama3_tiny",
+        "cluster=cpu",
+        "gpus=2",
+        "run.max_steps=2",
+        f"run.dir={tmp_path}/runs",
+        "--allow-dirty",
+    ]
     environment = os.environ | {"NEMORUN_HOME": f"{tmp_path}/nemorun", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -23,7 +23,9 @@ def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: P
 
     import_nemo()
     toy = shrink(load(recipe, ["layout.tp=2", "gpus=2"]).spec)
-    kept = replace(toy.run, dir=str(tmp_path), max_steps=3, checkpoint_every_n_steps=3, async_save=False, val_check_interval=0)
+    kept = replace(
+        toy.run, dir=str(tmp_path), max_steps=3, checkpoint_every_n_steps=3, async_save=False, val_check_interval=0
+    )
     spec = replace(toy, name="a", run=kept, optim=replace(toy.optim, decay_steps=60))
 
     def train(steps: int) -> Any:

@@ -16,7 +16,15 @@ from slipway.recipes.runtime.run_files import PEAK_MEMORY, RECORD
 
 
 def write_run(
-    folder: Path, losses: np.ndarray, step_s: float, spec: Spec, *, first: int = 0, world: int = 2, gpu: str = "", gib: float = 0.0
+    folder: Path,
+    losses: np.ndarray,
+    step_s: float,
+    spec: Spec,
+    *,
+    first: int = 0,
+    world: int = 2,
+    gpu: str = "",
+    gib: float = 0.0,
 ) -> Path:
     from torch.utils.tensorboard import SummaryWriter
 

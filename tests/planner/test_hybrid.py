@@ -19,13 +19,19 @@ NANO = "nemotron3_nano_30b_a3b"
 
 
 def _spec(*overrides: str, model: str = NANO) -> Spec:
-    return configs.load("mixtral_8x7b", [f"model={model}", "gpus=16", "layout.tp=1", "layout.pp=1", "layout.ep=8", *overrides]).spec
+    return configs.load(
+        "mixtral_8x7b", [f"model={model}", "gpus=16", "layout.tp=1", "layout.pp=1", "layout.ep=8", *overrides]
+    ).spec
 
 
 # Nano's is what the weights on Hugging Face add up to; the others are their reports' (arXiv:2504.03624, NVIDIA's model card).
 @pytest.mark.parametrize(
     ("name", "total", "active", "within"),
-    [(NANO, 31_577_937_344, 3.6e9, 0.0), ("nemotron3_super_120b_a12b", 120.6e9, 12.7e9, 0.006), ("nemotron_h_56b", 56.0e9, 56.0e9, 0.006)],
+    [
+        (NANO, 31_577_937_344, 3.6e9, 0.0),
+        ("nemotron3_super_120b_a12b", 120.6e9, 12.7e9, 0.006),
+        ("nemotron_h_56b", 56.0e9, 56.0e9, 0.006),
+    ],
 )
 def test_size_is_the_published_one(name: str, total: float, active: float, within: float) -> None:
     counted = model_parameters(configs.model(name), 8192)
@@ -60,9 +66,14 @@ def test_latent_experts_hold_and_send_less() -> None:
 
 def test_more_mamba_in_place_of_attention_is_planned() -> None:
     spec = _spec()
-    fewer = replace(spec, model=replace(spec.model, hybrid_override_pattern=spec.model.hybrid_override_pattern.replace("*", "M")))
+    fewer = replace(
+        spec, model=replace(spec.model, hybrid_override_pattern=spec.model.hybrid_override_pattern.replace("*", "M"))
+    )
     assert memory(spec).peak_gib != memory(fewer).peak_gib
-    assert step_time(spec, calibration_for(spec)).breakdown["attention"] != step_time(fewer, calibration_for(spec)).breakdown["attention"]
+    assert (
+        step_time(spec, calibration_for(spec)).breakdown["attention"]
+        != step_time(fewer, calibration_for(spec)).breakdown["attention"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,17 @@ def test_sharding_the_optimizer_saves_what_it_shards() -> None:
     assert ratio == pytest.approx(ranks)
     fsdp = replace(sharded, layout=replace(sharded.layout, pp=1, vpp=1, fsdp=Fsdp.megatron))
     assert (
-        memory(fsdp).stages[0].parameters_gib < memory(replace(fsdp, layout=replace(fsdp.layout, fsdp=Fsdp.none))).stages[0].parameters_gib
+        memory(fsdp).stages[0].parameters_gib
+        < memory(replace(fsdp, layout=replace(fsdp.layout, fsdp=Fsdp.none))).stages[0].parameters_gib
     )
 
 
 def test_in_flight_is_the_schedules() -> None:
     assert [in_flight(s, 4, 1, 16) for s in range(4)] == [4, 3, 2, 1]
     assert in_flight(0, 4, 1, 2) == 2
-    assert in_flight(0, 4, 2, 16) == pytest.approx(((4 - 1) * 2 + 4 + 1) / 2)  # Megatron-Core's warm-up, in stages of two chunks
+    assert in_flight(0, 4, 2, 16) == pytest.approx(
+        ((4 - 1) * 2 + 4 + 1) / 2
+    )  # Megatron-Core's warm-up, in stages of two chunks
 
 
 def test_more_data_parallel_ranks_never_slow_a_step_of_the_same_share() -> None:
@@ -95,18 +98,20 @@ def test_selective_and_uniform_recompute_lie_between() -> None:
 @pytest.mark.parametrize("modules", ["[core_attn]", "[core_attn,layernorm]"])
 def test_published_runs_that_ran_out_of_memory_are_not_said_to_fit(modules: str) -> None:
     # Llama 3 70B, fp8, sequence 4,096 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on memory tuning and recompute
-    keys = (
-        "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
-    )
+    keys = "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
     spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules={modules}"]).spec
     assert not memory(spec).fits
 
 
 def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
     """Forward and input gradients remain: two thirds of the matrix work, and of the parameters only the weights."""
-    whole = planner.check(planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096"])))
+    whole = planner.check(
+        planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096"]))
+    )
     low = planner.check(
-        planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096", "run.lora_rank=16"]))
+        planner.complete(
+            load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096", "task=lora"])
+        )
     )
     assert whole.time and low.time and whole.memory and low.memory
     assert 0.64 < low.time.breakdown["gemm"] / whole.time.breakdown["gemm"] < 0.72
@@ -118,7 +123,9 @@ def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
 
 @pytest.mark.parametrize("modules", [["layernorm"], ["mla_up_proj"], ["core_attn"], ["mlp"], ["moe_act"], ["moe"]])
 def test_each_recomputed_module_costs_time_and_gives_memory(modules: list[str]) -> None:
-    none = configs.load("deepseek_v3", ["gpus=1024", "layout.tp=1", "layout.pp=1", "layout.ep=64", "layout.recompute=none"]).spec
+    none = configs.load(
+        "deepseek_v3", ["gpus=1024", "layout.tp=1", "layout.pp=1", "layout.ep=64", "layout.recompute=none"]
+    ).spec
     some = replace(none, layout=replace(none.layout, recompute=Recompute.selective, recompute_modules=modules))
     assert step_time(some).step_time_s > step_time(none).step_time_s
     kept, freed = memory(none).stages[0].activations_gib, memory(some).stages[0].activations_gib
@@ -129,7 +136,9 @@ def test_each_recomputed_module_costs_time_and_gives_memory(modules: list[str]) 
 def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
     """core_attn, and its checkpoint runs fused attention a second time."""
     none, default, named = (
-        configs.load("llama3_8b", ["gpus=8", "layout.tp=1", f"layout.recompute={kind}", f"layout.recompute_modules=[{modules}]"]).spec
+        configs.load(
+            "llama3_8b", ["gpus=8", "layout.tp=1", f"layout.recompute={kind}", f"layout.recompute_modules=[{modules}]"]
+        ).spec
         for kind, modules in (("none", ""), ("selective", ""), ("selective", "core_attn"))
     )
     assert step_time(default).step_time_s == step_time(named).step_time_s > step_time(none).step_time_s
@@ -137,9 +146,7 @@ def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
 
 def test_a_norm_joined_to_its_linear_layer_is_recomputed_with_that() -> None:
     """Llama 3 70B in fp8 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on activation recompute (593.6, 586.8 and 702 TFLOP/s per GPU)."""
-    keys = (
-        "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
-    )
+    keys = "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
 
     def measure(modules: str) -> tuple[float, float]:
         spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules=[{modules}]"]).spec
@@ -189,7 +196,9 @@ def test_experts_in_every_second_layer() -> None:
     spec = configs.load("llama3_8b", ["gpus=512", "layout.tp=4", "layout.ep=128", "layout.etp=4"]).spec
 
     def seconds(model: configs.Model) -> float:
-        return step_time(replace(spec, model=model, layout=replace(spec.layout, ep=128 if model.is_moe else 1))).step_time_s
+        return step_time(
+            replace(spec, model=model, layout=replace(spec.layout, ep=128 if model.is_moe else 1))
+        ).step_time_s
 
     assert seconds(dense) < seconds(maverick) < seconds(replace(maverick, moe_every=1))
 
@@ -199,7 +208,9 @@ def test_an_unfused_loss_moves_each_logit_more_often_and_keeps_an_fp32_copy() ->
     unfused = replace(fused, layout=replace(fused.layout, fused_cross_entropy=False))
     assert step_time(unfused).breakdown["loss"] > 1.2 * step_time(fused).breakdown["loss"]
     logits = fused.layout.mbs * fused.seq_length * fused.model.padded_vocab_size(1)
-    assert memory(unfused).stages[-1].logits_gib - memory(fused).stages[-1].logits_gib == pytest.approx(4 * logits / 2**30)
+    assert memory(unfused).stages[-1].logits_gib - memory(fused).stages[-1].logits_gib == pytest.approx(
+        4 * logits / 2**30
+    )
 
 
 def test_a_ring_of_context_ranks_pays_for_adding_up_its_steps() -> None:
@@ -228,7 +239,9 @@ def test_a_capacity_bounds_what_an_expert_takes_and_padding_fills_it() -> None:
         spec = replace(spec, layout=lay)
         return memory(spec).peak_stage.activations_gib, step_time(spec).step_time_s
 
-    dropless, even, half, padded, twice = (told(*x) for x in ((0.0, False), (1.0, False), (0.5, False), (1.0, True), (2.0, True)))
+    dropless, even, half, padded, twice = (
+        told(*x) for x in ((0.0, False), (1.0, False), (0.5, False), (1.0, True), (2.0, True))
+    )
     assert half[0] < even[0] == dropless[0] == padded[0] < twice[0]
     assert half[1] < even[1] < dropless[1]  # the busiest expert takes no more than the others
     assert padded[1] < twice[1]
@@ -247,7 +260,9 @@ def test_a_layer_that_predicts_a_further_token_costs_the_last_stage() -> None:
 
 def test_what_goes_to_host_memory_takes_its_time_unless_the_link_is_fast() -> None:
     def told(gpu: str, layers: int) -> tuple[float, float]:
-        spec = configs.load("llama3_8b", [f"gpu={gpu}", "gpus=8", "layout.tp=1", f"layout.cpu_offload_layers={layers}"]).spec
+        spec = configs.load(
+            "llama3_8b", [f"gpu={gpu}", "gpus=8", "layout.tp=1", f"layout.cpu_offload_layers={layers}"]
+        ).spec
         return memory(spec).peak_gib, step_time(spec).breakdown.get("offload", 0.0)
 
     assert told("h100", 0)[1] == 0.0

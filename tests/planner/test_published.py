@@ -51,12 +51,16 @@ def test_a_known_model_and_an_unknown_one_described_by_its_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("Llama2 70B LoRA", "llama2_70b"), ("Llama3 70B 2-node", "llama3_70b"), ("Llama4 Maverick 400B", "llama4_maverick")],
+    [
+        ("Llama2 70B LoRA", "llama2_70b"),
+        ("Llama3 70B 2-node", "llama3_70b"),
+        ("Llama4 Maverick 400B", "llama4_maverick"),
+    ],
 )
 def test_what_was_done_with_a_model_is_not_its_name(name: str, known: str) -> None:
     spec = spec_of_row(row(model=name))
     assert spec.model.name == known
-    assert bool(spec.run.lora_rank) == ("LoRA" in name)
+    assert bool(spec.task.lora_rank) == ("LoRA" in name)
 
 
 def test_a_table_silent_about_recompute_is_read_as_the_least_that_fits() -> None:
@@ -65,19 +69,38 @@ def test_a_table_silent_about_recompute_is_read_as_the_least_that_fits() -> None
     assert fits.layout.recompute is Recompute.none
     assert over.layout.recompute is not Recompute.none
     assert memory(over).peak_gib < over.gpu.usable_memory_gib
-    assert spec_of_row(row(**values, mbs="4", recompute="none")).layout.recompute is Recompute.none  # what is said is taken
+    assert (
+        spec_of_row(row(**values, mbs="4", recompute="none")).layout.recompute is Recompute.none
+    )  # what is said is taken
 
 
 def test_what_a_source_leaves_to_its_softwares_default() -> None:
     assert spec_of_row(row(source="pytorch/torchtitan")).layout.recompute is Recompute.selective
-    gpt = {"model": "GPT", "hidden": "14336", "layers": "70", "heads": "112", "gpu": "A100-80GB", "n_gpus": "384", "gbs": "2048"}
+    gpt = {
+        "model": "GPT",
+        "hidden": "14336",
+        "layers": "70",
+        "heads": "112",
+        "gpu": "A100-80GB",
+        "n_gpus": "384",
+        "gbs": "2048",
+    }
     spec = spec_of_row(row(**gpt, source="bigscience", tp="4", pp="12", cp="1"))
     assert [c.num_layers for c in chunks_of(spec) or ()] == [6] * 11 + [4]
 
 
 def test_memory_is_compared_with_what_the_source_prints() -> None:
     """Megatron's log is its last rank's; torchtitan prints the allocator's reserve; nvidia-smi sees all that is taken."""
-    staged = {"model": "Llama3 70B", "n_gpus": "32", "gbs": "32", "seq_len": "4096", "tp": "4", "pp": "4", "cp": "1", "peak_mem_gb": "60"}
+    staged = {
+        "model": "Llama3 70B",
+        "n_gpus": "32",
+        "gbs": "32",
+        "seq_len": "4096",
+        "tp": "4",
+        "pp": "4",
+        "cp": "1",
+        "peak_mem_gb": "60",
+    }
     held = memory(spec_of_row(row(**staged)))
     assert held.stages[-1].total_gib < held.peak_gib < held.reserved_gib < held.needed_gib
 
@@ -86,7 +109,11 @@ def test_memory_is_compared_with_what_the_source_prints() -> None:
         assert predicted.peak_gib
         return predicted.peak_gib
 
-    last, reserve, device = shown(source="Megatron-LM"), shown(source="torchtitan"), shown(notes="mem_unit=GB nvidia-smi")
+    last, reserve, device = (
+        shown(source="Megatron-LM"),
+        shown(source="torchtitan"),
+        shown(notes="mem_unit=GB nvidia-smi"),
+    )
     assert last < shown() < device
     assert last < reserve
 
@@ -104,7 +131,15 @@ def test_further_tokens_are_predicted_unless_the_table_says_not() -> None:
 
 
 def test_sixty_one_layers_are_split_as_the_published_layouts_are() -> None:
-    given = {"gpu": "GB300", "n_gpus": "256", "cp": "1", "gbs": "4096", "ep": "8", "seq_len": "4096", "recompute": "full"}
+    given = {
+        "gpu": "GB300",
+        "n_gpus": "256",
+        "cp": "1",
+        "gbs": "4096",
+        "ep": "8",
+        "seq_len": "4096",
+        "recompute": "full",
+    }
     for pp, vpp, last in (("16", "1", 1), ("8", "1", 5), ("2", "8", 1)):
         chunks = chunks_of(spec_of_row(row(model="DeepSeekV3", pp=pp, vpp=vpp, **given)))
         assert chunks is not None

@@ -18,7 +18,14 @@ STRICTER = {r.id for r in RULES if r.stricter}
 def _toys() -> list[Model]:
     tiny = configs.model("llama3_tiny")
     dense = replace(
-        tiny, num_layers=12, hidden_size=96, ffn_hidden_size=240, num_attention_heads=12, num_query_groups=6, kv_channels=8, vocab_size=512
+        tiny,
+        num_layers=12,
+        hidden_size=96,
+        ffn_hidden_size=240,
+        num_attention_heads=12,
+        num_query_groups=6,
+        kv_channels=8,
+        vocab_size=512,
     )
     experts = replace(
         configs.model("mixtral_tiny"),
@@ -76,7 +83,9 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
         model = draw(st.sampled_from(models))
         tp, pp = draw(st.sampled_from([1, 1, 2, 2, 3, 4, 6])), draw(st.sampled_from([1, 1, 2, 2, 3, 4, 6]))
         cp = draw(st.sampled_from([1, 1, 1, 2, 4]))
-        gpus = draw(st.one_of(st.just(tp * pp * cp), st.just(2 * tp * pp * cp), st.sampled_from([4, 8, 12, 16, 24, 48])))
+        gpus = draw(
+            st.one_of(st.just(tp * pp * cp), st.just(2 * tp * pp * cp), st.sampled_from([4, 8, 12, 16, 24, 48]))
+        )
         uneven = draw(st.integers(0, 5)) == 0
         layout = Layout(
             tp=tp,
@@ -101,7 +110,13 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
         return replace(base, model=model, gpus=gpus, layout=layout)
 
     @seeded(seed)
-    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(specs())
     def compare(spec: Spec) -> None:
         ours = [v for v in violations(spec) if v.rule in BUILD_RULES]
@@ -119,7 +134,9 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
         if bool(ours) == bool(theirs):
             seen["agree_illegal" if ours else "agree_legal"] += 1
         else:
-            wrong.append(f"{spec.model.name} gpus={spec.gpus} {spec.layout}: ours {[v.rule for v in ours]}, Megatron {theirs!r}")
+            wrong.append(
+                f"{spec.model.name} gpus={spec.gpus} {spec.layout}: ours {[v.rule for v in ours]}, Megatron {theirs!r}"
+            )
 
     compare()
     return {**seen, "wrong": wrong, "rules_met": broken}
@@ -156,10 +173,18 @@ def test_every_rule_says_what_why_and_where_from() -> None:
     [
         ("llama3_8b", "gpus=8 layout.overlap_grad_reduce=false", "overlap-flags"),
         ("mixtral_8x7b", "gpus=64 layout.ep=8 layout.moe_expert_capacity_factor=1", "capacity-drops"),
-        ("deepseek_v3", "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1", "mtp-block"),
+        (
+            "deepseek_v3",
+            "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1",
+            "mtp-block",
+        ),
         ("llama32_1b", "gpus=8 layout.pp=2", "tied-pp"),
         ("llama3_8b", "gpus=8 layout.recompute=selective", "recompute-nothing"),
-        ("llama3_8b", "gpus=8 layout.recompute=selective layout.recompute_modules=[mlp,layernorm]", "recompute-nothing"),
+        (
+            "llama3_8b",
+            "gpus=8 layout.recompute=selective layout.recompute_modules=[mlp,layernorm]",
+            "recompute-nothing",
+        ),
     ],
 )
 def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:

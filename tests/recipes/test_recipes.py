@@ -23,7 +23,13 @@ NEMO = Path(sys.executable).parent / "nemo"
 def _nemo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "COLUMNS": "300", "NO_COLOR": "1"}
     return subprocess.run(
-        [str(NEMO), "llm", "pretrain", *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False
+        [str(NEMO), "llm", "pretrain", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
+        check=False,
     )
 
 
@@ -61,14 +67,20 @@ def test_parameters_keep_upstreams_names_and_become_overrides() -> None:
 
 
 @pytest.mark.nemo
-@pytest.mark.parametrize("name", ["llama3_8b", "llama3_70b", "mixtral_8x22b", "deepseek_v3", "nemotron4_15b", "gpt3_175b", "qwen3_30b_a3b"])
+@pytest.mark.parametrize(
+    "name", ["llama3_8b", "llama3_70b", "mixtral_8x22b", "deepseek_v3", "nemotron4_15b", "gpt3_175b", "qwen3_30b_a3b"]
+)
 def test_the_difference_from_upstream_is_the_reviewed_one(name: str, in_child: Any) -> None:
     def current() -> list[str]:
         from slipway.recipes.upstream import difference
 
         return difference(name)
 
-    reviewed = [line for line in (ROOT / "recipes" / "upstream" / f"{name}.txt").read_text().splitlines() if not line.startswith("#")]
+    reviewed = [
+        line
+        for line in (ROOT / "recipes" / "upstream" / f"{name}.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert in_child(current) == reviewed, "numerics changed: review, then python -m slipway.recipes.upstream"
 
 
@@ -100,7 +112,9 @@ def test_the_attention_backend_is_passed_on_and_exported(in_child: Any, tmp_path
 
 
 @pytest.mark.nemo
-@pytest.mark.parametrize("override", ["layout.flexible_pipeline=true", "model.window_size=4096", "model.normalization=LayerNorm"])
+@pytest.mark.parametrize(
+    "override", ["layout.flexible_pipeline=true", "model.window_size=4096", "model.normalization=LayerNorm"]
+)
 def test_what_is_only_planned_is_not_left_out_silently(override: str, in_child: Any) -> None:
     def said() -> str:
         from slipway.launch.export import built_recipe
@@ -122,7 +136,8 @@ def test_fp8_recipes_say_what_they_are(in_child: Any) -> None:
             plugin = built_recipe("llama3_8b", [f"precision={name}"]).trainer.plugins
             out[name] = [plugin.fp8, plugin.fp8_recipe]
         out["mxfp8"] = [
-            getattr(built_recipe("llama3_8b", ["precision=mxfp8", "gpu=b200"]).trainer.plugins, k) for k in ("fp8", "fp8_recipe")
+            getattr(built_recipe("llama3_8b", ["precision=mxfp8", "gpu=b200"]).trainer.plugins, k)
+            for k in ("fp8", "fp8_recipe")
         ]
         return out
 
@@ -200,7 +215,9 @@ def test_an_export_trains(tmp_path: Path) -> None:
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
     keys = ["layout.tp=1", "gpus=1", "run.max_steps=2", "run.checkpoint_every_n_steps=2"]
     for words in (["export", "llama3_tiny", "--out", "r.yaml", *keys], ["run", "r.yaml"]):
-        done = subprocess.run([slipway, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False)
+        done = subprocess.run(
+            [slipway, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs" / "llama3_tiny" / "checkpoints").is_dir()
 
@@ -210,7 +227,10 @@ def test_weights_and_biases_is_one_key(in_child: Any) -> None:
     def project() -> list[Any]:
         from slipway.launch.export import built_recipe
 
-        return [built_recipe("llama3_8b", ["run.wandb_project=p"]).log.wandb.project, built_recipe("llama3_8b", []).log.wandb]
+        return [
+            built_recipe("llama3_8b", ["run.wandb_project=p"]).log.wandb.project,
+            built_recipe("llama3_8b", []).log.wandb,
+        ]
 
     assert in_child(project) == ["p", None]
 
@@ -227,7 +247,13 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
     import_nemo()
     toy = single_process(shrink(configs.load("llama3_8b", ["layout.tp=1", "gpus=1"]).spec))
     kept = replace(
-        toy.run, dir=str(tmp_path), max_steps=3, async_save=False, val_check_interval=0, wandb_project="p", mlflow_experiment="e"
+        toy.run,
+        dir=str(tmp_path),
+        max_steps=3,
+        async_save=False,
+        val_check_interval=0,
+        wandb_project="p",
+        mlflow_experiment="e",
     )
     spec = replace(toy, name="a", run=kept)
 
@@ -249,7 +275,10 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
 
         client = MlflowClient(f"file:{tmp_path}/mlruns")
         runs = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name == "e"])
-        return {r.info.run_name: [m.value for m in client.get_metric_history(r.info.run_id, "reduced_train_loss")] for r in runs}
+        return {
+            r.info.run_name: [m.value for m in client.get_metric_history(r.info.run_id, "reduced_train_loss")]
+            for r in runs
+        }
 
     losses = ranks.run(1, train, timeout_s=200).results[0]
     assert list(losses) == ["a"]

@@ -59,7 +59,9 @@ def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
 
 
 def _train(folder: Path, steps: int, *more: str) -> subprocess.CompletedProcess[str]:
-    recipe = f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
+    recipe = (
+        f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
+    )
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
     words = [str(NEMO), "llm", "pretrain", "--factory", recipe, *more, "-y"]
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
@@ -84,7 +86,9 @@ def test_a_run_that_fails_keeps_why_until_it_trains_again(tmp_path: Path) -> Non
 def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
         full = _train(disk, 8)

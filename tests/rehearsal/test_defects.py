@@ -160,7 +160,9 @@ def _with_checkpoints(folder: Path, every: int, steps: int, *, reshardable: bool
 
 def _train(spec: Spec, folder: Path, steps: int, *, reshardable: bool = True) -> list[float]:
     import_nemo()
-    spec = replace(spec, run=replace(spec.run, dir=str(folder), max_steps=steps, async_save=False, val_check_interval=0))
+    spec = replace(
+        spec, run=replace(spec.run, dir=str(folder), max_steps=steps, async_save=False, val_check_interval=0)
+    )
     work = train_rank(spec, _with_checkpoints(folder, 3, steps, reshardable=reshardable))
     return [float(x) for x in ranks.run(spec.gpus, work, timeout_s=300).results[-1]]
 
@@ -196,7 +198,9 @@ def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any
 
         def make(kind: Any, **arguments: Any) -> Any:
             optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-            return optimizer, kind(warmup_steps=2, min_lr=0.1, **arguments).scheduler(None, optimizer)["lr_scheduler"]["scheduler"]
+            return optimizer, kind(warmup_steps=2, min_lr=0.1, **arguments).scheduler(None, optimizer)["lr_scheduler"][
+                "scheduler"
+            ]
 
         def advance(optimizer: Any, policy: Any, steps: int) -> float:
             for _ in range(steps):

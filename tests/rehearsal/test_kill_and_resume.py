@@ -70,7 +70,9 @@ def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) ->
             def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
                 if rank == spec.gpus - 1:
                     with losses.open("a") as f:
-                        f.write(f"{trainer.global_step} {float(trainer.callback_metrics['reduced_train_loss']).hex()}\n")
+                        f.write(
+                            f"{trainer.global_step} {float(trainer.callback_metrics['reduced_train_loss']).hex()}\n"
+                        )
 
         seed_after_configure(spec.run.seed)
         recipe = build(spec, cpu=True)
@@ -92,7 +94,9 @@ def _train(spec: Spec, arm: Callable[[Any], None] | None = None) -> tuple[list[s
     folder.mkdir(parents=True, exist_ok=True)
     logs = folder / "logs"
     try:
-        hashes = [str(r) for r in ranks.run(spec.gpus, _work(spec, folder / "losses", arm), timeout_s=200, logs=logs).results]
+        hashes = [
+            str(r) for r in ranks.run(spec.gpus, _work(spec, folder / "losses", arm), timeout_s=200, logs=logs).results
+        ]
     except ranks.RankFailure as failure:
         if arm is None:
             pytest.fail(failure.log[-3000:])
@@ -150,7 +154,9 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
     ],
     ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "further-tokens"],
 )
-def test_another_layout_goes_on_with_the_same_training(tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]) -> None:
+def test_another_layout_goes_on_with_the_same_training(
+    tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
+) -> None:
     start = _toy(tmp_path / "a", *first, steps=4)
     whole = replace(single_process(start), run=replace(start.run, dir=str(tmp_path / "whole"), max_steps=8))
     _, expected, _ = _train(whole)
@@ -209,9 +215,13 @@ def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> N
     cases = {
         "has done its 2 steps and run.max_steps is 2": spec,
         "run.resume=false would train over the checkpoints": replace(longer, run=replace(longer.run, resume=False)),
-        "already holds a run with model = a llama3_8b of other sizes": replace(longer, model=replace(longer.model, num_layers=8)),
+        "already holds a run with model = a llama3_8b of other sizes": replace(
+            longer, model=replace(longer.model, num_layers=8)
+        ),
         "already holds a run with data.tokenizer": replace(longer, data=replace(longer.data, tokenizer="other")),
-        "already holds a run with data.kind = mock": replace(longer, data=replace(longer.data, kind="indexed", paths=["/x"])),
+        "already holds a run with data.kind = mock": replace(
+            longer, data=replace(longer.data, kind="indexed", paths=["/x"])
+        ),
     }
     for expected, other in cases.items():
         with pytest.raises(Refusal, match=expected):

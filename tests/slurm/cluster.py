@@ -113,7 +113,16 @@ def install(packages: list[str]) -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *packages]
+        command = [
+            "apt-get",
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            *packages,
+        ]
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         if subprocess.run(command, env=environment, capture_output=True).returncode:
             subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
@@ -158,7 +167,9 @@ class Slurm:
     def run(self, *command: str, timeout: float = 60, **more: object) -> subprocess.CompletedProcess[str]:
         """Run a client such as squeue, or slipway, on the cluster's login node."""
         environment = self.environment | more.pop("env", {})  # type: ignore[operator]
-        return subprocess.run(self.enter(*command), env=environment, capture_output=True, text=True, timeout=timeout, **more)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(
+            self.enter(*command), env=environment, capture_output=True, text=True, timeout=timeout, **more
+        )  # type: ignore[call-overload,no-any-return]
 
     def up(self) -> None:
         """Start everything; about ten seconds.
@@ -211,7 +222,9 @@ class Slurm:
             device = self.root / f"dev/gpu{gpu}"
             if not device.exists():
                 os.mknod(device, 0o20666, os.makedev(1, 3))
-        (etc / "gres.conf").write_text(f"NodeName=n[1-{self.nodes}] Name=gpu File={self.root}/dev/gpu[0-{GPUS_PER_NODE - 1}]\n")
+        (etc / "gres.conf").write_text(
+            f"NodeName=n[1-{self.nodes}] Name=gpu File={self.root}/dev/gpu[0-{GPUS_PER_NODE - 1}]\n"
+        )
         plugins = ""
         if self.pyxis:
             images = self.root / "images"
@@ -223,7 +236,9 @@ class Slurm:
             plugins = f"required {library} images={images}\n"
         (etc / "plugstack.conf").write_text(plugins)
         enter = self.root / "enter"
-        enter.write_text(f'#!/bin/sh\nexport SLURM_CONF={etc}/slurm.conf\nexec nsenter --net=/run/netns/{self.namespace} "$@"\n')
+        enter.write_text(
+            f'#!/bin/sh\nexport SLURM_CONF={etc}/slurm.conf\nexec nsenter --net=/run/netns/{self.namespace} "$@"\n'
+        )
         enter.chmod(0o755)
 
     def _spawn(self, name: str, *command: str, environment: dict[str, str] | None = None) -> None:
@@ -251,7 +266,11 @@ class Slurm:
             f"--seed-file={self.root}/munge/seed",
         ]
         self._spawn(
-            "munged", *command, f"--pid-file={self.root}/run/munged.pid", f"--log-file={self.root}/log/munged.log", "--num-threads=2"
+            "munged",
+            *command,
+            f"--pid-file={self.root}/run/munged.pid",
+            f"--log-file={self.root}/log/munged.log",
+            "--num-threads=2",
         )
         _wait("munged does not answer", lambda: (self.root / "run/munge.sock").exists())
 
@@ -269,10 +288,19 @@ class Slurm:
         small = "--innodb-buffer-pool-size=128M --innodb-log-file-size=64M --innodb-flush-log-at-trx-commit=0 --skip-log-bin".split()
         where = [f"--datadir={data}", f"--socket={mysql}", f"--pid-file={self.root}/run/mariadbd.pid"]
         self._spawn(
-            "mariadbd", "mariadbd", "--no-defaults", "--user=root", "--skip-networking", "--innodb-lock-wait-timeout=900", *where, *small
+            "mariadbd",
+            "mariadbd",
+            "--no-defaults",
+            "--user=root",
+            "--skip-networking",
+            "--innodb-lock-wait-timeout=900",
+            *where,
+            *small,
         )
         ask = ["mariadb", "--no-defaults", "-S", str(mysql), "-e"]
-        _wait("MariaDB does not answer", lambda: subprocess.run([*ask, "select 1"], capture_output=True).returncode == 0)
+        _wait(
+            "MariaDB does not answer", lambda: subprocess.run([*ask, "select 1"], capture_output=True).returncode == 0
+        )
         subprocess.run([*ask, "create database if not exists slurm_acct_db"], check=True)
         # slurmdbd's client library takes the socket from here; its StorageHost must say localhost
         self._spawn("slurmdbd", "slurmdbd", "-D", environment=self.environment | {"MYSQL_UNIX_PORT": str(mysql)})
@@ -317,7 +345,13 @@ class Slurm:
     def down(self) -> None:
         """End what :meth:`up` started, by its recorded process groups."""
         if (self.root / "run/slurmctld.started").exists():
-            subprocess.run(self.enter("scancel", "-u", "root", "-f"), env=self.environment, capture_output=True, timeout=30, check=False)
+            subprocess.run(
+                self.enter("scancel", "-u", "root", "-f"),
+                env=self.environment,
+                capture_output=True,
+                timeout=30,
+                check=False,
+            )
             time.sleep(1)
         order = [
             *sorted((self.root / "run").glob("slurmd-*.started")),

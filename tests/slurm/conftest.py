@@ -53,7 +53,9 @@ def slurm() -> Iterator[Slurm]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working tree as one commit, elsewhere."""
     folder = tmp_path_factory.mktemp("project")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,14 @@ class Site:
         self, name: str, *words: str, env: dict[str, str] | None = None, timeout: float = 400, **site: Any
     ) -> subprocess.CompletedProcess[str]:
         """``slipway launch llama3_tiny`` on two nodes, TP 2, with ``words`` added."""
-        command = ["slipway", "launch", "llama3_tiny", f"cluster={self.file(**site)}", f"name={name}", f"run.dir={self.folder}/runs"]
+        command = [
+            "slipway",
+            "launch",
+            "llama3_tiny",
+            f"cluster={self.file(**site)}",
+            f"name={name}",
+            f"run.dir={self.folder}/runs",
+        ]
         given = {w.partition("=")[0] for w in words}
         command += [w for w in ("nodes=2", "layout.tp=2", "run.max_steps=4") if w.partition("=")[0] not in given]
         return self.slurm.run(*command, *words, env=self.environment | (env or {}), timeout=timeout, cwd=self.project)
@@ -106,7 +115,9 @@ class Site:
 
     def log(self, job: str) -> str:
         """Everything the job's ranks printed, over its restarts."""
-        return "\n".join(p.read_text(errors="replace") for p in sorted((self.folder / "nemorun").rglob(f"log-*_{job}_*.out")))
+        return "\n".join(
+            p.read_text(errors="replace") for p in sorted((self.folder / "nemorun").rglob(f"log-*_{job}_*.out"))
+        )
 
     def until(self, what: str, ready: Any, seconds: float = 240) -> Any:
         end = time.monotonic() + seconds
@@ -132,7 +143,9 @@ class Site:
             # not at once: within the second of the requeue the nodes still refuse the job's credential
             if state == "PENDING" and time.monotonic() - since[state] > 5:
                 self.slurm.run("scontrol", "update", f"jobid={job}", "starttime=now")
-            settled = state == "COMPLETED" or time.monotonic() - since[state] > 10  # before a requeue it is FAILED for a moment
+            settled = (
+                state == "COMPLETED" or time.monotonic() - since[state] > 10
+            )  # before a requeue it is FAILED for a moment
             return state if state in over and settled else ""
 
         return str(self.until(f"job {job} has not ended", look, seconds))

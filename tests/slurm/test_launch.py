@@ -40,7 +40,9 @@ def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
     assert (run["steps"], run["ranks"], run["state"]) == (4, 4, "finished")
     assert 5 < run["final_loss"] < 9
 
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=site.project, capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=site.project, capture_output=True, text=True, check=True
+    ).stdout.strip()
     held = json.loads((site.run_dir("a") / "slipway/recipe.json").read_text())
     assert held["source"]["commit"] == head
     assert held["source"]["uncommitted"] == 0
@@ -129,7 +131,11 @@ def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Si
     failing = site.start("failing", "run.max_steps=2", container_image="no/such:image", retries=0)
     never = site.start("never", "run.max_steps=2", "--after", failing)
     for one in (job, behind, failing, never):
-        site.until(f"job {one} has not ended", lambda one=one: set(site.state(one).split()) <= {"COMPLETED", "FAILED", "CANCELLED"}, 400)
+        site.until(
+            f"job {one} has not ended",
+            lambda one=one: set(site.state(one).split()) <= {"COMPLETED", "FAILED", "CANCELLED"},
+            400,
+        )
     assert set(site.state(job).split()) == {"COMPLETED"}
     assert site.state(behind) == "COMPLETED"
     assert site.state(failing) == "FAILED"
@@ -163,7 +169,14 @@ def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
     (site.folder / "canary").write_text(CANARY)
     test = f'cd {site.folder}; test "$HF_TOKEN" = "$(cat canary)-env" && test "$WANDB_API_KEY" = "$(cat canary)-file" && echo both are here'
     line = f"{{ set +vx; }} 2>/dev/null; {test}; cd - > /dev/null; set -vx"
-    done = site.launch("secret", "run.max_steps=2", "--follow", env={"HF_TOKEN": f"{CANARY}-env"}, secrets_file=str(secrets), setup=[line])
+    done = site.launch(
+        "secret",
+        "run.max_steps=2",
+        "--follow",
+        env={"HF_TOKEN": f"{CANARY}-env"},
+        secrets_file=str(secrets),
+        setup=[line],
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob("sbatch_*.out"))
     assert "\nboth are here" in outer
@@ -206,7 +219,11 @@ def test_hostile_values_arrive_as_they_are(site: Site) -> None:
 def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: Site, tmp_path: Path) -> None:
     """In one process, as importing NeMo takes longer than the refusals."""
     cases: dict[str, tuple[dict[str, Any], list[str], str]] = {
-        "partition": ({"partition": "nope"}, [], "SLURM knows no partition 'nope'. Use cluster.partition= one of: batch, debug."),
+        "partition": (
+            {"partition": "nope"},
+            [],
+            "SLURM knows no partition 'nope'. Use cluster.partition= one of: batch, debug.",
+        ),
         "account": (
             {"account": "nope"},
             [],
@@ -247,7 +264,14 @@ json.dump(out, open(sys.argv[1], "w"))
     before = site.slurm.run("squeue", "-h").stdout
     out = tmp_path / "out.json"
     done = site.slurm.run(
-        sys.executable, "-c", code, str(out), input=json.dumps(asked), env=site.environment, cwd=site.project, timeout=200
+        sys.executable,
+        "-c",
+        code,
+        str(out),
+        input=json.dumps(asked),
+        env=site.environment,
+        cwd=site.project,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(out.read_text())
@@ -311,23 +335,37 @@ def _without_slurm(folder: Path) -> Path:
 def _other_port(site: Site) -> Path:
     text = Path(site.slurm.environment["SLURM_CONF"]).read_text()
     path = site.folder / "slurm.conf"
-    path.write_text(re.sub(r"MessageTimeout=\d+", "MessageTimeout=2", re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999", text)))
+    path.write_text(
+        re.sub(r"MessageTimeout=\d+", "MessageTimeout=2", re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=16999", text))
+    )
     return path
 
 
 def test_one_command_launches_both_runs_of_a_comparison(site: Site) -> None:
-    done = site.launch("ab", "-m", "precision=fp32", "optim.lr=0.001,0.003", "run.max_steps=6", "nodes=1", "layout.tp=1", "--follow")
+    done = site.launch(
+        "ab", "-m", "precision=fp32", "optim.lr=0.001,0.003", "run.max_steps=6", "nodes=1", "layout.tp=1", "--follow"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(re.findall(r"^job \d+", done.stdout, re.MULTILINE)) == 2
     runs = [str(site.run_dir(f"ab-{lr}")) for lr in ("0.001", "0.003")]
-    told = site.slurm.run("slipway", "compare", *runs, "--out", f"{site.folder}/compare", "--json", env=site.environment)
+    told = site.slurm.run(
+        "slipway", "compare", *runs, "--out", f"{site.folder}/compare", "--json", env=site.environment
+    )
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["compared"] > 0
 
 
 def test_the_sniff_test_measures_every_rank_of_every_node(site: Site) -> None:
     done = site.slurm.run(
-        "slipway", "doctor", "--sniff", f"cluster={site.file()}", "nodes=2", "--json", env=site.environment, cwd=site.project, timeout=300
+        "slipway",
+        "doctor",
+        "--sniff",
+        f"cluster={site.file()}",
+        "nodes=2",
+        "--json",
+        env=site.environment,
+        cwd=site.project,
+        timeout=300,
     )
     assert done.returncode in (0, 1), done.stderr[-2000:]
     told = json.loads(done.stdout)
@@ -339,7 +377,17 @@ def test_the_sniff_test_measures_every_rank_of_every_node(site: Site) -> None:
 
 def test_the_doctor_holds_the_cluster_against_the_recipe(site: Site) -> None:
     def ask(*words: str) -> dict[str, dict[str, object]]:
-        command = ["slipway", "doctor", "llama3_tiny", "--only", "slurm", "--json", f"cluster={site.file()}", "layout.tp=2", *words]
+        command = [
+            "slipway",
+            "doctor",
+            "llama3_tiny",
+            "--only",
+            "slurm",
+            "--json",
+            f"cluster={site.file()}",
+            "layout.tp=2",
+            *words,
+        ]
         done = site.slurm.run(*command, env=site.environment)
         return {f["subject"]: f for f in json.loads(done.stdout)}
 
