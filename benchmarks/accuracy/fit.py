@@ -21,7 +21,8 @@ import yaml
 from scipy.optimize import least_squares
 
 from slipway.configs import Calibration, Spec
-from slipway.planner.published.rows import interpret, read_rows, stated_rate
+from slipway.planner.published.rows import interpret, stated_rate
+from slipway.planner.published.table import read_rows
 from slipway.planner.time.step import embedding_cost, layer_cost, loss_cost, step_time
 
 

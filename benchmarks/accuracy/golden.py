@@ -15,7 +15,7 @@ from typing import Any
 from slipway import configs
 from slipway.configs import Calibration, Data, Fsdp, Layout, Model, Optimizer, Recompute, Spec
 from slipway.configs.schema import Activation, Normalization, PositionEmbedding
-from slipway.planner.published.rows import fit_pipeline
+from slipway.planner.published.inferred import fit_pipeline
 
 GPUS = 8  # one node unless the case says otherwise
 VOCABULARY = {"GPT2BPETokenizer": 50257, "GPTSentencePieceTokenizer": 256000, "Llama2Tokenizer": 32000}

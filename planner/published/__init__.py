@@ -1,0 +1,1 @@
+"""Published measurements: rows of other people's tables as specs, predicted and compared with what was measured."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from slipway.configs.stack import MemoryFigure, Stack
 from slipway.planner.calibration import calibration_or_nearest
 from slipway.planner.memory import Memory, memory
-from slipway.planner.published.rows import Row, interpret, read_rows, stated, stated_rate
+from slipway.planner.published.rows import Row, interpret, stated_rate
+from slipway.planner.published.table import read_rows, stated
 from slipway.planner.time.step import step_time
 
 ADDED = ("predicted_step_time_s", "predicted_tokens_per_s_per_gpu", "predicted_peak_gib", "skipped")
@@ -54,16 +56,25 @@ def _measured(row: dict[str, str], read: Row) -> tuple[float | None, float | Non
     return rate, peak
 
 
-def _as_reported(row: Mapping[str, str], held: Memory) -> float:
-    """The memory that the row's source speaks of, GiB."""
-    source, notes = row.get("source", ""), row.get("notes", "")
-    if "nvidia-smi" in notes:  # sees the allocator's reserve, the context and NCCL too
-        return held.needed_gib
-    if "peak_memory_usage" in notes or "torchtitan" in source:  # both print the reserve
-        return held.reserved_gib
-    if "Megatron" in source:  # its log and TensorBoard are the last rank's, which is on the last stage
-        return held.stages[-1].total_gib
-    return held.peak_gib
+def _memory_figure(row: Mapping[str, str], stack: Stack) -> MemoryFigure:
+    """Which memory figure the row states: its notes come before what its stack prints."""
+    notes = row.get("notes", "")
+    if "nvidia-smi" in notes:
+        return MemoryFigure.device
+    if "peak_memory_usage" in notes:  # a key of dgxc-benchmarking's logs
+        return MemoryFigure.reserved
+    return stack.memory_figure
+
+
+def _as_reported(figure: MemoryFigure, predicted: Memory) -> float:
+    """The predicted value of ``figure``, GiB."""
+    if figure is MemoryFigure.device:
+        return predicted.needed_gib
+    if figure is MemoryFigure.reserved:
+        return predicted.reserved_gib
+    if figure is MemoryFigure.last_stage:
+        return predicted.stages[-1].total_gib
+    return predicted.peak_gib
 
 
 def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
@@ -76,7 +87,7 @@ def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
             continue
         cal = calibration_or_nearest(read.spec.gpu.name, read.software)
         time = step_time(read.spec, cal)
-        shown = _as_reported(row, memory(read.spec, cal))
+        shown = _as_reported(_memory_figure(row, read.stack), memory(read.spec, cal))
         out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, shown, rate, peak))
     return out
 

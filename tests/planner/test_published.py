@@ -12,7 +12,8 @@ import pytest
 
 from slipway.configs import Recompute, Refusal
 from slipway.planner.memory import memory
-from slipway.planner.published.rows import interpret, read_rows, spec_of_row
+from slipway.planner.published.rows import interpret, spec_of_row
+from slipway.planner.published.table import read_rows
 from slipway.planner.published.validate import predict, spearman, statistics, summarize
 from slipway.planner.stages import chunks_of
 
