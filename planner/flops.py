@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from slipway.configs import Model, Spec
 from slipway.configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
+from slipway.planner.numerics import dense_peak_tflops, numerics_of
 
 
 @functools.lru_cache(maxsize=1024)
@@ -156,5 +157,4 @@ def model_flops_per_token(spec: Spec, *, causal: bool = True) -> float:
 
 def peak_tflops(spec: Spec) -> float:
     """Dense peak of the GPU in the precision's GEMM dtype; 0 where it has none."""
-    g = spec.gpu
-    return {"fp32": g.tf32_tflops, "bf16": g.bf16_tflops, "fp8": g.fp8_tflops, "fp4": g.fp4_tflops}[spec.precision.gemm]
+    return dense_peak_tflops(spec.gpu, numerics_of(spec).gemm)

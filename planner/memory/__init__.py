@@ -17,6 +17,7 @@ from slipway.configs import Calibration, Fsdp, Model, Recompute, Spec
 from slipway.configs.schema import FeedForward, LayerKind, Mixer, layer_kinds
 from slipway.planner import flops
 from slipway.planner.calibration import calibration_for
+from slipway.planner.numerics import FP32_BYTES, Numerics, numerics_of
 from slipway.planner.parameters import Shard, layer, parameters, stage_shards
 from slipway.planner.stages import chunks_of
 
@@ -33,7 +34,6 @@ FRAGMENTATION = 1.09
 # Times an even load that experts are sent at the worst moment of a real run: the median that explains 82 of Megatron-LM's golden
 # peaks (quartiles 1.34 to 1.59; python -m benchmarks.accuracy --golden). Published speeds are of routing forced to be even.
 REAL_EXPERT_LOAD = 1.45
-QUANTIZED_BYTES = {"fp8": 1.0, "fp4": 0.5625}  # of an element; nvfp4 has a scale of one byte for each block of 16
 # Of one logit at the loss. Transformer Engine's kernel writes the gradient over the bf16 value; Megatron-Core's unfused loss
 # keeps an fp32 copy too, which becomes the softmax and then the gradient in place. Megatron-LM's golden peaks show the 6.
 _LOGITS_BYTES = {True: 2.0, False: 6.0}
@@ -115,7 +115,7 @@ class _Split:
     """What the saved activations of a layer depend on."""
 
     model: Model
-    gemm: str
+    numerics: Numerics
     tp: int
     cp: int
     ep: int
@@ -189,8 +189,7 @@ def saved_by_layer(split: _Split, kind: LayerKind) -> Saved:
     m = split.model
     rows = split.mbs * split.seq_length / split.cp
     shard = split.tp if split.sequence_parallel else 1
-    wide = 4.0 if split.gemm == "fp32" else 2.0
-    saved = QUANTIZED_BYTES.get(split.gemm, wide)  # a linear layer keeps its input in the GEMM's dtype
+    wide, saved = split.numerics.activation_bytes, split.numerics.saved_input_bytes
     h = m.hidden_size
     residual = wide * rows * h / shard
     up_projection = scores = attention_inputs = attention_output = 0.0
@@ -257,26 +256,13 @@ def in_flight(stage: int, pp: int, vpp: int, micro_batches: int) -> float:
     return chunks / vpp
 
 
-def _parameter_bytes(spec: Spec) -> float:
-    p = spec.precision
-    if p.gemm == "fp32":
-        return 4.0
-    if p.gemm in ("fp8", "fp4"):
-        # the quantized weight and its transpose; beside them the bf16 weight unless parameters are kept in fp8
-        return 2 * QUANTIZED_BYTES[p.gemm] + (0.0 if p.fp8_param_gather else 2.0)
-    return 2.0
-
-
 def _static(spec: Spec, shard: Shard) -> tuple[float, float, float]:
     """Bytes of parameters, gradients and optimizer states."""
     lay = spec.layout
     dp = max(spec.dp, 1) * lay.cp
     expert_dp = spec.expert_dp
-    grad = 4.0 if spec.precision.grad_reduce_in_fp32 or spec.precision.gemm == "fp32" else 2.0
-    states = 8.0 if spec.precision.gemm == "fp32" else 12.0
-    if spec.optim.precision_aware:
-        states, grad = 8.0, 2.0
-    weight = _parameter_bytes(spec)
+    numerics = numerics_of(spec)
+    weight, grad, states = numerics.weight_bytes, numerics.gradient_bytes, numerics.state_bytes
     full = lay.fsdp is not Fsdp.none
     sharded = full or lay.distributed_optimizer
     dense_by, expert_by = (dp, expert_dp) if sharded else (1, 1)
@@ -307,7 +293,7 @@ def _split_of(spec: Spec, cal: Calibration) -> _Split:
     lay = spec.layout
     return _Split(
         spec.model,
-        spec.precision.gemm,
+        numerics_of(spec),
         lay.tp,
         lay.cp,
         lay.ep,
@@ -337,7 +323,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
     split = _split_of(spec, cal)
     split = replace(split, sent_to_experts=split.sent_to_experts * expert_load)
     rows = lay.mbs * spec.seq_length / lay.cp
-    wide = 4.0 if spec.precision.gemm == "fp32" else 2.0
+    wide = split.numerics.activation_bytes
     boundary = wide * rows * model.hidden_size / (lay.tp if lay.sequence_parallel else 1)
     kinds = layer_kinds(model.shape)
     per_stage: list[Counter[LayerKind]] = [Counter() for _ in range(lay.pp)]
@@ -394,7 +380,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
             table = model.padded_vocab_size(lay.tp) // lay.tp * model.hidden_size
             buffers += (2 * biggest + table) * wide + (
                 biggest + table
-            ) * 4.0  # two units gathered, one unit's gradients
+            ) * FP32_BYTES  # two units gathered, one unit's gradients
         out.append(
             StageMemory(
                 stage,
@@ -415,11 +401,9 @@ def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0)
     cal = cal or calibration_for(spec)
     stages = stage_memory(spec, cal, expert_load)
     groups = 2 + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
-    weights = 2.0 if spec.precision.gemm != "fp32" else 4.0
-    states = 8.0 if spec.optim.precision_aware or spec.precision.gemm == "fp32" else 12.0
+    numerics = numerics_of(spec)
+    weights, states = numerics.checkpoint_weight_bytes, 0.0 if spec.task.lora_rank else numerics.state_bytes
     total = parameters(spec).total
-    if spec.task.lora_rank:
-        states = 0.0
     offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     shard = (weights + states) * total / spec.gpus
     return Memory(

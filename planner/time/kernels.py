@@ -11,9 +11,7 @@ import math
 from dataclasses import dataclass
 
 from slipway.configs import Calibration, Gpu
-
-_ELEMENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}  # fp4: with one fp8 scale for 16 values
-
+from slipway.planner.numerics import Dtype, Scaling, dense_peak_tflops
 
 # Output tiles that a library chooses from, and how near to the best one's rate each comes: a smaller tile reads its operands more often.
 _TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, 0.93), (128, 64, 0.8), (64, 128, 0.8), (64, 64, 0.62))
@@ -40,32 +38,32 @@ class Device:
     gpu: Gpu
     cal: Calibration
 
-    block_scaled: bool = False  # mxfp8
+    def gemm_rate(self, dtype: Dtype, scaling: Scaling = Scaling.none) -> float:
+        """FLOP/s of a large matrix product; a dtype that the part has no units for runs as bf16."""
+        peak = dense_peak_tflops(self.gpu, dtype)
+        if not peak:
+            dtype = Dtype.bf16
+            peak = dense_peak_tflops(self.gpu, dtype)
+        return peak * 1e12 * self._gemm_efficiency(dtype, scaling)
 
-    def gemm_rate(self, dtype: str) -> float:
-        g, c = self.gpu, self.cal
-        if dtype == "fp8" and self.block_scaled:
-            return g.fp8_tflops * 1e12 * c.mxfp8_gemm_efficiency
-        if dtype == "fp8" and g.fp8_tflops:
-            return g.fp8_tflops * 1e12 * c.fp8_gemm_efficiency
-        if dtype == "fp4" and g.fp4_tflops:
-            return g.fp4_tflops * 1e12 * c.fp4_gemm_efficiency
-        if dtype == "fp32":
-            return g.tf32_tflops * 1e12 * c.gemm_efficiency
-        return g.bf16_tflops * 1e12 * c.gemm_efficiency
+    def _gemm_efficiency(self, dtype: Dtype, scaling: Scaling) -> float:
+        if dtype is Dtype.fp8:
+            return self.cal.mxfp8_gemm_efficiency if scaling is Scaling.mxfp8 else self.cal.fp8_gemm_efficiency
+        return self.cal.fp4_gemm_efficiency if dtype is Dtype.fp4 else self.cal.gemm_efficiency
 
     @property
     def memory_rate(self) -> float:
         return self.gpu.memory_gb_per_s * 1e9 * self.cal.memory_efficiency
 
-    def gemm(self, m: float, n: float, k: float, dtype: str, count: int = 1) -> float:
+    def gemm(
+        self, m: float, n: float, k: float, dtype: Dtype, scaling: Scaling = Scaling.none, count: int = 1
+    ) -> float:
         """``count`` products [m, k] x [k, n], their outputs in 16 bits."""
         if m <= 0:
             return 0.0
-        size = _ELEMENT_BYTES[dtype]
-        moved = size * (m * k + k * n) + 2.0 * m * n
+        moved = dtype.element_bytes * (m * k + k * n) + 2.0 * m * n
         idle = 1.0 / _filled(m, n, count, self.gpu.multiprocessors) - 1.0
-        arithmetic = 2.0 * m * n * k / self.gemm_rate(dtype) * (1.0 + self.cal.gemm_tail * idle)
+        arithmetic = 2.0 * m * n * k / self.gemm_rate(dtype, scaling) * (1.0 + self.cal.gemm_tail * idle)
         traffic = moved / self.memory_rate
         return count * max(arithmetic + self.cal.gemm_bytes_exposed * traffic, traffic) + self.cal.kernel_us * 1e-6
 

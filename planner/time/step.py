@@ -10,13 +10,14 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slipway.configs import Calibration, Dispatcher, Fsdp, Gpu, Model, Recompute, Spec
 from slipway.configs.schema import FeedForward, LayerKind, LayerShape, Mixer, layer_kinds
 from slipway.planner import flops
 from slipway.planner.calibration import calibration_for
-from slipway.planner.memory import QUANTIZED_BYTES, offloaded_bytes
+from slipway.planner.memory import offloaded_bytes
+from slipway.planner.numerics import Dtype, Numerics, numerics_of
 from slipway.planner.parameters import stage_shards
 from slipway.planner.stages import chunks_of
 from slipway.planner.time.kernels import Device, Link, link
@@ -37,8 +38,7 @@ class Split:
     model: Model
     gpu: Gpu
     cal: Calibration
-    gemm: str  # dtype of GEMM inputs
-    fp8_recipe: str
+    numerics: Numerics
     tp: int
     cp: int
     ep: int
@@ -99,14 +99,13 @@ class StepTime:
     send_s: float = 0.0
 
 
-def split_of(spec: Spec, cal: Calibration, gemm: str | None = None) -> Split:
+def split_of(spec: Spec, cal: Calibration) -> Split:
     lay = spec.layout
     return Split(
         spec.model,
         spec.gpu,
         cal,
-        gemm or spec.precision.gemm,
-        spec.precision.fp8_recipe if (gemm or spec.precision.gemm) in ("fp8", "fp4") else "",
+        numerics_of(spec),
         lay.tp,
         lay.cp,
         lay.ep,
@@ -131,7 +130,7 @@ class _Ledger:
 
     def __init__(self, split: Split) -> None:
         self.split = split
-        self.device = Device(split.gpu, split.cal, split.fp8_recipe == "mxfp8")
+        self.device = Device(split.gpu, split.cal)
         self.forward: dict[str, float] = {}
         self.backward: dict[str, float] = {}
         self.kernels = 0
@@ -159,17 +158,14 @@ class _Ledger:
 
     def linear(self, n_out: float, k_in: float, rows: float, groups: int = 1) -> None:
         """A linear layer and its two gradients, ``groups`` of them in one launch; fp8 adds casts of inputs and gradients."""
-        s, d = self.split, self.device
-        forward = d.gemm(rows, n_out, k_in, s.gemm, groups)
-        backward = d.gemm(rows, k_in, n_out, s.gemm, groups)
+        s, d, numerics = self.split, self.device, self.split.numerics
+        forward = d.gemm(rows, n_out, k_in, numerics.gemm, numerics.scaling, groups)
+        backward = d.gemm(rows, k_in, n_out, numerics.gemm, numerics.scaling, groups)
         if not s.lora_rank:  # a frozen weight has no gradient
-            backward += d.gemm(n_out, k_in, rows, s.gemm, groups)
+            backward += d.gemm(n_out, k_in, rows, numerics.gemm, numerics.scaling, groups)
         kernels = 1
-        if s.gemm in ("fp8", "fp4"):
-            # read bf16, write the quantized tensor and its transpose: input once, output gradient once; tensorwise
-            # scaling, and nvfp4's first level of it, reads the tensor once more for its maximum
-            reads = 4.0 if s.fp8_recipe == "tensorwise" or s.gemm == "fp4" else 2.0
-            moved = groups * rows * (reads + 2 * QUANTIZED_BYTES[s.gemm])
+        if numerics.gemm.quantized:  # the input is cast once, and the output's gradient once
+            moved = groups * rows * numerics.cast_bytes
             self.add("elementwise", d.stream(moved * k_in, 2), d.stream(moved * n_out, 2))
             kernels += 3
         self.add("gemm", forward, backward, kernels)
@@ -178,7 +174,7 @@ class _Ledger:
         """A low-rank pair beside a frozen linear layer, in bf16: down, up, and the sum; its gradients twice that."""
         rank, d = self.split.lora_rank, self.device
         if rank:
-            once = d.gemm(rows, rank, k_in, "bf16") + d.gemm(rows, n_out, rank, "bf16")
+            once = d.gemm(rows, rank, k_in, Dtype.bf16) + d.gemm(rows, n_out, rank, Dtype.bf16)
             self.add("gemm", once, 2 * once, 2)
             self.stream(6 * rows * n_out, 2 * rows * n_out, 1)
 
@@ -404,7 +400,7 @@ def loss_cost(split: Split) -> Cost:
     ledger = _Ledger(split)
     vocab = m.padded_vocab_size(split.tp) / split.tp
     rows = split.tokens
-    dtype = "fp32" if split.gemm == "fp32" else "bf16"
+    dtype = split.numerics.unquantized.gemm
     # bytes of a logit read and written: unfused it is cast, searched for its maximum, shifted, exponentiated, summed and divided
     softmax, gradient = (8.0, 8.0) if split.fused_cross_entropy else (38.0, 16.0)
     ledger.add(
@@ -447,7 +443,7 @@ class _Stage:
 def _stages(spec: Spec, split: Split, *, account: bool) -> list[_Stage]:
     """Every stage's seconds; with ``account`` also what they are spent on."""
     model, lay = spec.model, spec.layout
-    edge = split_of(spec, split.cal, "bf16") if spec.precision.first_last_layers_bf16 else split
+    edge = replace(split, numerics=split.numerics.unquantized) if spec.precision.first_last_layers_bf16 else split
     forward = [[0.0] * lay.vpp for _ in range(lay.pp)]
     backward = [[0.0] * lay.vpp for _ in range(lay.pp)]
     spent: list[dict[str, float]] = [{} for _ in range(lay.pp)]
@@ -507,10 +503,8 @@ def _data_parallel(spec: Spec, cal: Calibration, device: Device, window: float) 
         return 0.0, 0.0
     dp_cp = max(spec.dp, 1) * lay.cp
     expert_dp = spec.expert_dp
-    weight_bytes = 1.0 if spec.precision.fp8_param_gather and spec.precision.gemm == "fp8" else 2.0
-    grad_bytes = 4.0 if spec.precision.grad_reduce_in_fp32 else 2.0
-    if spec.precision.gemm == "fp32":
-        weight_bytes = grad_bytes = 4.0
+    numerics = numerics_of(spec)
+    weight_bytes, grad_bytes = numerics.gathered_weight_bytes, numerics.reduced_gradient_bytes
     dense_link = link(device, dp_cp, lay.tp)
     expert_link = link(device, expert_dp, lay.ep * lay.expert_tp)
     comm = optimizer = 0.0

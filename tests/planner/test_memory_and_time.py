@@ -13,6 +13,7 @@ from slipway.configs.schema import layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import model_flops_per_token
 from slipway.planner.memory import in_flight, memory
+from slipway.planner.numerics import Dtype
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.step import layer_cost, split_of, step_time, step_time_bound
 
@@ -225,10 +226,10 @@ def test_a_ring_of_context_ranks_pays_for_adding_up_its_steps() -> None:
 def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_the_gpu() -> None:
     device = Device(configs.gpu("h100"), replace(Calibration(name="test"), gemm_tail=1.0))
     tiles = configs.gpu("h100").multiprocessors
-    full, spilled = (device.gemm(128.0, 256.0 * n, 8192.0, "bf16") / n for n in (tiles, tiles + 1))
+    full, spilled = (device.gemm(128.0, 256.0 * n, 8192.0, Dtype.bf16) / n for n in (tiles, tiles + 1))
     assert spilled > 1.1 * full
     hidden = Device(configs.gpu("h100"), replace(Calibration(name="test"), gemm_tail=0.0))
-    full, spilled = (hidden.gemm(128.0, 256.0 * n, 8192.0, "bf16") / n for n in (tiles, tiles + 1))
+    full, spilled = (hidden.gemm(128.0, 256.0 * n, 8192.0, Dtype.bf16) / n for n in (tiles, tiles + 1))
     assert spilled == pytest.approx(full, rel=0.01)
 
 
