@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slipway.planner.search import Candidate, Plan
+from slipway.planner.layout import short_name
+from slipway.planner.search import Plan
 from slipway.planner.time.schedule import Kind, simulate
 from slipway.planner.time.step import StepTime
 
@@ -20,15 +21,6 @@ def _axes(width: float, height: float) -> Any:
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     return plt.subplots(figsize=(width, height), layout="constrained")
-
-
-def short_name(candidate: Candidate) -> str:
-    lay = candidate.layout
-    parts = [f"TP{lay.tp}", f"PP{lay.pp}"] + ([f"VPP{lay.vpp}"] if lay.vpp > 1 else [])
-    parts += [f"{k}{v}" for k, v in (("CP", lay.cp), ("EP", lay.ep)) if v > 1] + [f"MBS{lay.mbs}"]
-    if lay.recompute.value != "none":
-        parts.append(lay.recompute.value + (f"({'+'.join(lay.recompute_modules)})" if lay.recompute_modules else ""))
-    return " ".join(parts + (["FSDP"] if lay.fsdp.value != "none" else []))
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:
@@ -54,7 +46,7 @@ def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     axes.scatter(x, y, color=_FORWARD, zorder=2)
     for i in range(len(plan.candidates)):
         axes.annotate(str(i + 1), (x[i], y[i]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    names = "\n".join(f"{i + 1:2d}  {short_name(c)}" for i, c in enumerate(plan.candidates[:12]))
+    names = "\n".join(f"{i + 1:2d}  {short_name(c.layout)}" for i, c in enumerate(plan.candidates[:12]))
     axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=8, family="monospace")
     capacity = plan.candidates[0].memory.capacity_gib
     axes.axvline(capacity, color="0.4", linestyle="--", linewidth=1)

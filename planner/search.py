@@ -17,6 +17,7 @@ from slipway.configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
 from slipway.configs.schema import layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
+from slipway.planner.layout import PARALLEL, even_pipeline, key
 from slipway.planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
 from slipway.planner.rules import divisors, is_legal
 from slipway.planner.time.step import (
@@ -77,7 +78,7 @@ def _tensor_sizes(spec: Spec) -> list[int]:
 
 def _groups(spec: Spec) -> Iterator[Layout]:
     """Every way of splitting a layer: the layout with PP and VPP left at 1."""
-    m, base = spec.model, spec.layout
+    m, base = spec.model, even_pipeline(spec.layout)
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
     experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
@@ -100,10 +101,6 @@ def _groups(spec: Spec) -> Iterator[Layout]:
                     recompute_method="",
                     recompute_num_layers=0,
                     fsdp=fsdp,
-                    num_layers_in_first_pipeline_stage=0,
-                    num_layers_in_last_pipeline_stage=0,
-                    account_for_embedding=False,
-                    account_for_loss=False,
                 )
 
 
@@ -225,19 +222,12 @@ def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> P
     )
 
 
+_STATIC = (*PARALLEL, "fsdp", "account_for_loss", "num_layers_in_last_pipeline_stage")
+
+
 def _static_key(lay: Layout) -> tuple[object, ...]:
     """What weights, gradients and optimizer states depend on: too large once, too large with any micro-batch."""
-    return (
-        lay.tp,
-        lay.pp,
-        lay.vpp,
-        lay.cp,
-        lay.ep,
-        lay.etp,
-        lay.fsdp,
-        lay.account_for_loss,
-        lay.num_layers_in_last_pipeline_stage,
-    )
+    return key(lay, _STATIC)
 
 
 _TERMS = {

@@ -11,6 +11,7 @@ from typing import Any
 from slipway.configs import Fsdp, Layout, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.calibration import calibration_for
+from slipway.planner.layout import PARALLEL, sizes, with_sizes
 from slipway.planner.memory import Memory, expert_load_that_fits, memory
 from slipway.planner.parameters import ParameterCount, parameters
 from slipway.planner.rules import Violation, is_legal, violations
@@ -62,8 +63,8 @@ def nearest_good(spec: Spec) -> Candidate | None:
 
     def distance(c: Candidate) -> tuple[float, float]:
         a, b = spec.layout, c.layout
-        sizes = ((a.tp, b.tp), (a.pp, b.pp), (a.cp, b.cp), (a.ep, b.ep), (a.vpp, b.vpp), (a.mbs, b.mbs))
-        moved = sum(abs(math.log2(x / y)) for x, y in sizes)
+        pairs = ((getattr(a, name), getattr(b, name)) for name in ("tp", "pp", "vpp", "cp", "ep", "mbs"))
+        moved = sum(abs(math.log2(x / y)) for x, y in pairs)
         return moved + (a.recompute is not b.recompute) + 2 * (a.fsdp is not b.fsdp), c.time.step_time_s
 
     return min(candidates, key=distance)
@@ -85,14 +86,7 @@ def published_layout(spec: Spec) -> Spec | None:
         if int(row["gpus"]) != spec.gpus or int(row["seq_length"]) != spec.seq_length:
             continue
         layout = replace(
-            spec.layout,
-            tp=int(row["tp"]),
-            pp=int(row["pp"]),
-            vpp=int(row["vpp"]),
-            cp=int(row["cp"]),
-            ep=int(row["ep"]),
-            etp=int(row["etp"]),
-            mbs=int(row["mbs"]),
+            with_sizes(spec.layout, {name: row[name] for name in (*PARALLEL, "mbs")}),
             fsdp=Fsdp(row["fsdp"]),
             recompute=Recompute(row["recompute"]),
             source=row["source"],
@@ -199,15 +193,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def layout_json(spec: Spec) -> dict[str, Any]:
     lay = spec.layout
     return {
-        "tp": lay.tp,
-        "pp": lay.pp,
-        "vpp": lay.vpp,
-        "cp": lay.cp,
-        "ep": lay.ep,
-        "etp": lay.etp,
-        "dp": spec.dp,
-        "mbs": lay.mbs,
-        "gbs": lay.gbs,
+        **sizes(spec),
         "seq_length": spec.seq_length,
         "recompute": lay.recompute.value,
         "recompute_modules": list(lay.recompute_modules),

@@ -6,6 +6,7 @@ import contextlib
 import json as json_module
 import math
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -66,21 +67,9 @@ def _resolve(name: str, overrides: list[str] | None) -> tuple[Spec, str]:
 
 
 def _layout_words(spec: Spec) -> str:
-    lay = spec.layout
-    sizes = [("TP", lay.tp), ("PP", lay.pp), ("VPP", lay.vpp), ("CP", lay.cp), ("EP", lay.ep), ("ETP", lay.etp)]
-    words = [f"{k}{v}" for k, v in sizes if v > 1 or k in ("TP", "PP") or (k == "ETP" and v)]
-    if lay.num_layers_in_last_pipeline_stage:
-        words.append(f"(last stage of {lay.num_layers_in_last_pipeline_stage})")
-    words += [f"DP{spec.dp}", f"MBS{lay.mbs}", f"GBS{lay.gbs}"]
-    if lay.recompute.value != "none":
-        words.append(
-            "recompute "
-            + lay.recompute.value
-            + (f" ({', '.join(lay.recompute_modules)})" if lay.recompute_modules else "")
-        )
-    if lay.fsdp.value != "none":
-        words.append("Megatron-FSDP")
-    return " ".join(words)
+    from slipway.planner.layout import describe
+
+    return describe(spec)
 
 
 def _version(value: bool) -> None:
@@ -249,25 +238,10 @@ def _print_verdict(verdict: Any, chosen_by: str, good: Any) -> None:
         console.print(
             f"nearest  {_layout_words(good.spec)}: legal, needs {good.memory.needed_gib:.1f} GiB, {good.time.step_time_s:.2f} s a step"
         )
-        lay = good.layout
-        keys = {
-            "tp": lay.tp,
-            "pp": lay.pp,
-            "vpp": lay.vpp,
-            "cp": lay.cp,
-            "ep": lay.ep,
-            "mbs": lay.mbs,
-            "recompute": lay.recompute.value,
-            "fsdp": lay.fsdp.value,
-        }
-        if lay.account_for_loss:
-            keys |= {"account_for_embedding": "true", "account_for_loss": "true"}
-        if lay.num_layers_in_last_pipeline_stage:
-            keys["num_layers_in_last_pipeline_stage"] = lay.num_layers_in_last_pipeline_stage
-        if lay.etp:
-            keys["etp"] = lay.etp
-        modules = f" 'layout.recompute_modules=[{','.join(lay.recompute_modules)}]'" if lay.recompute_modules else ""
-        console.print("         " + " ".join(f"layout.{k}={v}" for k, v in keys.items()) + modules, markup=False)
+        from slipway.planner.layout import chosen_overrides
+
+        words = map(shlex.quote, chosen_overrides(good.layout))
+        console.print("         " + " ".join(words), markup=False)
 
 
 @app.command()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from slipway import configs
-from slipway.configs import Fsdp, Spec
+from slipway.configs import Spec
+from slipway.planner.layout import on_one_rank
 
 MAX_RANKS = 8
 _HEAD = 16  # channels of a toy head
@@ -118,19 +119,4 @@ def _shrink_model(spec: Spec, tp: int, pp: int, vpp: int) -> tuple[configs.Model
 
 def single_process(toy: Spec) -> Spec:
     """The same toy, whole, in one process: what every layout must agree with."""
-    layout = replace(
-        toy.layout,
-        tp=1,
-        pp=1,
-        vpp=1,
-        cp=1,
-        ep=1,
-        etp=0,
-        sp=None,
-        num_layers_in_first_pipeline_stage=0,
-        num_layers_in_last_pipeline_stage=0,
-        account_for_embedding=False,
-        account_for_loss=False,
-        fsdp=Fsdp.none,
-    )
-    return replace(toy, gpus=1, layout=layout)
+    return replace(toy, gpus=1, layout=on_one_rank(toy.layout))

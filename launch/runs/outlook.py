@@ -7,10 +7,9 @@ from pathlib import Path
 
 from slipway.configs import Refusal, Spec
 from slipway.configs.load import spec_from_record
+from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.checkpoint_files import held
 from slipway.recipes.runtime.run_files import RECORD
-
-_LAYOUT = ("tp", "pp", "vpp", "cp", "ep", "etp", "fsdp")
 
 
 def outlook(run_dir: Path, spec: Spec) -> str:
@@ -48,6 +47,8 @@ def _layout_change(run_dir: Path, spec: Spec) -> str:
     if not path.is_file():
         return f"{run_dir} does not say of which layout"
     then = spec_from_record(json.loads(path.read_text())["spec"])
-    pairs = [(k, getattr(then.layout, k), getattr(spec.layout, k)) for k in _LAYOUT] + [("ranks", then.gpus, spec.gpus)]
+    pairs = [(k, getattr(then.layout, k), getattr(spec.layout, k)) for k in (*PARALLEL, "fsdp")] + [
+        ("ranks", then.gpus, spec.gpus)
+    ]
     changed = [f"{name} {getattr(a, 'value', a)} -> {getattr(b, 'value', b)}" for name, a, b in pairs if a != b]
     return f"same {spec.model.name}, " + (f"resharded ({', '.join(changed)})" if changed else "same layout")

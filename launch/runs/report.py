@@ -13,6 +13,7 @@ from slipway import planner
 from slipway.configs import Spec, gpu_of_device
 from slipway.launch.runs import page
 from slipway.launch.runs.read import GRAD_NORM, LOSS, LR, STEP_TIME, Run, Series
+from slipway.planner.layout import describe_ranks
 from slipway.recipes.runtime.run_files import DATA_TIME, PEAK_MEMORY, SAVE_TIME
 
 WARM_UP_STEPS = 3  # compilation, allocator growth and cold caches are not the run's speed
@@ -90,22 +91,6 @@ def as_run(run: Run) -> Spec | None:
     return replace(run.spec, gpu=gpu) if gpu else None
 
 
-def describe_layout(spec: Spec) -> str:
-    lay = spec.layout
-    parts = [
-        f"{k.upper()}{v}"
-        for k, v in (("tp", lay.tp), ("pp", lay.pp), ("vpp", lay.vpp), ("cp", lay.cp), ("ep", lay.ep))
-        if v > 1
-    ]
-    if lay.etp:
-        parts.append(f"ETP{lay.etp}")
-    if spec.dp > 1:
-        parts.append(f"DP{spec.dp}")
-    if lay.fsdp.value != "none":
-        parts.append("FSDP")
-    return " ".join(parts) or "one rank"
-
-
 def summarize(run: Run) -> Summary:
     """The numbers of one run."""
     spec, known = run.spec, as_run(run)
@@ -134,7 +119,7 @@ def summarize(run: Run) -> Summary:
         ranks=run.world_size,
         gpu=(known.gpu.name if known else run.device_name) if run.on_gpu else "cpu",
         precision=spec.precision.name if spec else "",
-        layout=describe_layout(spec) if spec else "",
+        layout=describe_ranks(spec) if spec else "",
         steps=int(loss.steps[-1]) + 1 if len(loss) else 0,
         first_loss=float(loss.values[0]) if len(loss) else None,
         final_loss=_last(loss),
