@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slipway.launch.executors import register
+from slipway.launch.executors.front_door import register
 
 register()

@@ -20,6 +20,7 @@ import yaml
 
 from slipway.configs import Refusal, Spec, nearest
 from slipway.configs.load import ROOT
+from slipway.recipes.runtime.source import LOCK
 
 NEEDED_DISK_GIB = 20.0
 NEEDED_SHARED_GIB = 1.0  # per-rank buffers of data workers and NCCL live in /dev/shm
@@ -79,11 +80,7 @@ def _packages(spec: Spec | None) -> list[Finding]:
         of_base = bool(_ngc()) and name in table["from_the_base_image"]
         good = bool(found) and (of_base or found == expected)
         wanted = "the base image's own" if of_base else expected
-        out.append(
-            Finding(
-                name, found or "not installed", wanted, good, f"pip install -c requirements/lock.txt {name}=={expected}"
-            )
-        )
+        out.append(Finding(name, found or "not installed", wanted, good, f"pip install -c {LOCK} {name}=={expected}"))
     return out + _cuda()
 
 
@@ -320,9 +317,9 @@ def _slurm(spec: Spec | None) -> list[Finding]:
                 "cluster.gpus_per_node as the nodes have",
             )
         )
-    from slipway.launch.executors.limits import seconds
+    from slipway.launch.executors.slurm.time_limit import time_limit_seconds
 
-    have, ask = seconds(limit), seconds(cluster.time)
+    have, ask = time_limit_seconds(limit), time_limit_seconds(cluster.time)
     good = limit == "infinite" or (have is not None and ask is not None and ask <= have)
     out.append(Finding("its time limit", limit, f"at least {cluster.time}", good, f"cluster.time={limit}"))
     return out

@@ -11,7 +11,7 @@ from slipway import planner
 from slipway.configs import Refusal, Spec, load
 from slipway.launch.doctor.examine import examine
 from slipway.launch.doctor.sniff import MARK, Rank, read, slow
-from slipway.launch.executors.limits import seconds
+from slipway.launch.executors.slurm.time_limit import time_limit_seconds
 
 TOPOLOGY = """\
 \tGPU0\tGPU1\tNIC0\tCPU Affinity
@@ -88,7 +88,7 @@ def test_an_unknown_section_is_refused() -> None:
     ],
 )
 def test_slurms_time_limits(limit: str, expected: int | None) -> None:
-    assert seconds(limit) == expected
+    assert time_limit_seconds(limit) == expected
 
 
 def test_the_slow_rank_is_named() -> None:

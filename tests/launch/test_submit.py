@@ -76,7 +76,7 @@ def test_executor_and_recipe_start_the_same_ranks(in_child: Any) -> None:
 @pytest.mark.nemo
 def test_several_values_make_several_runs(in_child: Any) -> None:
     def ask() -> list[Any]:
-        from slipway.launch.executors.submit import spread
+        from slipway.launch.executors.prepare import spread
 
         return spread(["precision=bf16,fp8_current", "layout.tp=1,2", "data.paths=[a,b]", "run.max_steps=3"])
 

@@ -1,0 +1,108 @@
+"""Check a launch before it is submitted: what would fail in the queue is refused here, in one sentence."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+
+from slipway import configs, planner
+from slipway.configs import Refusal, Spec
+from slipway.launch.executors.protocol import Launch
+from slipway.launch.executors.select import executor_named, validate
+from slipway.recipes.factory import absolute, check_data, gpu_here, trains_on_cpu
+from slipway.recipes.runtime import source as code
+
+
+def spread(overrides: list[str]) -> list[tuple[str, list[str]]]:
+    """Every combination of the values that ``key=a,b`` lists: (suffix of the run's name, overrides) of each.
+
+    Raises:
+        Refusal: no override lists several values.
+    """
+    parts = [override.partition("=") for override in overrides]
+    many = [(key, value.split(",")) for key, _, value in parts if "," in value and not value.startswith(tuple("[{\"'"))]
+    if not many:
+        raise Refusal(
+            "-m was given and no override lists several values",
+            "Write them with commas: -m precision=bf16,fp8_current.",
+        )
+    single = [override for override in overrides if override.partition("=")[0] not in dict(many)]
+    combinations = []
+    for values in itertools.product(*(listed for _, listed in many)):
+        chosen = [f"{key}={value}" for (key, _), value in zip(many, values, strict=True)]
+        suffix = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", value) for value in values)
+        combinations.append((suffix, single + chosen))
+    return combinations
+
+
+def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: bool = False) -> Launch:
+    """Check everything that can be checked before submitting.
+
+    Raises:
+        Refusal: an illegal or too-large recipe, an unsafe or incomplete cluster, uncommitted changes, missing data, or a run
+            folder that holds another run.
+    """
+    resolved = configs.load(name, overrides)
+    spec, chosen_by = planner.choose_layout(resolved)
+    if suffix:
+        spec = replace(spec, name=f"{spec.name}-{suffix}")
+    spec = with_accelerator(absolute(spec))
+    planner.require_legal(spec)
+    if spec.cluster.accelerator == "gpu":
+        _require_fit(name, spec)
+    validate(spec)
+    check_data(spec)
+    if not allow_dirty:
+        _require_committed()
+    from slipway.launch.runs.outlook import outlook
+    from slipway.recipes import build as builder
+
+    provenance = resolved.provenance | ({} if resolved.layout_given else {"layout": chosen_by})
+    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty)
+
+
+def _require_fit(name: str, spec: Spec) -> None:
+    memory = planner.check(spec).memory
+    if memory and not memory.fits:
+        raise Refusal(
+            f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} and a {spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
+            f"slipway check {name} shows the nearest layout that fits.",
+        )
+
+
+def with_accelerator(spec: Spec) -> Spec:
+    """``spec`` with ``cluster.accelerator`` decided: gpu or cpu.
+
+    Raises:
+        Refusal: an unknown accelerator, a model too large for CPU ranks, or no GPU on the machine that must have one.
+    """
+    asked = spec.cluster.accelerator
+    executor = executor_named(spec.cluster.executor)
+    if asked not in ("auto", "gpu", "cpu"):
+        raise Refusal(f"cluster.accelerator={asked} is unknown", "Use gpu, cpu or auto.")
+    small = trains_on_cpu(spec)
+    if asked == "auto":
+        asked = "cpu" if small and executor.falls_back_to_cpu and not gpu_here() else "gpu"
+    if asked == "cpu" and not small:
+        raise Refusal(
+            f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has nothing else",
+            "Use a toy: llama3_tiny.",
+        )
+    if asked == "gpu" and executor.runs_here and not gpu_here():
+        raise Refusal(
+            f"{spec.name} needs {spec.gpus} GPUs and this machine has none",
+            "Send it to a cluster with cluster=YOURS.yaml, or rehearse it here with slipway rehearse.",
+        )
+    return replace(spec, cluster=replace(spec.cluster, accelerator=asked))
+
+
+def _require_committed() -> None:
+    root = code.repository()
+    changed = code.uncommitted(root) if root else []
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise Refusal(
+            f"{root} has changes that are not committed ({changed[0]}{more}): the job would run code that no commit tells of",
+            "Commit them, or launch with --allow-dirty: the job then runs the last commit without them.",
+        )
