@@ -49,12 +49,15 @@ def _version(package: str) -> str:
 
 
 def source() -> dict[str, Any]:
-    """What is stored with a run, so that it can be told years later what trained it."""
+    """The record of the code of a run, which is stored with the run. What cannot be found out starts with "unknown: "."""
     root = repository()
+    built_from = os.environ.get(COMMIT) or f"unknown: this is no git repository, and {COMMIT} is not set"
     return {
-        "commit": _git(root, "rev-parse", "HEAD") if root else os.environ.get(COMMIT, ""),
+        "commit": _git(root, "rev-parse", "HEAD") if root else built_from,
         "uncommitted": len(uncommitted(root)) if root else 0,
-        "lock_sha256": hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else "",
+        "lock_sha256": hashlib.sha256(LOCK.read_bytes()).hexdigest()
+        if LOCK.is_file()
+        else f"unknown: there is no {LOCK}",
         "versions": {p: v for p in _PACKAGES if (v := _version(p))},
     }
 
