@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.gpu.breakdown import PLANNED
 from benchmarks.gpu.measure import Case
 from slipway import configs, planner
-from slipway.launch.doctor.examine import printed_by
+from slipway.launch.doctor.commands import printed_by
 
 PRECISIONS = ("bf16", "fp8_current", "fp8_delayed", "fp8_blockwise")
 # Megatron-Core's selective recompute is of core_attn, which fused attention has no use for: the feed-forward's is measured

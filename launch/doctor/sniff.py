@@ -1,6 +1,6 @@
-"""A few seconds of matrix products and collectives on every rank, and the name of the node that is slow. GPUs over NCCL, or CPU over Gloo.
+"""A few seconds of matrix products and messages on every rank, to find the slow one. GPUs over NCCL, or CPU over Gloo.
 
-One slow GPU or cable holds up all others at every step, and training does not tell which.
+Every rank waits for the slowest at each step, so one slow GPU or cable slows the whole job, and training does not show which.
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-SLOW = 0.85  # of the median; healthy GPUs of one kind are within a few per cent of each other
-MARK = "SNIFF "  # before the line of JSON that rank 0 prints
-_REPEATS = 7
+SLOW = 0.85  # of the median: healthy GPUs of one kind differ by a few per cent
+MARK = "SNIFF "  # precedes the line of JSON that rank 0 prints
+REPEATS = 7  # the median of this many is not moved by one interruption
+GPU_MATRIX, CPU_MATRIX = (
+    8192,
+    768,
+)  # rows and columns: large enough to be limited by arithmetic, done within milliseconds
+GPU_MESSAGE_BYTES, CPU_MESSAGE_BYTES = 256 << 20, 4 << 20  # large enough to be limited by bandwidth
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What one rank measured: matrix products in TFLOP/s, and GB/s sent to the next rank while receiving from the one before."""
+    """What one rank measured.
+
+    Attributes:
+        gemm_tflops: TFLOP/s of square matrix products, bf16 on a GPU and fp32 on a CPU.
+        neighbour_gb_per_s: GB/s sent to the next rank while receiving from the previous one; 0 with one rank.
+    """
 
     rank: int
     node: str
@@ -30,20 +40,12 @@ class Rank:
     neighbour_gb_per_s: float
 
 
-def _median_seconds(work: Callable[[], Any], finish: Callable[[], Any]) -> float:
-    work()
-    finish()
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        work()
-        finish()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def sniff() -> None:
-    """Measure this rank and, on rank 0, print all ranks as one line of JSON after :data:`MARK`. Run it under torchrun."""
+    """Measure this rank and, on rank 0, print all ranks as one line of JSON after :data:`MARK`. Run it under torchrun.
+
+    Raises:
+        RuntimeError: an all-reduce gave a wrong sum.
+    """
     import torch
     import torch.distributed as dist
 
@@ -53,38 +55,61 @@ def sniff() -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-
-    def finish() -> None:
-        if gpu:
-            torch.cuda.synchronize()
-
-    n, kind = (8192, torch.bfloat16) if gpu else (768, torch.float32)
-    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
     dist.barrier()
-    gemm = 2 * n**3 / _median_seconds(lambda: a @ b, finish) / 1e12
-
-    size = (256 << 20) if gpu else (4 << 20)
-    out = torch.zeros(size, dtype=torch.uint8, device=device)
-    into = torch.empty_like(out)
-
-    def pass_on() -> None:
-        asked = [dist.P2POp(dist.isend, out, (rank + 1) % world), dist.P2POp(dist.irecv, into, (rank - 1) % world)]
-        for work in dist.batch_isend_irecv(asked):
-            work.wait()
-
+    gemm = _gemm_tflops(device)
     dist.barrier()
-    speed = size / _median_seconds(pass_on, finish) / 1e9 if world > 1 else 0.0
-    everyone = torch.ones(1, device=device)
-    dist.all_reduce(everyone)
-    if int(everyone.item()) != world:
-        raise RuntimeError(f"an all-reduce of ones over {world} ranks gave {everyone.item()}")
-    mine = Rank(rank, os.environ.get("SLURMD_NODENAME") or socket.gethostname(), _name(device), gemm, speed).__dict__
+    speed = _neighbour_gb_per_s(device, rank, world) if world > 1 else 0.0
+    total = torch.ones(1, device=device)
+    dist.all_reduce(total)
+    if int(total.item()) != world:
+        raise RuntimeError(f"an all-reduce of ones over {world} ranks gave {total.item()}")
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     gathered: list[Any] = [None] * world
-    dist.all_gather_object(gathered, mine)
+    dist.all_gather_object(gathered, asdict(Rank(rank, node, _name(device), gemm, speed)))
     if rank == 0:
         print("\n" + MARK + json.dumps(gathered), flush=True)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _gemm_tflops(device: Any) -> float:
+    import torch
+
+    gpu = device.type == "cuda"
+    size, dtype = (GPU_MATRIX, torch.bfloat16) if gpu else (CPU_MATRIX, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / _median_seconds(lambda: a @ b, device) / 1e12
+
+
+def _neighbour_gb_per_s(device: Any, rank: int, world: int) -> float:
+    import torch
+    import torch.distributed as dist
+
+    size = GPU_MESSAGE_BYTES if device.type == "cuda" else CPU_MESSAGE_BYTES
+    sent = torch.zeros(size, dtype=torch.uint8, device=device)
+    received = torch.empty_like(sent)
+
+    def exchange() -> None:
+        send = dist.P2POp(dist.isend, sent, (rank + 1) % world)
+        receive = dist.P2POp(dist.irecv, received, (rank - 1) % world)
+        for request in dist.batch_isend_irecv([send, receive]):
+            request.wait()
+
+    return size / _median_seconds(exchange, device) / 1e9
+
+
+def _median_seconds(work: Callable[[], Any], device: Any) -> float:
+    """The median of :data:`REPEATS` runs, after one that is not counted."""
+    import torch
+
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def _name(device: Any) -> str:
@@ -96,34 +121,31 @@ def _name(device: Any) -> str:
 
 
 def read(log: str) -> list[Rank]:
-    """The ranks that a sniff's log tells of; none if it did not finish."""
+    """The ranks in the log of a finished sniff; none if it did not finish."""
     for line in log.splitlines():
         if MARK in line:
-            return [Rank(**one) for one in json.loads(line.partition(MARK)[2])]
+            return [Rank(**rank) for rank in json.loads(line.partition(MARK)[2])]
     return []
 
 
 def slow(ranks: list[Rank]) -> list[str]:
-    """Every rank that is much slower than the median, in words; by its own arithmetic first, as that slows its messages too."""
+    """Each rank that is much slower than the median, in words. Slow arithmetic is reported first: it slows messages too."""
     out = []
-    gemm = statistics.median(r.gemm_tflops for r in ranks)
-    link = statistics.median(r.neighbour_gb_per_s for r in ranks)
-    for r in ranks:
-        if r.gemm_tflops < SLOW * gemm:
-            out.append(
-                f"{r.node} rank {r.rank} ({r.device}): {r.gemm_tflops / gemm:.2f} of the median in matrix products"
-            )
-        elif link and r.neighbour_gb_per_s < SLOW * link and _within_node(r, ranks):
-            out.append(
-                f"{r.node} rank {r.rank} ({r.device}): {r.neighbour_gb_per_s / link:.2f} of the median to its neighbours"
-            )
+    gemm = statistics.median(rank.gemm_tflops for rank in ranks)
+    link = statistics.median(rank.neighbour_gb_per_s for rank in ranks)
+    for rank in ranks:
+        who = f"{rank.node} rank {rank.rank} ({rank.device})"
+        if rank.gemm_tflops < SLOW * gemm:
+            out.append(f"{who}: {rank.gemm_tflops / gemm:.2f} of the median in matrix products")
+        elif link and rank.neighbour_gb_per_s < SLOW * link and _within_node(rank, ranks):
+            out.append(f"{who}: {rank.neighbour_gb_per_s / link:.2f} of the median to its neighbours")
     return out
 
 
 def _within_node(rank: Rank, ranks: list[Rank]) -> bool:
-    """Whether both neighbours are on its own node: only such links are alike."""
-    by = {r.rank: r.node for r in ranks}
-    return all(by[(rank.rank + d) % len(ranks)] == rank.node for d in (-1, 1))
+    """Whether both neighbours are on the rank's own node: only links within nodes can be compared."""
+    nodes = {other.rank: other.node for other in ranks}
+    return all(nodes[(rank.rank + step) % len(ranks)] == rank.node for step in (-1, 1))
 
 
 if __name__ == "__main__":

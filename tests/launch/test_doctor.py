@@ -1,4 +1,4 @@
-"""What the doctor says of machines that are not well. GPUs are a stand-in's answers in nvidia-smi's own format: there is none here."""
+"""The doctor on machines with faults. There is no GPU here: a stand-in for nvidia-smi answers in its format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpus: str, lin
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_a_well_node_and_an_odd_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_healthy_node_passes_and_a_faulty_one_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = _spec("llama3_8b", "gpus=2", "layout.tp=2")
     h100 = "NVIDIA H100 80GB HBM3, 81559 MiB, Disabled"
     _nvidia_smi(tmp_path, monkeypatch, gpus=f"{h100}\\n{h100}\\n")
@@ -48,7 +48,7 @@ def test_a_well_node_and_an_odd_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(f.fix for f in bad.values())
 
 
-def test_ncclss_environment_is_held_against_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harmful_nccl_variables_and_an_unknown_interface_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_IB_DISABLE", "1")
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib7")
     found = {f.subject: f for f in examine("network")}
@@ -59,14 +59,14 @@ def test_ncclss_environment_is_held_against_the_machine(monkeypatch: pytest.Monk
     assert {f.subject: f.good for f in examine("network")}["NCCL_SOCKET_IFNAME"]
 
 
-def test_room_for_the_checkpoints_and_the_clock(tmp_path: Path) -> None:
+def test_space_for_the_checkpoints_and_the_clock(tmp_path: Path) -> None:
     small = _spec("llama3_tiny", "layout.tp=2", f"run.dir={tmp_path}")
     large = _spec("llama31_405b", f"run.dir={tmp_path}")
     assert all(f.good for f in examine("space", small) if f.subject != "/dev/shm")
     disk = examine("space", large)[0]
     assert not disk.good
     assert "for 3 checkpoints and one more" in disk.wanted
-    assert not list(tmp_path.iterdir()), "the clock's file is gone"
+    assert not list(tmp_path.iterdir()), "the file that tests the clock is deleted"
 
 
 def test_an_unknown_section_is_refused() -> None:
@@ -87,7 +87,7 @@ def test_an_unknown_section_is_refused() -> None:
         ("soon", None),
     ],
 )
-def test_slurms_time_limits(limit: str, expected: int | None) -> None:
+def test_time_limits_are_read_as_slurm_writes_them(limit: str, expected: int | None) -> None:
     assert time_limit_seconds(limit) == expected
 
 
@@ -102,3 +102,20 @@ def test_the_slow_rank_is_named() -> None:
     ]
     assert read("noise\n[default0]:" + MARK + json.dumps([r.__dict__ for r in ranks])) == ranks
     assert read("noise") == []
+
+
+def test_a_section_is_one_file_and_the_report_has_its_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new file in the folder of sections is found, and stands where its POSITION says."""
+    from slipway.launch.doctor import sections
+    from slipway.launch.doctor.examine import section_table
+
+    shipped = ["packages", "gpu", "network", "slurm", "container", "space", "environment"]
+    assert list(section_table()) == shipped
+    (tmp_path / "disk_speed.py").write_text(
+        "from slipway.launch.doctor.finding import Finding\n"
+        "POSITION = 65\n"
+        "def findings(spec): return [Finding('speed', '1 GB/s', 'any', True)]\n"
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    assert list(section_table()) == [*shipped[:-1], "disk_speed", "environment"]
+    assert examine("disk_speed")[0].found == "1 GB/s"

@@ -393,7 +393,7 @@ def test_the_doctor_holds_the_cluster_against_the_recipe(site: Site) -> None:
 
     good = ask("nodes=2")
     assert all(f["good"] for f in good.values()), good
-    assert good["pyxis"]["found"] == "there"
+    assert good["pyxis"]["found"] == "installed"
     bad = ask("nodes=4", "cluster.time=10:00:00")
     assert {k for k, f in bad.items() if not f["good"]} == {"its nodes", "its time limit"}
     assert bad["its nodes"]["fix"] == "nodes=2"
