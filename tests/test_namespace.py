@@ -148,7 +148,8 @@ def test_an_installed_wheel_is_typed(installed: Environment, foreign: Path) -> N
     assert "Found 1 error" in printed
 
 
-@pytest.mark.parametrize("mode", ["", pytest.param("strict", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["", "strict"])
 def test_an_editable_install_follows_its_checkout(
     mode: str, foreign: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
