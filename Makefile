@@ -20,7 +20,7 @@ setup: .venv/.ready
 	touch .venv/.ready
 
 quickstart: setup
-	$(BIN)/python -m slipway.launch.quickstart
+	$(BIN)/python -m slipway.launch.cli.quickstart
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What a library prints, kept off the terminal. Imports nothing of ours."""
+"""Keep what libraries print off the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def captured(file: IO[str]) -> Iterator[None]:
-    """Send stdout and stderr, those of C libraries and children too, to ``file``."""
+    """Send stdout and stderr to ``file``, including what C libraries and child processes print."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -24,7 +25,8 @@ INLINE = [c for c in re.findall(r"`(slipway (?:check|plan|show|advise) [^`]*)`",
 def _run(command: str) -> str:
     words = shlex.split(command)
     words[0] = str(Path(sys.executable).parent / words[0])
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
+    environment = os.environ | {"COLUMNS": "200"}  # no line is wrapped
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

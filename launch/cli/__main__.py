@@ -1,4 +1,4 @@
-"""``python -m slipway.launch.cli``: the ``slipway`` command by the interpreter of one's choice."""
+"""``python -m slipway.launch.cli``: the ``slipway`` command, run by the interpreter of your choice."""
 
 from slipway.launch.cli import main
 

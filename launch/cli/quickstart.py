@@ -1,6 +1,6 @@
-"""``make quickstart``: real text to a trained toy on this machine's CPU, by the commands a user would type, each printed first.
+"""``make quickstart``: train a toy on real text on this machine's CPU, with the commands that a user would type.
 
-The text is the source of Python's own standard library, which is on every machine.
+Each command is printed before it runs. The text is the source of Python's standard library, which every machine has.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import time
 from pathlib import Path
 
 FOLDER = Path("runs/quickstart")
-PACKAGES = "asyncio collections concurrent ctypes dbm email encodings html http importlib json logging multiprocessing unittest urllib xml".split()
-STEPS, RESUMED_STEPS = 200, 220
+PACKAGES = (
+    "asyncio collections concurrent ctypes dbm email encodings html http importlib json logging multiprocessing "
+    "unittest urllib xml"
+).split()
+STEPS, RESUMED_STEPS = 200, 220  # of the first start, and of the run after its resume
+CHECKPOINT_EVERY = 100  # steps
+LEAST_GAIN = 1.0  # nats per token below the unigram entropy: a model that learned no context gains nothing
+LOG_LINES_SHOWN = 40  # of a command that failed
 
 
 def run(*words: str, show: str = "") -> str:
-    """Run one command, printed first; its output passes through as it comes (only lines with ``show``, if given)."""
+    """Print a command, run it and return its output, which is printed as it comes (with ``show``: lines that hold it)."""
     command = " ".join(f"'{w}'" if any(c in w for c in " ()[]") else w for w in words)
     print(f"\n$ {command}", flush=True)
     environment = os.environ | {
@@ -30,17 +36,19 @@ def run(*words: str, show: str = "") -> str:
     }
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout is not None
-    kept: list[str] = []
+    printed: list[str] = []
     for line in process.stdout:
-        kept.append(line)
+        printed.append(line)
         if not show or show in line:
             print(line, end="", flush=True)
     if process.wait():
-        sys.exit(f"{''.join(kept[-40:])}\nquickstart: {words[0]} {words[1]} failed with exit code {process.returncode}")
-    return "".join(kept)
+        log = "".join(printed[-LOG_LINES_SHOWN:])
+        sys.exit(f"{log}\nquickstart: {words[0]} {words[1]} failed with exit code {process.returncode}")
+    return "".join(printed)
 
 
 def main() -> None:
+    """Prepare the text, train, resume, report, and compare the loss with the unigram entropy."""
     start = time.monotonic()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
@@ -52,7 +60,10 @@ def main() -> None:
     entropy = float(prepared.split("unigram entropy")[1].split()[0])
 
     def train(steps: int) -> None:
-        recipe = f"llama3_tiny(dir={FOLDER},name=llama3_tiny,data={corpus},tokenizer={tokenizer},tp=2,max_steps={steps},checkpoint_every=100)"
+        recipe = (
+            f"llama3_tiny(dir={FOLDER},name=llama3_tiny,data={corpus},tokenizer={tokenizer},tp=2,"
+            f"max_steps={steps},checkpoint_every={CHECKPOINT_EVERY})"
+        )
         run("nemo", "llm", "pretrain", "--factory", recipe, "-y", show="Training epoch")
 
     train(STEPS)
@@ -61,14 +72,13 @@ def main() -> None:
     run("slipway", "report", str(FOLDER / "llama3_tiny"), "--entropy", f"{entropy}")
     final = json.loads((FOLDER / "llama3_tiny" / "report.json").read_text())["final_loss"]
     below = entropy - final
+    seconds = time.monotonic() - start
     print(
-        f"\nquickstart: {RESUMED_STEPS} steps of llama3_tiny with TP2 on real text in {time.monotonic() - start:.0f} s; "
+        f"\nquickstart: {RESUMED_STEPS} steps of llama3_tiny with TP2 on real text in {seconds:.0f} s; "
         f"loss {final:.2f}, {below:.2f} below the unigram entropy of {entropy:.2f} nats per token"
     )
-    if below < 1.0:
-        sys.exit(
-            "quickstart: the loss did not fall well below the unigram entropy: the model learned less than it should"
-        )
+    if below < LEAST_GAIN:
+        sys.exit("quickstart: the loss did not fall well below the unigram entropy: the model learned too little")
 
 
 if __name__ == "__main__":

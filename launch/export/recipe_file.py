@@ -1,4 +1,7 @@
-"""A recipe as one YAML file, and back: NeMo-Run's own command-line export cannot be read by its own import."""
+"""A recipe as YAML text, and back.
+
+NeMo-Run can write a recipe from its command line, but cannot read what it wrote.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,7 @@ from typing import Any
 
 import yaml
 
-from slipway import configs, planner
 from slipway.configs import Refusal
-
-
-def built_recipe(name: str, overrides: list[str]) -> Any:
-    """The ``run.Partial`` of a recipe under overrides, complete and legal: for this machine's CPU if it is a toy and no GPU is here."""
-    from slipway.recipes import build as builder
-    from slipway.recipes.factory import check_data, gpu_here, trains_on_cpu
-
-    spec = planner.complete(configs.load(name, overrides))
-    planner.require_legal(spec)
-    check_data(spec)
-    return builder.build(spec, cpu=trains_on_cpu(spec) and not gpu_here())
 
 
 def _represent_enum(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
@@ -33,17 +24,15 @@ def dump(recipe: Any) -> str:
     """A fiddle config as YAML text."""
     from nemo_run.core.serialization.yaml import YamlSerializer
 
-    yaml.SafeDumper.add_multi_representer(
-        Enum, _represent_enum
-    )  # beside NeMo-Run's own, which know functions and dtypes
+    yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)  # NeMo-Run's own represent functions and dtypes
     return str(YamlSerializer().serialize(recipe))
 
 
 def load(path: Path) -> Any:
-    """The recipe that a file of :func:`dump` holds.
+    """The recipe in a file that :func:`dump` wrote.
 
     Raises:
-        Refusal: no file, or one that is not such a recipe.
+        Refusal: there is no such file, or it holds no recipe.
     """
     if not path.is_file():
         raise Refusal(f"there is no recipe file {path}")
@@ -60,7 +49,7 @@ def load(path: Path) -> Any:
 
 
 def _rebuild(node: Any, seen: dict[int, Any]) -> Any:
-    """A node of the YAML as NeMo-Run's Config, Partial or plain value; a node that is shared stays shared."""
+    """A node of the YAML as NeMo-Run's Config, Partial or a plain value. A node that occurs twice is one object."""
     import nemo_run as run
 
     if isinstance(node, list):
@@ -92,33 +81,3 @@ def _target(dotted: str) -> Any:
             found = getattr(found, part)
         return found
     raise ImportError(f"{dotted} names nothing that can be imported")
-
-
-def export_recipe(name: str, overrides: list[str], out: Path) -> None:
-    """Write the full recipe; beside, then rename."""
-    text = dump(built_recipe(name, overrides))
-    temporary = out.with_name(out.name + ".tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(out)
-    except OSError as error:
-        raise Refusal(f"{out} cannot be written: {error.strerror}") from None
-
-
-def train(path: Path) -> None:
-    """Run an exported recipe in this process; Lightning starts its other ranks by the same command line.
-
-    Raises:
-        Refusal: no such recipe, or one that needs a GPU where there is none.
-    """
-    recipe = load(path)
-    from slipway.recipes.factory import gpu_here
-
-    if recipe.trainer.accelerator == "gpu" and not gpu_here():
-        raise Refusal(
-            f"{path} needs {recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs and this machine has none"
-        )
-    import nemo_run
-
-    nemo_run.run(recipe, direct=True)

@@ -1,0 +1,153 @@
+"""``slipway check``: is a recipe legal, does it fit, how fast will it be."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.printing import Style, Table, Terminal
+
+if TYPE_CHECKING:
+    from slipway.planner import Candidate, Verdict
+    from slipway.planner.memory import Memory
+    from slipway.planner.time.step import StepTime
+
+MOST_STAGES_SHOWN = 6  # of a longer pipeline, only the first two stages and the last two
+SMALLEST_SHARE_SHOWN = 0.002  # of the step time: smaller parts of it are left out
+MEMORY_COLUMNS = ("parameters", "gradients", "optimizer", "activations", "logits", "buffers", "total")
+
+
+@dataclass(frozen=True)
+class Checked(Answer):
+    """The planner's verdict, what chose the layout, and the nearest layout that works if this one does not."""
+
+    verdict: Verdict
+    chosen_by: str
+    nearest: Candidate | None
+
+    def as_json(self) -> dict[str, Any]:
+        from slipway import planner
+
+        out = planner.as_json(self.verdict) | {"layout_chosen_by": self.chosen_by}
+        if self.nearest:
+            out["nearest"] = planner.layout_json(self.nearest.spec)
+        return out
+
+    def show(self, terminal: Terminal) -> None:
+        show_verdict(terminal, self.verdict, self.chosen_by)
+        if self.nearest:
+            show_nearest(terminal, self.nearest)
+
+    def conclude(self) -> None:
+        verdict = self.verdict
+        if not verdict.legal:
+            from slipway.configs import Refusal
+
+            raise Refusal(verdict.violations[0].message, verdict.violations[0].fix)
+        if verdict.memory and not verdict.memory.fits:
+            refuse_too_large(verdict, "The nearest layout that fits is shown above." if self.nearest else "")
+
+
+def refuse_too_large(verdict: Verdict, fix: str) -> NoReturn:
+    """Raise the Refusal of a legal recipe that does not fit."""
+    from slipway.configs import Refusal
+
+    memory, spec = verdict.memory, verdict.spec
+    assert memory is not None
+    raise Refusal(
+        f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} "
+        f"and a {spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
+        fix,
+    )
+
+
+@command(Section.PLANNING)
+@recipe_arguments
+@click.option("--plot", type=Path, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
+def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
+    """Check whether a recipe is legal and fits, and predict its speed.
+
+    Needs no GPU and no NeMo. Exits with 2 if the recipe is illegal or too large, and names the nearest layout that
+    works.
+    """
+    from slipway import configs, planner
+
+    spec, chosen_by = planner.choose_layout(configs.load(name, list(overrides)))
+    verdict = planner.check(spec)
+    if plot and verdict.time:
+        from slipway.planner.layout import describe
+        from slipway.planner.pictures import draw_timeline
+
+        draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, f"{spec.name}: {describe(spec)}")
+    nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec)
+    return Checked(verdict, chosen_by, nearest)
+
+
+def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str) -> None:
+    """Print the verdict: the run, its rules, its memory by stage, its time."""
+    from slipway.planner.layout import describe
+
+    spec, count = verdict.spec, verdict.parameters
+    gpus = f"{spec.gpus} x {spec.gpu.name.upper()}"
+    terminal.line(f"{spec.name} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}", Style.BOLD)
+    terminal.field("layout", f"{describe(spec)}   ({chosen_by})")
+    terminal.field("size", f"{count.total:,} parameters, {count.active:,} active per token")
+    for violation in verdict.violations:
+        terminal.field("illegal", f"{violation.rule}: {violation.message} {violation.fix}", Style.BAD)
+    for violation in verdict.advice:
+        terminal.field("advice", f"{violation.rule}: {violation.message} {violation.fix}", Style.WARNING)
+    if verdict.memory:
+        _show_memory(terminal, verdict.memory, verdict.expert_load)
+    if verdict.time:
+        _show_time(terminal, verdict.time)
+
+
+def _show_memory(terminal: Terminal, memory: Memory, expert_load: float) -> None:
+    terminal.field(
+        "fits" if memory.fits else "too big",
+        f"{memory.needed_gib:.1f} of {memory.capacity_gib:.1f} GiB "
+        f"(allocator peak {memory.peak_gib:.1f} on stage {memory.peak_stage.stage}); "
+        f"headroom {memory.headroom_gib:+.1f} GiB; host {memory.host_gib_per_gpu:.0f} GiB per GPU; "
+        f"checkpoint {memory.checkpoint_gib:,.0f} GiB",
+        Style.GOOD if memory.fits else Style.BAD,
+    )
+    if memory.fits and math.isfinite(expert_load):
+        terminal.field(
+            "experts",
+            f"fit up to {expert_load:.2f} times an even load "
+            "(real routing, not forced balance, peaks at 1.3 to 1.6: docs/planner.md)",
+        )
+    columns = [*MEMORY_COLUMNS[:-1], "total GiB"]
+    table = Table(("stage", *columns), right=frozenset(range(len(columns) + 1)))
+    all_shown = len(memory.stages) <= MOST_STAGES_SHOWN
+    for stage in memory.stages if all_shown else [*memory.stages[:2], *memory.stages[-2:]]:
+        table.add(str(stage.stage), *(f"{getattr(stage, f'{column}_gib'):.2f}" for column in MEMORY_COLUMNS))
+    terminal.table(table)
+
+
+def _show_time(terminal: Terminal, time: StepTime) -> None:
+    terminal.field("step", f"{time.step_time_s:.2f} s  (68 % interval {time.low_s:.2f} to {time.high_s:.2f})")
+    terminal.field(
+        "speed",
+        f"{time.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, {time.model_tflops_per_gpu:.0f} model TFLOP/s per GPU "
+        f"(causal attention; {time.model_tflops_full_attention:.0f} with full), "
+        f"MFU {time.mfu:.1%}, bubble {time.bubble_fraction:.1%}",
+    )
+    parts = sorted(time.breakdown.items(), key=lambda part: -part[1])
+    shown = [f"{name} {s:.2f} s" for name, s in parts if s > SMALLEST_SHARE_SHOWN * time.step_time_s]
+    terminal.field("spent", ", ".join(shown))
+
+
+def show_nearest(terminal: Terminal, nearest: Candidate) -> None:
+    """Print the nearest layout that is legal and fits, in words and as the overrides that choose it."""
+    from slipway.planner.layout import chosen_overrides, describe
+
+    needs = f"needs {nearest.memory.needed_gib:.1f} GiB, {nearest.time.step_time_s:.2f} s per step"
+    terminal.field("nearest", f"{describe(nearest.spec)}: legal, {needs}")
+    terminal.field("", " ".join(shlex.quote(override) for override in chosen_overrides(nearest.layout)))

@@ -1,0 +1,60 @@
+"""``slipway list``: the recipes, and what each trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slipway.launch.cli.answer import Answer, Section, command
+from slipway.launch.cli.printing import Table, Terminal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe's headline. ``parameters`` and ``active`` (per token) count scalars; ``seq_length`` counts tokens."""
+
+    name: str
+    family: str
+    parameters: int
+    active: int
+    seq_length: int
+    gpu: str
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Recipes(Answer):
+    """Every recipe, in the order of their names."""
+
+    recipes: tuple[Recipe, ...]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [dict(vars(recipe)) for recipe in self.recipes]
+
+    def show(self, terminal: Terminal) -> None:
+        head = ("recipe", "family", "parameters", "active", "sequence", "default")
+        table = Table(head, right=frozenset({2, 3, 4}))
+        for recipe in self.recipes:
+            table.add(
+                recipe.name,
+                recipe.family,
+                f"{recipe.parameters / 1e9:,.3g} B",
+                f"{recipe.active / 1e9:,.3g} B",
+                f"{recipe.seq_length:,}",
+                f"{recipe.gpus} x {recipe.gpu}",
+            )
+        terminal.table(table)
+
+
+@command(Section.RECIPES)
+def list_recipes() -> Answer:
+    """List the recipes and what each trains."""
+    from slipway import configs
+    from slipway.planner.parameters import model_parameters
+
+    recipes = []
+    for name in configs.recipe_names():
+        model, gpu, gpus = configs.headline(name)
+        total, active = model_parameters(model, model.seq_length)
+        recipes.append(Recipe(name, model.family, total, active, model.seq_length, gpu, gpus))
+    return Recipes(tuple(recipes))

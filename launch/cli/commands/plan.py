@@ -1,0 +1,113 @@
+"""``slipway plan``: every legal layout, searched and ranked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.printing import Style, Table, Terminal
+
+if TYPE_CHECKING:
+    from slipway.configs import Spec
+    from slipway.planner import Candidate, Plan
+
+UNPLANNED_PRECISION = "fp32"  # nobody trains in it: --precisions all leaves it out
+
+
+@dataclass(frozen=True)
+class Planned(Answer):
+    """The ranked layouts of a recipe, over one precision or several."""
+
+    spec: Spec
+    plan: Plan
+    several_precisions: bool
+
+    @property
+    def best(self) -> Candidate:
+        return self.plan.candidates[0]
+
+    def as_json(self) -> dict[str, Any]:
+        from slipway import planner
+
+        return {
+            "candidates": [
+                planner.as_json(planner.check(candidate.spec)) | {"why": planner.why_slower(candidate, self.best)}
+                for candidate in self.plan.candidates
+            ],
+            "considered": self.plan.considered,
+            "pruned": self.plan.pruned,
+            "did_not_fit": self.plan.did_not_fit,
+        }
+
+    def show(self, terminal: Terminal) -> None:
+        from slipway import planner
+        from slipway.planner.layout import describe
+
+        spec, plan = self.spec, self.plan
+        on = f"{spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}"
+        terminal.line(f"{spec.name} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
+        head = ("", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why")
+        table = Table(head, right=frozenset({0, 2, 3, 4, 5}))
+        for rank, candidate in enumerate(plan.candidates, 1):
+            precision = f"{candidate.spec.precision.name} " if self.several_precisions else ""
+            table.add(
+                str(rank),
+                precision + describe(candidate.spec),
+                f"{candidate.time.step_time_s:.2f}",
+                f"{candidate.time.tokens_per_s_per_gpu:,.0f}",
+                f"{candidate.time.mfu:.1%}",
+                f"{candidate.memory.needed_gib:.1f}",
+                planner.why_slower(candidate, self.best),
+            )
+        terminal.table(table)
+        terminal.line(
+            f"{plan.considered} layouts costed, {plan.pruned} more proven slower, {plan.did_not_fit} did not fit"
+        )
+
+
+@command(Section.PLANNING)
+@recipe_arguments
+@click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many layouts to print.")
+@click.option(
+    "--precisions",
+    default="",
+    metavar="LIST",
+    help="Search these precisions too, for example bf16,fp8_current; all: every one that the GPU has.",
+)
+@click.option(
+    "--plot",
+    type=Path,
+    metavar="PATH",
+    help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg).",
+)
+def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot: Path | None) -> Answer:
+    """Search every legal layout and rank those that fit.
+
+    Each layout that is slower than the best comes with the part of the step time on which it loses.
+    """
+    from slipway import configs, planner
+
+    spec = configs.load(name, list(overrides)).spec
+    if precisions:
+        names = configs.precision_names() if precisions == "all" else precisions.split(",")
+        chosen = [configs.precision(one) for one in names if one != UNPLANNED_PRECISION]
+        found = planner.plan_precisions(spec, chosen, top=top)
+    else:
+        found = planner.plan(spec, top=top)
+    if plot:
+        _draw(found, plot)
+    return Planned(spec, found, bool(precisions))
+
+
+def _draw(found: Plan, plot: Path) -> None:
+    from slipway.planner.layout import describe
+    from slipway.planner.pictures import draw_plan, draw_timeline
+
+    best = found.candidates[0]
+    draw_plan(found, plot)
+    timeline = plot.with_name(plot.name + "_timeline")
+    draw_timeline(best.time, best.spec.batch.num_micro_batches, timeline, describe(best.spec))
