@@ -26,7 +26,7 @@ LOG_LINES_SHOWN = 40  # of a command that failed
 
 
 def run(*words: str, show: str = "") -> str:
-    """Print a command, run it and return its output, which is printed as it comes (with ``show``: lines that hold it)."""
+    """Print a command, run it, return its output. It is printed as it comes (only lines with ``show``, if given)."""
     command = " ".join(f"'{w}'" if any(c in w for c in " ()[]") else w for w in words)
     print(f"\n$ {command}", flush=True)
     environment = os.environ | {

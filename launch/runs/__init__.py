@@ -1,0 +1,1 @@
+"""What runs did, from the files that they left: read, summarized, reported, compared. Needs no torch and no NeMo."""

@@ -1,4 +1,4 @@
-"""``slipway compare``: run B against run A, or several of each; how much faster, and whether the loss differs by more than its noise."""
+"""``slipway compare``: run B against run A, or several seeds of each: speed-up, and loss difference with its noise."""
 
 from __future__ import annotations
 
@@ -7,47 +7,38 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from slipway.configs import Refusal
-from slipway.launch.runs import page
-from slipway.launch.runs.read import LOSS, Run, find_runs, read_run
-from slipway.launch.runs.report import ROWS, Summary, draw_times, summarize, table
+from slipway.launch.runs import pages
+from slipway.launch.runs.pictures import draw_comparison, draw_times, svg
+from slipway.launch.runs.read import Run, find_runs, read_run
+from slipway.launch.runs.series import LOSS
+from slipway.launch.runs.summary import ROWS, Summary, summarize, table
 
-# 97.5 % quantiles of Student's t by degrees of freedom; beyond, two standard errors
+LEAST_COMMON_STEPS = 4  # fewer give no estimate of the noise
+BLOCKS = 10  # of one pair's later half: many enough to estimate their spread, long enough to be nearly independent
+# 97.5 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom; beyond the last, two standard errors
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+_STANDARD_ERRORS = 2.0  # half of a 95 % interval of a normal distribution
 
 
 @dataclass(frozen=True)
 class Side:
-    """One run, or several that differ in their seed alone."""
+    """One run, or several runs that differ only in their seed."""
 
     name: str
     runs: list[Run]
 
 
-def read_side(given: str) -> Side:
-    """A run's folder, a folder of runs, or a pattern such as ``runs/a-*``.
-
-    Raises:
-        Refusal: nothing of the kind is there.
-    """
-    paths = find_runs(Path(given)) or [p for found in sorted(glob.glob(given)) for p in find_runs(Path(found))]
-    if not paths:
-        raise Refusal(
-            f"{given} holds no run",
-            "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.",
-        )
-    return Side(re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.") or given, [read_run(path) for path in paths])
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """Side B against side A. ``speed_up`` above 1: B is faster per token. The loss difference is relative, B over A.
+    """Side B against side A.
 
-    ``loss_noise`` is half of its 95 % interval.
+    ``speed_up`` is B's tokens per second over A's. ``loss_difference`` is relative, B over A less one, and
+    ``loss_noise`` is half of its 95 % interval. ``compared`` counts the points at which the losses were compared, which
+    are steps or numbers of tokens (``aligned_by``).
     """
 
     a: str
@@ -63,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Two losses at the same points, which are steps or millions of tokens."""
+    """The losses of two runs at the same points ``x``: steps, or millions of tokens. All arrays are of one length."""
 
     by: str
     x: np.ndarray
@@ -77,146 +68,184 @@ class Aligned:
         return np.log(self.b[half:]) - np.log(self.a[half:])
 
 
-def _tokens(run: Run) -> np.ndarray | None:
-    loss = run.get(LOSS)
-    return (loss.steps + 1) * float(run.spec.batch.tokens) if run.spec else None
+def read_side(given: str) -> Side:
+    """The runs of one side: a run's folder, a folder of runs, or a pattern such as ``runs/a-*``.
+
+    Raises:
+        Refusal: there is no run.
+    """
+    paths = find_runs(Path(given)) or [run for found in sorted(glob.glob(given)) for run in find_runs(Path(found))]
+    if not paths:
+        raise Refusal(
+            f"{given} holds no run",
+            "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.",
+        )
+    name = re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.")  # without the pattern's wildcards
+    return Side(name or given, [read_run(path) for path in paths])
 
 
 def align(a: Run, b: Run) -> Aligned:
-    """The losses of two runs at the same points: of tokens where their batches differ, else of steps.
+    """The losses of two runs at the same points: numbers of tokens if their batches differ, else steps.
 
     Raises:
-        Refusal: too few common steps, or a loss that is not finite.
+        Refusal: the runs have too few points in common, or a loss is not finite.
     """
-    la, lb = a.get(LOSS), b.get(LOSS)
-    ta, tb = _tokens(a), _tokens(b)
-    if ta is not None and tb is not None and a.spec and b.spec and a.spec.batch.tokens != b.spec.batch.tokens:
-        grid = ta[(ta >= tb[0]) & (ta <= tb[-1])] if len(tb) else np.zeros(0)
-        out = Aligned("tokens", grid / 1e6, np.interp(grid, ta, la.values), np.interp(grid, tb, lb.values))
+    if a.spec and b.spec and a.spec.batch.tokens != b.spec.batch.tokens:
+        aligned = _align_by_tokens(a, b, a.spec.batch.tokens, b.spec.batch.tokens)
     else:
-        steps, ia, ib = np.intersect1d(la.steps, lb.steps, return_indices=True)
-        out = Aligned("step", steps, la.values[ia], lb.values[ib])
-    if len(out.x) < 4:
+        loss_a, loss_b = a.get(LOSS), b.get(LOSS)
+        steps, in_a, in_b = np.intersect1d(loss_a.steps, loss_b.steps, return_indices=True)
+        aligned = Aligned("step", steps, loss_a.values[in_a], loss_b.values[in_b])
+    if len(aligned.x) < LEAST_COMMON_STEPS:
         raise Refusal(
-            f"{a.path} and {b.path} have {len(out.x)} steps in common", "At least 4 are needed to compare them."
+            f"{a.path} and {b.path} have {len(aligned.x)} steps in common",
+            f"At least {LEAST_COMMON_STEPS} are needed to compare them.",
         )
-    broken = [run.name for run, loss in ((a, out.a), (b, out.b)) if not np.isfinite(loss).all()]
+    broken = [run.name for run, loss in ((a, aligned.a), (b, aligned.b)) if not np.isfinite(loss).all()]
     if broken:
         raise Refusal(
             f"the loss of {' and of '.join(broken)} is not finite at every step",
             "slipway report RUN shows where it breaks.",
         )
-    return out
+    return aligned
+
+
+def _align_by_tokens(a: Run, b: Run, batch_a: int, batch_b: int) -> Aligned:
+    """The losses after the same number of tokens, where A logged its own; ``batch_*`` are tokens per step."""
+    loss_a, loss_b = a.get(LOSS), b.get(LOSS)
+    tokens_a, tokens_b = (loss_a.steps + 1) * float(batch_a), (loss_b.steps + 1) * float(batch_b)
+    common = (tokens_a >= tokens_b[0]) & (tokens_a <= tokens_b[-1]) if len(tokens_b) else np.zeros(len(tokens_a), bool)
+    points = tokens_a[common]
+    if not len(points):
+        return Aligned("tokens", points, points, points)
+    at_points = (np.interp(points, tokens_a, loss_a.values), np.interp(points, tokens_b, loss_b.values))
+    return Aligned("tokens", points / 1e6, *at_points)
 
 
 def pair(a: Side, b: Side) -> list[tuple[Run, Run]]:
-    """The runs that belong together: one each, or those of one seed, which see the same data in the same order.
+    """The runs that belong together: one of each side, or those of the same seed, which see the same data.
 
     Raises:
-        Refusal: several runs whose seeds are not the same on both sides.
+        Refusal: there are several runs, and their seeds are not the same on both sides.
     """
     if len(a.runs) == len(b.runs) == 1:
         return [(a.runs[0], b.runs[0])]
-    seeds = [[run.spec.run.seed if run.spec else None for run in side.runs] for side in (a, b)]
-    by_seed = [dict(zip(seen, side.runs, strict=True)) for seen, side in zip(seeds, (a, b), strict=True)]
-    if None in seeds[0] or sorted(seeds[0], key=str) != sorted(seeds[1], key=str) or len(by_seed[0]) != len(seeds[0]):
-        told = " and ".join(
-            f"{side.name} has {', '.join(map(str, seen))}" for side, seen in zip((a, b), seeds, strict=True)
+    seeds_a, seeds_b = _seeds(a), _seeds(b)
+    run_a, run_b = dict(zip(seeds_a, a.runs, strict=True)), dict(zip(seeds_b, b.runs, strict=True))
+    same = sorted(seeds_a, key=str) == sorted(seeds_b, key=str)
+    if None in seeds_a or not same or len(run_a) != len(seeds_a):
+        listed = " and ".join(
+            f"{side.name} has {', '.join(map(str, seeds))}" for side, seeds in ((a, seeds_a), (b, seeds_b))
         )
         raise Refusal(
-            f"of several runs the seeds must be the same on both sides, each once: {told}",
+            f"of several runs the seeds must be the same on both sides, each once: {listed}",
             "Train both with run.seed=1,2,3.",
         )
-    return [(run, by_seed[1][seed]) for seed, run in by_seed[0].items()]
+    return [(run, run_b[seed]) for seed, run in run_a.items()]
 
 
-def loss_difference(pairs: list[Aligned], blocks: int = 10) -> tuple[float, float]:
-    """Relative difference of the later half of the aligned losses, and half of its 95 % interval.
+def _seeds(side: Side) -> list[int | None]:
+    return [run.spec.run.seed if run.spec else None for run in side.runs]
 
-    Of several pairs, by Student's t from pair to pair. Of one, two standard errors of block means, because neighbouring steps
-    are correlated (Flyvbjerg and Petersen 1989): that is the noise of this pair, and another seed may move it further.
+
+def loss_difference(pairs: list[Aligned], blocks: int = BLOCKS) -> tuple[float, float]:
+    """The relative difference of the losses in their later half, and half of its 95 % interval.
+
+    The interval of several pairs is that of Student's t distribution over the pairs. That of one pair is two standard
+    errors of the means of ``blocks`` blocks, because neighbouring steps are correlated (Flyvbjerg and Petersen 1989);
+    it does not contain the variation between seeds.
     """
-    count, factor = len(pairs), 2.0
-    means = np.array([p.later.mean() for p in pairs])
-    if count == 1:
+    if len(pairs) == 1:
         ratio = pairs[0].later
-        count = min(blocks, len(ratio))
-        means = np.array([chunk.mean() for chunk in np.array_split(ratio, count)])
-        mean = float(ratio.mean())
+        means = np.array([block.mean() for block in np.array_split(ratio, min(blocks, len(ratio)))])
+        mean, factor = float(ratio.mean()), _STANDARD_ERRORS
     else:
-        mean = float(means.mean())
-        factor = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 2.0
-    return math.expm1(mean), factor * float(means.std(ddof=1)) / math.sqrt(count)
+        means = np.array([aligned.later.mean() for aligned in pairs])
+        mean, factor = float(means.mean()), _student(len(pairs) - 1)
+    return math.expm1(mean), factor * float(means.std(ddof=1)) / math.sqrt(len(means))
+
+
+def _student(degrees_of_freedom: int) -> float:
+    return _STUDENT[degrees_of_freedom - 1] if degrees_of_freedom <= len(_STUDENT) else _STANDARD_ERRORS
 
 
 def compare(a: Side, b: Side) -> Comparison:
-    """Weigh speed and loss; a Refusal where the runs cannot be compared."""
-    return _weigh(a, b, _align(a, b), _summarize(a), _summarize(b))
+    """Compare the speed and the loss of two sides.
+
+    Raises:
+        Refusal: the runs cannot be compared.
+    """
+    return _Compared.of(a, b).result
 
 
-def _align(a: Side, b: Side) -> list[Aligned]:
-    return [align(x, y) for x, y in pair(a, b)]
+@dataclass(frozen=True)
+class _Compared:
+    """A comparison and what it was made from, each computed once."""
+
+    pairs: list[Aligned]
+    summaries: list[Summary]  # of A's runs, then of B's
+    result: Comparison
+
+    @classmethod
+    def of(cls, a: Side, b: Side) -> _Compared:
+        pairs = [align(*runs) for runs in pair(a, b)]
+        of_a, of_b = [summarize(run) for run in a.runs], [summarize(run) for run in b.runs]
+        difference, noise = loss_difference(pairs)
+        speed_up = _speed_up(of_a, of_b)
+        result = Comparison(
+            a=a.name,
+            b=b.name,
+            speed_up=speed_up,
+            loss_difference=difference,
+            loss_noise=noise,
+            aligned_by=pairs[0].by,
+            compared=min(len(aligned.x) for aligned in pairs),
+            pairs=len(pairs),
+            sentence=_sentence(a.name, b.name, speed_up, difference, noise, len(pairs)),
+        )
+        return cls(pairs, of_a + of_b, result)
 
 
-def _summarize(side: Side) -> list[Summary]:
-    return [summarize(run) for run in side.runs]
+def _speed_up(of_a: list[Summary], of_b: list[Summary]) -> float | None:
+    """The median speed of B's runs over that of A's; None if a side recorded none."""
+    rates = [[s.tokens_per_s_per_gpu for s in side if s.tokens_per_s_per_gpu] for side in (of_a, of_b)]
+    return float(np.median(rates[1]) / np.median(rates[0])) if all(rates) else None
 
 
-def _weigh(a: Side, b: Side, pairs: list[Aligned], of_a: list[Summary], of_b: list[Summary]) -> Comparison:
-    difference, noise = loss_difference(pairs)
-    rates = [[s.tokens_per_s_per_gpu for s in told if s.tokens_per_s_per_gpu] for told in (of_a, of_b)]
-    speed = float(np.median(rates[1]) / np.median(rates[0])) if all(rates) else None
-    seen = (
-        "no difference seen"
-        if abs(difference) <= noise
-        else ("its loss is lower" if difference < 0 else "its loss is higher")
-    )
-    if abs(difference) > noise and len(pairs) == 1:
-        seen += ", of one run each: another seed may move it as far"
-    faster = f"{b.name} is {speed:.2f}x as fast as {a.name}; " if speed else ""
-    of = f" over {len(pairs)} seeds" if len(pairs) > 1 else ""
-    sentence = f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}{of}: {seen}."
-    return Comparison(
-        a.name, b.name, speed, difference, noise, pairs[0].by, min(len(p.x) for p in pairs), len(pairs), sentence
-    )
-
-
-def _draw(a: Side, b: Side, pairs: list[Aligned], result: Comparison) -> Any:
-    """Both losses, and below them what B's differ from A's by, with the noise of the mean that is reported."""
-    figure, (top, bottom) = page.figure(height=5.6, nrows=2, sharex=True, height_ratios=[2, 1])
-    for i, one in enumerate(pairs):
-        for side, values, color in ((a, one.a, "C0"), (b, one.b, "C1")):
-            label, width = "" if i else side.name, 1.8 / math.sqrt(len(pairs))
-            page.curve(top, one.x, values, label, color, width=width, raw=len(pairs) == 1)
-        bottom.plot(one.x, page.smooth(100 * (one.b / one.a - 1)), color="C1", linewidth=1.2 / math.sqrt(len(pairs)))
-    top.set_ylabel("loss (nats per token)")
-    top.legend(frameon=False)
-    longest = max((one.x for one in pairs), key=len)
-    mean, noise = 100 * result.loss_difference, 100 * result.loss_noise
-    bottom.axhline(0, color="0.5", linewidth=1)
-    bottom.fill_between(longest[len(longest) // 2 :], mean - noise, mean + noise, color="0.5", alpha=0.25, linewidth=0)
-    bottom.set_ylabel("difference (%)")
-    bottom.set_xlabel("step" if result.aligned_by == "step" else "tokens (millions)")
-    return figure
+def _sentence(a: str, b: str, speed_up: float | None, difference: float, noise: float, pairs: int) -> str:
+    if abs(difference) <= noise:
+        verdict = "no difference seen"
+    else:
+        verdict = "its loss is lower" if difference < 0 else "its loss is higher"
+        if pairs == 1:
+            verdict += ", of one run each: another seed may move it as far"
+    faster = f"{b} is {speed_up:.2f}x as fast as {a}; " if speed_up else ""
+    over = f" over {pairs} seeds" if pairs > 1 else ""
+    return f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}{over}: {verdict}."
 
 
 def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path]]:
-    """Write compare.png, compare.html and compare.json into ``out``."""
-    pairs, of_a, of_b = _align(a, b), _summarize(a), _summarize(b)
-    result = _weigh(a, b, pairs, of_a, of_b)
+    """Compare two sides and write compare.png, compare.html and compare.json into ``out``. Returns also their paths.
+
+    Raises:
+        Refusal: the runs cannot be compared, or the folder cannot be written.
+    """
+    compared = _Compared.of(a, b)
     runs = [*a.runs, *b.runs]
-    told = [dict(table(summary)) for summary in (*of_a, *of_b)]
-    rows = [[label, *(t.get(label, "") for t in told)] for label, _, _ in ROWS if any(label in t for t in told)]
-    body = "{picture}<h2>Numbers</h2>" + page.table(rows, ["", *(run.name for run in runs)])
-    body += "<h2>Step time</h2>" + page.svg(draw_times(runs))
-    drawn = _draw(a, b, pairs, result)
-    written = page.write(
-        out,
-        "compare",
-        ("compare.png", drawn),
-        f"{a.name} against {b.name}",
-        result.sentence,
-        body,
-        page.as_json(result),
+    of_run = [dict(table(summary)) for summary in compared.summaries]
+    rows = [
+        [row.label, *(values.get(row.label, "") for values in of_run)]
+        for row in ROWS
+        if any(row.label in values for values in of_run)
+    ]
+    numbers = pages.table(rows, ["", *(run.name for run in runs)])
+    page = pages.Page(
+        name="compare",
+        title=f"{a.name} against {b.name}",
+        lead=compared.result.sentence,
+        picture_name="compare.png",
+        picture=draw_comparison(compared.pairs, compared.result),
+        data=pages.as_json(compared.result),
+        after=pages.section("Numbers", numbers) + pages.section("Step time", svg(draw_times(runs))),
     )
-    return result, written
+    return compared.result, pages.write(page, out)

@@ -12,10 +12,12 @@ import pytest
 
 from slipway import configs, planner
 from slipway.configs import Refusal, Spec
-from slipway.launch.runs.page import smooth
-from slipway.launch.runs.read import LOSS, find_runs, read_run
-from slipway.launch.runs.report import summarize, write_overview, write_report
-from slipway.launch.runs.report import table as report_table
+from slipway.launch.runs.pictures import smooth
+from slipway.launch.runs.read import find_runs, read_run
+from slipway.launch.runs.report import write_overview, write_report
+from slipway.launch.runs.series import LOSS
+from slipway.launch.runs.summary import summarize
+from slipway.launch.runs.summary import table as report_table
 from slipway.recipes.runtime.run_files import FAILURE
 from tests.launch.written_runs import curve, tiny, write_run
 
@@ -46,7 +48,7 @@ def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None
     assert list(loss.steps) == list(range(16))
     assert list(loss.values[:6]) == [5.0] * 6 and list(loss.values[6:]) == [4.0] * 10
     assert run.state != "finished"
-    assert (run.started_at, run.repeated_steps) == ((0, 6), 4)
+    assert (run.events.started_at, run.events.repeated_steps) == ((0, 6), 4)
     rows = dict(report_table(summarize(run)))
     assert rows["steps trained again after a restart"] == "4"
 

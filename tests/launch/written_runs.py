@@ -11,7 +11,7 @@ import numpy as np
 from slipway import configs
 from slipway.configs import Spec
 from slipway.configs.load import record_of
-from slipway.launch.runs.read import LOSS, STEP_TIME
+from slipway.launch.runs.series import LOSS, STEP_TIME
 from slipway.recipes.runtime.run_files import PEAK_MEMORY, RECORD
 
 

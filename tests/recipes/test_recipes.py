@@ -288,6 +288,6 @@ def test_wandb_and_mlflow_hold_the_losses_without_a_server(tmp_path: Path) -> No
     assert len(offline) == 1
     assert offline[0].stat().st_size > 500
     from slipway.launch.runs.read import read_run
-    from slipway.launch.runs.report import summarize
+    from slipway.launch.runs.summary import summarize
 
     assert (summarize(read_run(tmp_path / "a")).data_time_s or 0) > 0

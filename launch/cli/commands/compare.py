@@ -23,7 +23,7 @@ class Compared(Answer):
     written: list[Path]
 
     def as_json(self) -> dict[str, Any]:
-        from slipway.launch.runs.page import as_json
+        from slipway.launch.runs.pages import as_json
 
         return as_json(self.comparison)
 

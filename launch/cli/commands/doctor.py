@@ -12,7 +12,7 @@ from slipway.launch.cli.nemo import quiet, require_nemo
 from slipway.launch.cli.printing import Table, Terminal, note
 
 if TYPE_CHECKING:
-    from slipway.launch.doctor.examine import Finding
+    from slipway.launch.doctor.finding import Finding
     from slipway.launch.doctor.sniff import Rank
 
 MEASURED_BY_DEFAULT = "llama3_tiny"  # --sniff without a recipe

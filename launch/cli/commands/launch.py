@@ -42,6 +42,7 @@ class Submitted:
     run_dir: Path
     outlook: str
     log_folder: Path | None
+    executor: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Launched(Answer):
             return
         from slipway.launch.executors import submit
 
-        states = [submit.follow(run.job, run.log_folder) for run in self.runs if run.log_folder]
+        states = [submit.follow(run.job, run.log_folder, run.executor) for run in self.runs if run.log_folder]
         if any(state != SUCCEEDED for state in states):
             raise click.exceptions.Exit(1)
 
@@ -133,8 +134,8 @@ def _submit_all(ready: list[Launch], after: str, weights: str) -> list[Submitted
 
 
 def _submit(ready: Launch, after: str, weights: str) -> Submitted:
-    from slipway.planner.layout import describe
     from slipway.launch.executors import submit
+    from slipway.planner.layout import describe
 
     spec = ready.spec
     where = f"{spec.num_nodes} x {min(spec.gpus, spec.gpus_per_node)} on {spec.cluster.name}"
@@ -142,4 +143,4 @@ def _submit(ready: Launch, after: str, weights: str) -> Submitted:
     job = submit.submit(ready, after)
     weights_job = submit.submit_weights(ready, job, weights) if weights else ""
     log_folder = submit.log_folder(ready) if job else None
-    return Submitted(spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder)
+    return Submitted(spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder, spec.cluster.executor)

@@ -41,8 +41,8 @@ class Rehearsed(Answer):
         }
 
     def show(self, terminal: Terminal) -> None:
-        from slipway.planner.layout import describe
         from slipway.launch.rehearsal.rehearse import RELATIVE_TOLERANCE
+        from slipway.planner.layout import describe
 
         result = self.result
         toy = f"{result.toy.gpus} CPU ranks: {describe(result.toy)}"
@@ -83,8 +83,8 @@ def rehearse(name: str, overrides: tuple[str, ...], max_ranks: int) -> Answer:
     same toy in one process; the command exits with 1 if it does not.
     """
     from slipway import configs, planner
-    from slipway.planner.layout import describe
     from slipway.launch.rehearsal.ranks import RankFailure
+    from slipway.planner.layout import describe
 
     spec = planner.complete(configs.load(name, list(overrides)))
     planner.require_legal(spec)

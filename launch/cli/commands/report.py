@@ -13,7 +13,7 @@ from slipway.launch.cli.printing import Table, Terminal, note
 
 if TYPE_CHECKING:
     from slipway.launch.runs.read import Run
-    from slipway.launch.runs.report import Summary
+    from slipway.launch.runs.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Reported(Answer):
     written: list[Path]
 
     def as_json(self) -> Any:
-        from slipway.launch.runs.page import as_json
+        from slipway.launch.runs.pages import as_json
 
         values = [as_json(summary) for summary in self.summaries]
         return values if len(values) > 1 else values[0]
@@ -35,12 +35,12 @@ class Reported(Answer):
             terminal.line(f"wrote {path}")
 
     def _one(self) -> Table:
-        from slipway.launch.runs.report import table
+        from slipway.launch.runs.summary import table
 
         return Table(("quantity", "value"), rows=[*table(self.summaries[0])])
 
     def _several(self) -> Table:
-        from slipway.launch.runs.report import overview
+        from slipway.launch.runs.summary import overview
 
         head, *rows = overview(self.summaries)
         numbers = frozenset(i for i in range(1, len(head)) if any(row[i][:1].isdigit() for row in rows))
@@ -57,18 +57,19 @@ def report(run: Path, out: Path | None, entropy: float | None) -> Answer:
     Compares what was measured with what was predicted. Writes a picture, an HTML page and JSON; for a folder of runs,
     also a table of them all.
     """
-    from slipway.launch.runs import report as reports
+    from slipway.launch.runs.report import write_overview, write_report
+    from slipway.launch.runs.summary import summarize
 
     runs = _read(run)
-    summaries = [reports.summarize(one) for one in runs]
+    summaries = [summarize(one) for one in runs]
     written: list[Path] = []
     pages = []
     for one, summary in zip(runs, summaries, strict=True):
         folder = out / one.path.relative_to(run) if out else one.path
-        written += reports.write_report(one, summary, folder, entropy)
+        written += write_report(one, summary, folder, entropy)
         pages.append(folder / "report.html")
     if len(runs) > 1:
-        written = reports.write_overview(runs, summaries, pages, out or run)
+        written = write_overview(runs, summaries, pages, out or run)
     return Reported(summaries, written)
 
 
