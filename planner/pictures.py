@@ -1,4 +1,4 @@
-"""Pictures of a plan: memory against speed of the candidates, and the pipeline's timeline."""
+"""Pictures of a plan: memory and speed of the candidates, and the pipeline's timeline."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from slipway.planner.time.schedule import Kind, simulate
 from slipway.planner.time.step import StepTime
 
 _FORWARD, _BACKWARD = "#4c78a8", "#f58518"
+HEIGHT_OF_AXES_IN, HEIGHT_OF_ROW_IN = 1.2, 0.27  # of a plan's picture: title and axis, and each candidate
 
 
-def _axes(width: float, height: float) -> Any:
+def _use_style() -> None:
+    """Draw without a display, and without the upper and right edges of axes."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def _axes(width: float, height: float) -> Any:
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    _use_style()
     return plt.subplots(figsize=(width, height), layout="constrained")
 
 
@@ -34,36 +40,39 @@ def _save(figure: Any, stem: Path) -> list[Path]:
 
 
 def draw_plan(plan: Plan, stem: Path) -> list[Path]:
-    """Memory against tokens/s of each candidate, the capacity as a line. Writes ``stem``.png and .svg."""
-    figure, axes = _axes(10, 4.5)
-    x = [c.memory.needed_gib for c in plan.candidates]
-    y = [c.time.tokens_per_s_per_gpu for c in plan.candidates]
-    spread = [
-        [v - v * c.time.step_time_s / c.time.high_s for v, c in zip(y, plan.candidates, strict=True)],
-        [v * c.time.step_time_s / c.time.low_s - v for v, c in zip(y, plan.candidates, strict=True)],
+    """Memory and speed of each candidate, one row each, the fastest on top. Writes ``stem``.png and .svg."""
+    import matplotlib.pyplot as plt
+
+    candidates = plan.candidates
+    _use_style()
+    height = HEIGHT_OF_AXES_IN + HEIGHT_OF_ROW_IN * len(candidates)
+    figure, (memory, speed) = plt.subplots(1, 2, figsize=(10, height), layout="constrained", sharey=True)
+    rows = range(len(candidates))
+    memory.set_yticks(rows, [f"{short_name(c.layout)}  {i + 1:2d}" for i, c in enumerate(candidates)])
+    memory.invert_yaxis()
+    memory.barh(rows, [c.memory.needed_gib for c in candidates], color=_FORWARD, height=0.6)
+    capacity = candidates[0].memory.capacity_gib
+    memory.axvline(capacity, color="0.4", linestyle="--", linewidth=1)
+    memory.set_xlim(0, capacity * 1.05)
+    memory.set_xlabel(f"memory needed (GiB per GPU; dashed: all {capacity:.1f} GiB)")
+    rates = [c.time.tokens_per_s_per_gpu for c in candidates]
+    intervals = [
+        [rate - rate * c.time.step_time_s / c.time.high_s for rate, c in zip(rates, candidates, strict=True)],
+        [rate * c.time.step_time_s / c.time.low_s - rate for rate, c in zip(rates, candidates, strict=True)],
     ]
-    axes.errorbar(x, y, yerr=spread, fmt="none", ecolor="0.85", zorder=1)
-    axes.scatter(x, y, color=_FORWARD, zorder=2)
-    for i in range(len(plan.candidates)):
-        axes.annotate(str(i + 1), (x[i], y[i]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    names = "\n".join(f"{i + 1:2d}  {short_name(c.layout)}" for i, c in enumerate(plan.candidates[:12]))
-    axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=8, family="monospace")
-    capacity = plan.candidates[0].memory.capacity_gib
-    axes.axvline(capacity, color="0.4", linestyle="--", linewidth=1)
-    axes.annotate("HBM", (capacity, min(y)), xytext=(-4, 0), textcoords="offset points", ha="right", color="0.4")
-    axes.set_xlim(0, capacity * 1.1)
-    axes.set_xlabel("memory needed (GiB per GPU)")
-    axes.set_ylabel("tokens/s per GPU")
-    spec = plan.candidates[0].spec
-    axes.set_title(
-        f"{spec.name} on {spec.gpus} {spec.gpu.name.upper()}, {spec.precision.name}, batch {spec.layout.gbs}",
-        loc="left",
-    )
+    speed.errorbar(rates, rows, xerr=intervals, fmt="o", color=_FORWARD, ecolor="0.8", elinewidth=3)
+    speed.tick_params(left=False)
+    speed.grid(axis="x", color="0.9")
+    speed.set_axisbelow(True)
+    speed.set_xlabel("tokens/s per GPU (grey: 68 % interval)")
+    spec = candidates[0].spec
+    where = f"{spec.gpus} {spec.gpu.name.upper()}, {spec.precision.name}, global batch {spec.layout.gbs}"
+    figure.suptitle(f"{spec.name} on {where}", x=0.01, ha="left")
     return _save(figure, stem)
 
 
 def draw_timeline(time: StepTime, num_micro_batches: int, stem: Path, title: str = "") -> list[Path]:
-    """The pipeline's first rounds: one row a stage, forward and backward passes with their micro-batch. PNG and SVG."""
+    """The pipeline's first rounds: one row for each stage, forward and backward passes with their micro-batch."""
     pp, vpp = len(time.stage_forward_s), len(time.stage_forward_s[0])
     kind = Kind.interleaved if vpp > 1 else Kind.one_f_one_b
     shown = min(num_micro_batches, 2 * pp)
