@@ -1,1 +1,1 @@
-"""What the README's numbers come from, each with its command."""
+"""What the numbers in README and docs come from, each with its command: see benchmarks/README.md."""

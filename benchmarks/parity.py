@@ -1,13 +1,17 @@
-"""The parity table of docs/rehearsal.md: each recipe, split as it is published, against one process. python -m benchmarks.parity"""
+"""The parity table of docs/rehearsal.md: each recipe in its published layout against one process.
+
+python -m benchmarks.parity
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
 
 from slipway import planner
 from slipway.configs import load
 
-# name, overrides: NeMo 2.7.3's own layouts, and between them every dimension and its partners
+# Recipe and overrides: the layouts of NeMo 2.7.3's recipes, and others that combine every two kinds of parallelism.
 LAYOUTS = [
     ("llama3_8b", "gpus=16 layout.cp=2"),
     ("llama3_8b", "layout.fsdp=megatron"),
@@ -40,6 +44,8 @@ LAYOUTS = [
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     from slipway.launch.rehearsal.rehearse import rehearse
 
     start = time.monotonic()
@@ -48,7 +54,7 @@ def main() -> None:
         result = rehearse(planner.complete(load(name, overrides.split())))
         asked = overrides.replace("layout.", "").strip() or "its own"
         print(f"| {name} | {asked} | {result.toy.gpus} | {result.max_rel_diff:.1e} |", flush=True)
-    print(f"\n{len(LAYOUTS)} rehearsals in {time.monotonic() - start:.0f} s, one import included")
+    print(f"\n{len(LAYOUTS)} rehearsals in {time.monotonic() - start:.0f} s, including one import of NeMo")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What is known of the software behind a published measurement: one YAML file a stack in configs/stack, selected by a row's citation.
+"""What is known of the software behind a published measurement: one YAML file per stack, selected by a row's citation.
 
-A published table states sizes and speeds; what its software does beside them (how gradients are reduced, which loss kernel runs,
-which memory figure is printed) follows from the software itself. Each such decision is a field of :class:`Stack`, and each file
-gives its source or the reason for inferring it under ``because``.
+A published table states sizes and speeds. How gradients are reduced, which loss kernel runs and which memory figure is
+printed follow from the software that was measured. Each such decision is a field of :class:`Stack`; the file of a stack
+gives, under ``because``, the source of each decision or the reason for inferring it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Stack:
     dispatcher: Dispatcher = Dispatcher.alltoall
     cuda_graphs: CudaGraphs = CudaGraphs.never
     recompute: str = ""
-    """What a row means that says "selective" or nothing about recompute, in the tables' notation; empty: no recompute."""
+    """What "selective", or nothing, means in a row's recompute column, in the tables' notation; empty: no recompute."""
     memory_figure: MemoryFigure = MemoryFigure.busiest_rank
     pipeline_split: PipelineSplit = PipelineSplit.balanced
 

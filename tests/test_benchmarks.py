@@ -40,11 +40,11 @@ def test_the_gpu_benchmark_measures_ours_and_the_peers_at_toy_size(tmp_path: Pat
 
 
 def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
-    from benchmarks.gpu.__main__ import PEERS, VARIANTS, cases, layers_that_fit, predict
+    from benchmarks.gpu.cases import PEERS, VARIANTS, gpu_cases, layers_that_fit, predict
 
     layers = layers_that_fit("h200")
     assert 16 <= layers <= 32
-    todo = cases(False, "h200", layers)
+    todo = gpu_cases("h200", layers)
     ours = [c for c in todo if c.who == "slipway"]
     assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), (
         "eight layers and as many as fit: precision, recompute, micro-batch"
@@ -59,9 +59,10 @@ def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
 
 def test_the_predictions_in_the_docs_are_the_planners() -> None:
     """Written down before any measurement; a change to the planner changes them here, where it is seen."""
-    from benchmarks.gpu.__main__ import cases, describe, layers_that_fit, predict, predicted_table
+    from benchmarks.gpu.cases import gpu_cases, layers_that_fit, predict
+    from benchmarks.gpu.tables import describe, predicted_table
 
-    todo = cases(False, "h200", layers_that_fit("h200"))
+    todo = gpu_cases("h200", layers_that_fit("h200"))
     text = (Path(__file__).parents[1] / "docs/gpu.md").read_text()
     assert f"one card: {len(todo)} cases" in text
     written = [line for line in text.splitlines() if line.startswith("| slipway")]
@@ -79,7 +80,7 @@ def _row(who: str, precision: str, tokens_per_s: float, **more: Any) -> dict[str
 
 def test_the_goals_compare_like_with_like() -> None:
     """fp8 with our bf16, and each precision with the best peer of its kind."""
-    from benchmarks.gpu.__main__ import tables
+    from benchmarks.gpu.tables import tables
 
     rows = [_row("slipway", "bf16", 100.0, mfu=0.58), _row("slipway", "fp8_current", 150.0)]
     rows += [

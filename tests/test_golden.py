@@ -118,5 +118,5 @@ def test_what_a_step_adds_is_what_megatron_measured(
         writer.writerow([f"gpt/{case}", f"golden_values_dev_dgx_{gpu}.json", json.dumps(GPT | arguments), peak, held])
     (golden,) = load(path)
     assert golden.spec, golden.skipped
-    last = stage_memory(golden.spec, golden.cal)[-1]
+    last = stage_memory(golden.spec, golden.constants)[-1]
     assert last.step_gib == pytest.approx((golden.peak_bytes - golden.static_bytes) / GIB, rel=0.06)

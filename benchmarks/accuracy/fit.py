@@ -1,10 +1,12 @@
-"""Fit the planner's constants to published throughput, one set for a GPU and software generation.
+"""Fit the planner's constants to published throughput, one set for each GPU and software generation.
 
-Each constant has a prior (what it means physically, and how far it may plausibly lie from that); the fit is a MAP estimate
-of ln(measured / predicted) with a robust loss, so that a constant which the rows say nothing about stays at its prior.
+Each constant has a prior: what it means physically, and how far it may plausibly lie from that. The fit maximizes the
+posterior of ln(measured / predicted) under a robust loss, so that a constant which the rows do not determine stays at
+its prior.
 
-    python -m benchmarks.accuracy.fit TRUTH/throughput.csv            # print and cross-validate
-    python -m benchmarks.accuracy.fit TRUTH/throughput.csv --write    # write configs/calibration
+    python -m benchmarks.accuracy.fit TRUTH/throughput.csv                    # print the fits
+    python -m benchmarks.accuracy.fit TRUTH/throughput.csv --only h100/nemo   # of some groups only
+    python -m benchmarks.accuracy.fit TRUTH/throughput.csv --write            # write configs/calibration
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ import numpy as np
 import yaml
 from scipy.optimize import least_squares
 
-from slipway.configs import Calibration, Spec
-from slipway.planner.published.rows import interpret, stated_rate
-from slipway.planner.published.table import read_rows
+from benchmarks.accuracy.points import Point, by_group, load, pool_of, pools
+from slipway.configs import Calibration
 from slipway.planner.time.step import embedding_cost, layer_cost, loss_cost, step_time
 
 
@@ -34,13 +35,16 @@ class Prior:
     spread: float
     share: bool = False
 
-    def forward(self, z: float) -> float:
+    def value_at(self, deviation: float) -> float:
+        """The constant that lies ``deviation`` spreads from the centre."""
         if self.share:
-            logit = math.log(self.centre / (1 - self.centre)) + z * self.spread
+            logit = math.log(self.centre / (1 - self.centre)) + deviation * self.spread
             return 1 / (1 + math.exp(-logit))
-        return self.centre * math.exp(z * self.spread)
+        return self.centre * math.exp(deviation * self.spread)
 
 
+# slipway.configs.Calibration says what each constant means. Centres are what datasheets, libraries' own benchmarks and
+# profiles of comparable kernels let one expect before any row is read; spreads are wide where these differ.
 PRIORS: dict[str, Prior] = {
     "gemm_efficiency": Prior(0.74, 0.40, share=True),
     "fp8_gemm_efficiency": Prior(0.62, 0.15),
@@ -66,7 +70,8 @@ PRIORS: dict[str, Prior] = {
     "step_overhead_s": Prior(0.02, 0.8),
 }
 
-# The generation that stands nearest to NeMo 2.7.3 on megatron-core 0.15.3, part by part.
+# The constants that a recipe is planned with unless `software=` says otherwise: on each GPU, those of the generation
+# nearest to NeMo 2.7.3 on megatron-core 0.15.3.
 DEFAULT = {
     "h100": "nemo_2025",
     "b200": "bridge_2025",
@@ -76,226 +81,173 @@ DEFAULT = {
     "a100": "nemo_2025",
     "a100_40gb": "nemo_2025",
 }
-# A generation without runs to fit on a part borrows the constants of one that has them, with a wider spread.
+# A GPU and generation without rows to fit takes the constants of another, with a wider spread.
 BORROWED = {
     ("a100", "nemo_2025"): ("h100", "nemo_2025"),
     ("a100_40gb", "nemo_2025"): ("h100", "nemo_2025"),
     ("h100", "torchtitan_2025"): ("h100", "torchtitan"),
 }
-BORROWED_SPREAD = 0.10
+BORROWED_SPREAD = (
+    0.10  # of ln(measured / predicted): about the error of a fitted generation on a GPU that it was not fitted to
+)
+LEAST_SPREAD = 0.03  # of ln(measured / predicted): re-measurements of one recipe differ by up to 3.8 %
 
-# Which generations share one stack; what is known of each, not fitted.
+# Megatron-Bridge's recipes rotate and join the heads of multi-latent attention in fused kernels (apply_rope_fusion):
+# each value is read or written 2.2 times instead of 5.
+FUSED_MLA: dict[str, object] = {"mla_passes": 2.2}
+# What is known of a generation's kernels and therefore not fitted.
 KNOWN: dict[str, dict[str, object]] = {
     "vtrain": {"flash_attention": False, "dropout": True},
-    # Megatron-Bridge's recipes rotate and join MLA's heads in fused kernels (apply_rope_fusion)
-    **{
-        name: {"mla_passes": 2.2}
-        for name in ("bridge_2025", "bridge_2026_spring", "bridge_2026_summer", "bridge_support")
-    },
-    # PyTorch's loss at its peak: bf16 logits, fp32 log-softmax, the fp32 gradients of both; since 2025 torchtitan compiles it
+    "bridge_2025": FUSED_MLA,
+    "bridge_2026_spring": FUSED_MLA,
+    "bridge_2026_summer": FUSED_MLA,
+    "bridge_support": FUSED_MLA,
+    # PyTorch's loss at its peak holds bf16 logits, their fp32 log-softmax and the fp32 gradients of both: 14 bytes per
+    # logit. Since 2025 torchtitan compiles it: 8 bytes.
     "torchtitan": {"separate_norms": True, "logits_bytes": 14.0},
     "torchtitan_2025": {"separate_norms": True, "logits_bytes": 8.0},
-    # DeepSpeed's ZeRO-1 keeps reduce and all-gather buckets of 5e8 elements; 2.2 GiB is the median over 47 fp16 BLOOM rows
+    # DeepSpeed's ZeRO-1 keeps reduce and all-gather buckets of 5e8 elements; 2.2 GiB is the median over 47 fp16 rows of
+    # BLOOM's chronicles.
     "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False, "extra_memory_gib": 2.2},
 }
 
+# Of ln(measured / predicted): what a correct model would leave, from re-measurements and from what rows do not state.
+NOISE = 0.06
+WITHIN_POOL = 0.4  # of a prior's spread: how far one GPU's constant lies from its pool's
+# Constants about which a pool of mostly dense rows says little: their priors stay as wide as without a pool.
+NOT_POOLED = ("expert_overlap", "expert_imbalance", "moe_host_us", "launch_us")
+DIFFERENCE_STEP = 1e-2  # of a deviation, for numerical derivatives: step times are smooth only on average
+MOST_EVALUATIONS = 25  # of the residuals' Jacobian: fits settle in fewer than 20
 
-@dataclass(frozen=True)
-class Point:
-    """One measurement."""
-
-    spec: Spec
-    tokens_per_s_per_gpu: float
-    source: str
-    model: str
-    software: str
-    moe: bool
-    weight: float
+Values = dict[str, float]
 
 
-def load(path: Path) -> list[Point]:
-    """The rows that can be modelled and that state a speed."""
-    rows = read_rows(path)
-    out: list[Point] = []
-    for row, read in zip(rows, interpret(rows), strict=True):
-        if read.spec is None or read.spec.task.lora_rank:  # nothing is fitted to finetuning
-            continue
-        rate = stated_rate(row, read.spec)
-        notes = row["notes"].lower()
-        if not rate or any(w in notes for w in ("superseded", "inconsistent", "suspicious", "proxy")):
-            continue
-        if "tokendrop" in row["model"].lower() or (read.spec.model.is_moe and "container 25.09" in row["source"]):
-            continue  # tokens are dropped to a capacity there: another computation
-        out.append(
-            Point(read.spec, rate, row["source"], read.spec.model.name, read.software, read.spec.model.is_moe, 1.0)
-        )
-    return out
-
-
-def group(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
-    out: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for p in points:
-        out[(p.spec.gpu.name, p.software)].append(p)
-    return dict(out)
-
-
-def make(values: Mapping[str, float], software: str, name: str = "fit") -> Calibration:
+def calibration_of(values: Mapping[str, float], software: str, name: str = "fit") -> Calibration:
+    """The fitted values together with what is known of the generation."""
     return Calibration(name=name, **values, **KNOWN.get(software, {}))  # type: ignore[arg-type]
 
 
-def residuals(points: Sequence[Point], cal: Calibration) -> np.ndarray:
+def residuals(points: Sequence[Point], constants: Calibration) -> np.ndarray:
     """ln(predicted / measured) of each point."""
-    for cache in (layer_cost, embedding_cost, loss_cost):
+    for cache in (layer_cost, embedding_cost, loss_cost):  # keyed by the constants: they would grow with each trial
         cache.cache_clear()
-    return np.array([math.log(step_time(p.spec, cal).tokens_per_s_per_gpu / p.tokens_per_s_per_gpu) for p in points])
+    return np.array(
+        [math.log(step_time(p.spec, constants).tokens_per_s_per_gpu / p.tokens_per_s_per_gpu) for p in points]
+    )
 
 
-def relevant(points: Sequence[Point]) -> list[str]:
-    """The constants that these points can say something about."""
-    names = list(PRIORS)
-    gemms = {p.spec.precision.gemm for p in points}
+def determined_by(points: Sequence[Point]) -> list[str]:
+    """The constants that these points can determine."""
     recipes = {p.spec.precision.fp8_recipe for p in points}
+    absent: set[str] = set()
     if not recipes & {"delayed", "tensorwise", "blockwise"}:
-        names.remove("fp8_gemm_efficiency")
+        absent.add("fp8_gemm_efficiency")
     if "mxfp8" not in recipes:
-        names.remove("mxfp8_gemm_efficiency")
-    if "fp4" not in gemms:
-        names.remove("fp4_gemm_efficiency")
-    if not any(p.spec.layout.tp > 1 for p in points):
-        names.remove("tp_overlap")
+        absent.add("mxfp8_gemm_efficiency")
+    if all(p.spec.precision.gemm != "fp4" for p in points):
+        absent.add("fp4_gemm_efficiency")
+    if all(p.spec.layout.tp == 1 for p in points):
+        absent.add("tp_overlap")
     if not any(p.moe for p in points):
-        names.remove("expert_overlap")
-        names.remove("moe_host_us")
-        names.remove("expert_imbalance")
-    return names
+        absent |= {"expert_overlap", "moe_host_us", "expert_imbalance"}
+    return [name for name in PRIORS if name not in absent]
 
 
-TIGHTER = 0.4  # of a prior's spread around a pooled centre
-OWN = (
-    "expert_overlap",
-    "expert_imbalance",
-    "moe_host_us",
-    "launch_us",
-)  # what a pool of mostly dense rows says little about
-
-
-def fit(
-    points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None, noise: float = 0.06
-) -> dict[str, float]:
-    """MAP estimate of the constants. ``centres`` are those of a pooled fit, which a part may leave by less."""
-    names = relevant(points)
-    priors = {n: PRIORS[n] for n in names}
-    if centres:
-        priors = {
-            n: replace(PRIORS[n], centre=centres[n], spread=PRIORS[n].spread * (1.0 if n in OWN else TIGHTER))
-            for n in names
-        }
-    weights = np.sqrt(np.array([p.weight for p in points]))
-
-    def unpack(z: np.ndarray) -> dict[str, float]:
-        return {n: priors[n].forward(v) for n, v in zip(names, z, strict=True)}
-
-    def cost(z: np.ndarray) -> np.ndarray:
-        r = residuals(points, make(unpack(z), software)) / noise
-        soft = np.sign(r) * np.sqrt(2 * (np.sqrt(1 + r * r) - 1))  # pseudo-Huber: a misread row must not bend the fit
-        return np.concatenate([weights * soft, z])
-
-    found = least_squares(cost, np.zeros(len(names)), method="trf", diff_step=1e-2, max_nfev=25)
-    held = {n: (centres or {}).get(n, p.centre) for n, p in PRIORS.items()}
-    return held | unpack(found.x)
-
-
-FOLDS = 5
-
-
-def cross_validate(points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None) -> np.ndarray:
-    """Residuals of each model when the constants were fitted without it: whole models are left out, in at most five folds."""
-    models = sorted({p.model for p in points})
-    out = np.zeros(len(points))
-    for fold in range(min(FOLDS, len(models))):
-        held_out = set(models[fold::FOLDS])
-        train = [p for p in points if p.model not in held_out]
-        test = [i for i, p in enumerate(points) if p.model in held_out]
-        values = (
-            fit(train, software, centres) if train else {n: p.centre for n, p in PRIORS.items()} | dict(centres or {})
+def _priors(names: Sequence[str], centres: Mapping[str, float] | None) -> dict[str, Prior]:
+    if not centres:
+        return {name: PRIORS[name] for name in names}
+    return {
+        name: replace(
+            PRIORS[name],
+            centre=centres[name],
+            spread=PRIORS[name].spread * (1.0 if name in NOT_POOLED else WITHIN_POOL),
         )
-        out[test] = residuals([points[i] for i in test], make(values, software))
-    return out
+        for name in names
+    }
+
+
+def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | None = None) -> Values:
+    """The most probable constants. ``centres`` are those of a pool's fit, from which a single GPU's lie less far."""
+    names = determined_by(points)
+    priors = _priors(names, centres)
+
+    def unpack(deviations: np.ndarray) -> Values:
+        return {name: priors[name].value_at(d) for name, d in zip(names, deviations, strict=True)}
+
+    def cost(deviations: np.ndarray) -> np.ndarray:
+        scaled = residuals(points, calibration_of(unpack(deviations), software)) / NOISE
+        robust = np.sign(scaled) * np.sqrt(
+            2 * (np.sqrt(1 + scaled * scaled) - 1)
+        )  # pseudo-Huber: outliers count linearly
+        return np.concatenate([robust, deviations])
+
+    found = least_squares(
+        cost, np.zeros(len(names)), method="trf", diff_step=DIFFERENCE_STEP, max_nfev=MOST_EVALUATIONS
+    )
+    return unfitted(centres) | unpack(found.x)
+
+
+def unfitted(centres: Mapping[str, float] | None) -> Values:
+    """Every constant at its pool's value, or at its prior's centre where there is no pool."""
+    return {name: (centres or {}).get(name, prior.centre) for name, prior in PRIORS.items()}
 
 
 def summary(errors: np.ndarray) -> str:
+    """Residuals in one line."""
     ape = np.abs(np.exp(errors) - 1)
-    return f"n={len(errors):4d} MAPE {ape.mean():6.1%} median {np.median(ape):6.1%} within10 {np.mean(ape <= 0.1):5.0%} bias {errors.mean():+.3f}"
+    return (
+        f"n={len(errors):4d} MAPE {ape.mean():6.1%} median {np.median(ape):6.1%} "
+        f"within10 {np.mean(ape <= 0.1):5.0%} bias {errors.mean():+.3f}"
+    )
 
 
-def pools(groups: Mapping[tuple[str, str], list[Point]]) -> dict[str, list[Point]]:
-    """Groups whose parts share an architecture's kernels and a software generation: their fit is each part's centre."""
-    out: dict[str, list[Point]] = defaultdict(list)
-    for (gpu, software), points in groups.items():
-        if pool_of(gpu, software):
-            out[pool_of(gpu, software)] += points
-    out["hopper/bridge"] = groups.get(("h100", "nemo_2025"), [])  # the same kernels, measured over far more layouts
-    return dict(out)
+def _print_by_model(points: Sequence[Point], errors: np.ndarray) -> None:
+    by_model: dict[str, list[float]] = defaultdict(list)
+    for point, error in zip(points, errors, strict=True):
+        by_model[f"{point.model} {point.spec.precision.name}"].append(error)
+    for name, values in sorted(by_model.items()):
+        print(f"      {name:34s} n={len(values):3d} mean {np.mean(values):+.3f} sd {np.std(values):.3f}")
 
 
-def pool_of(gpu: str, software: str) -> str:
-    if not software.startswith("bridge_20"):
-        return ""
-    return f"blackwell/{software}" if gpu != "h100" else "hopper/bridge"
+def fit_all(truth: Path, only: str) -> dict[str, dict[str, dict[str, object]]]:
+    """Constants by GPU and generation, as configs/calibration stores them; prints each fit.
+
+    Args:
+        only: part of "GPU/generation"; groups without it are left out.
+    """
+    groups = by_group(load(truth))
+    wanted = {group: points for group, points in sorted(groups.items()) if only in "/".join(group)}
+    needed_pools = {pool_of(*group) for group in wanted}
+    centres = {name: fit(points, name) for name, points in pools(groups).items() if name in needed_pools}
+    constants: dict[str, dict[str, dict[str, object]]] = defaultdict(dict)
+    for (gpu, software), points in wanted.items():
+        values = fit(points, software, centres.get(pool_of(gpu, software)))
+        errors = residuals(points, calibration_of(values, software))
+        print(f"{gpu}/{software}: {summary(errors)}", flush=True)
+        print("   ", {name: round(value, 4) for name, value in values.items()})
+        _print_by_model(points, errors)
+        spread = max(float(np.sqrt(np.mean(errors**2))), LEAST_SPREAD)
+        rounded: dict[str, object] = {name: float(f"{value:.4g}") for name, value in values.items()}
+        constants[gpu][software] = rounded | KNOWN.get(software, {}) | {"spread": round(spread, 3)}
+    for (gpu, software), (lender, lent) in BORROWED.items():
+        if lent in constants[lender]:
+            source = f"borrowed from {lender}/{lent}: no speed of this software on this part is there to fit"
+            known = KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": source}
+            constants[gpu][software] = constants[lender][lent] | known
+    return dict(constants)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("truth", type=Path)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--cv", action="store_true")
-    args = parser.parse_args()
-    groups = group(load(args.truth))
-    out: dict[str, dict[str, dict[str, object]]] = defaultdict(dict)
-    centres = {}
-    for name, points in pools(groups).items():
-        if not args.only or args.only.split("/")[-1] in name or "h100" in args.only:
-            centres[name] = fit(points, name)
-            print(f"{name}: {summary(residuals(points, make(centres[name], name)))}", flush=True)
-    for (gpu, software), points in sorted(groups.items()):
-        if args.only and args.only not in f"{gpu}/{software}":
-            continue
-        values = fit(points, software, centres.get(pool_of(gpu, software)))
-        errors = residuals(points, make(values, software))
-        print(f"{gpu}/{software}: {summary(errors)}", flush=True)
-        print("   ", {k: round(v, 4) for k, v in values.items()})
-        by_model: dict[str, list[float]] = defaultdict(list)
-        for p, e in zip(points, errors, strict=True):
-            by_model[f"{p.model} {p.spec.precision.name}"].append(e)
-        for name, es in sorted(by_model.items()):
-            print(f"      {name:34s} n={len(es):3d} mean {np.mean(es):+.3f} sd {np.std(es):.3f}")
-        if args.cv and len({p.model for p in points}) > 1:
-            print(
-                "    cross-validated:",
-                summary(cross_validate(points, software, centres.get(pool_of(gpu, software)))),
-                flush=True,
-            )
-        spread = float(np.sqrt(np.mean(errors**2)))
-        out[gpu][software] = (
-            {k: float(f"{v:.4g}") for k, v in values.items()}
-            | KNOWN.get(software, {})
-            | {"spread": round(max(spread, 0.03), 3)}
-        )
-    for (gpu, software), (lender, lent) in BORROWED.items():
-        if lent in out[lender]:
-            note = f"borrowed from {lender}/{lent}: no speed of this software on this part is there to fit"
-            out[gpu][software] = (
-                out[lender][lent] | KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": note}
-            )
-    if args.write:
-        for gpu, held in out.items():
-            path = Path(__file__).parents[2] / "configs" / "calibration" / f"{gpu}.yaml"
-            path.write_text(
-                yaml.safe_dump(
-                    {"default": DEFAULT.get(gpu, next(iter(held))), "generations": dict(held)}, sort_keys=False
-                )
-            )
+    parser.add_argument("truth", type=Path, help="a CSV with the columns that `slipway validate` reads")
+    parser.add_argument("--write", action="store_true", help="write configs/calibration; with --only, of that GPU only")
+    parser.add_argument("--only", default="", help="part of GPU/generation, as h100/nemo_2025")
+    options = parser.parse_args()
+    folder = Path(__file__).parents[2] / "configs" / "calibration"
+    for gpu, generations in fit_all(options.truth, options.only).items():
+        if options.write and generations:
+            contents = {"default": DEFAULT.get(gpu, next(iter(generations))), "generations": generations}
+            (folder / f"{gpu}.yaml").write_text(yaml.safe_dump(contents, sort_keys=False))
 
 
 if __name__ == "__main__":

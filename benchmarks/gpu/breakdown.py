@@ -1,12 +1,13 @@
-"""Where a profiled step goes: kernels by kind, the time in which none ran, and the longest of them."""
+"""Where a profiled step spends its time: kernels by kind, idle time, and the slowest kernels."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# The first that matches a kernel's name (on a CPU: an operation's); everything else is elementwise: norms, activations, rotary
-# positions, casts to fp8, copies. Logits' products are told from others by no name: they are gemm here and loss in the planner.
+# The first kind whose pattern matches the name of a kernel (on a CPU: of an operation). Everything else is elementwise:
+# norms, activations, rotary positions, casts to fp8, copies. The logits' matrix product has no name of its own: it is
+# gemm here and loss in the planner.
 KINDS = (
     ("communication", r"nccl|gloo|all_?reduce|all_?gather|reduce_?scatter|c10d"),
     ("attention", r"fmha|flash|sdpa|scaled_dot_product|attention|fused_attn"),
@@ -14,7 +15,7 @@ KINDS = (
     ("loss", r"cross_entropy|softmax|nll|element_mul_kernel"),
     ("gemm", r"gemm|nvjet|cutlass|cublas|xmma|matmul|::mm$|::addmm|::bmm|::baddbmm|::linear"),
 )
-# The same in the planner's breakdown of a step, and the kinds above that they are held against.
+# Label: the kinds above, and the terms of the planner's breakdown that they are compared with.
 PLANNED = {
     "gemm and loss": (("gemm", "loss"), ("gemm", "loss")),
     "attention": (("attention",), ("attention",)),
@@ -25,11 +26,12 @@ PLANNED = {
 
 
 def kind_of(name: str) -> str:
+    """The kind of a kernel or operation, by its name."""
     return next((kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE)), "elementwise")
 
 
 def _kernels(profiler: Any) -> list[tuple[str, float]]:
-    """(name, seconds) of every kernel; without a GPU, of every operation less those inside it."""
+    """(name, seconds) of every kernel; without a GPU, of every operation, excluding operations inside it."""
     from torch.autograd import DeviceType
 
     averages = profiler.key_averages()
@@ -38,7 +40,7 @@ def _kernels(profiler: Any) -> list[tuple[str, float]]:
 
 
 def by_kind(profiler: Any, step_s: float) -> dict[str, float]:
-    """Seconds of the step by kind; ``idle`` is what kernels do not fill (none, where they overlap more than that)."""
+    """Seconds of the step by kind; ``idle`` is what no kernel fills (0 where overlapping kernels exceed the step)."""
     out: dict[str, float] = {}
     for name, seconds in _kernels(profiler):
         out[kind_of(name)] = out.get(kind_of(name), 0.0) + seconds
@@ -46,6 +48,6 @@ def by_kind(profiler: Any, step_s: float) -> dict[str, float]:
 
 
 def longest(profiler: Any, count: int = 10) -> list[tuple[str, str, float]]:
-    """(kernel, kind, seconds) of those that take longest in all."""
+    """(kernel, kind, seconds) of those with the largest total time."""
     ranked = sorted(_kernels(profiler), key=lambda k: -k[1])[:count]
     return [(name, kind_of(name), seconds) for name, seconds in ranked]

@@ -1,9 +1,10 @@
-"""Loss curves that say something: one small model on the same real text in several precisions, seed by seed, long enough to compare.
+"""Loss curves of one small model trained on the same text in several precisions, with several seeds each.
 
-    python -m benchmarks.gpu.curves --data PREFIX --tokenizer FOLDER --out curves                    on a card: bf16 against fp8_current
-    python -m benchmarks.gpu.curves --cpu --data PREFIX --tokenizer FOLDER --steps 20 --out curves   the scripts, on the CPU: bf16 against fp32
+    python -m benchmarks.gpu.curves --data PREFIX --tokenizer FOLDER                    on a GPU: bf16, fp8_current
+    python -m benchmarks.gpu.curves --cpu --data PREFIX --tokenizer FOLDER --steps 20   on a CPU: fp32, bf16
 
-Ends with what ``slipway compare`` says of each against the first; the pictures and pages are in the folder.
+PREFIX and FOLDER are what `slipway data prepare` and `slipway data tokenizer` write. Prints what `slipway compare` says
+of each precision against the first; its pictures and pages are in the output folder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from slipway.launch.runs.read import read_run
 
 
 def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[str]:
-    """One run: on a card a quarter of Llama 3.2 1B's layers at its full width, on the CPU the toy."""
+    """One run: a quarter of Llama 3.2 1B's layers at its full width on a GPU, llama3_tiny on a CPU."""
     words = [
         f"name={precision}-{seed}",
         f"run.seed={seed}",
@@ -49,14 +50,14 @@ def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--gpu", default="h200")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--precisions", nargs="+", help="the first is what the others are compared with")
+    parser.add_argument("--cpu", action="store_true", help="toy size on the CPU")
+    parser.add_argument("--gpu", default="h200", help="a name in configs/gpu")
+    parser.add_argument("--data", required=True, help="prefix of .bin and .idx files")
+    parser.add_argument("--tokenizer", required=True, help="folder of a tokenizer")
+    parser.add_argument("--precisions", nargs="+", help="the others are compared with the first")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1234])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("curves"))
+    parser.add_argument("--out", type=Path, default=Path("curves"), help="folder of the runs")
     options = parser.parse_args()
     precisions = options.precisions or (["fp32", "bf16"] if options.cpu else ["bf16", "fp8_current"])
     recipe = "llama3_tiny" if options.cpu else "llama32_1b"
@@ -65,7 +66,7 @@ def main() -> None:
     sides = []
     for precision in precisions:
         runs = []
-        for seed in options.seeds:  # a process each: CUDA's memory and the seed start afresh
+        for seed in options.seeds:  # one process per run: CUDA's memory and the random state start fresh
             exported = options.out / f"{precision}-{seed}.yaml"
             subprocess.run(
                 [*slipway, "export", recipe, "--out", str(exported), *overrides(precision, seed, options)], check=True

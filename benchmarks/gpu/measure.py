@@ -1,10 +1,13 @@
-"""Measure one configuration in a process of its own, and print it as one line of JSON.
+"""Measure one case in a process of its own, and print it as one line of JSON after the word ROW.
 
-python -m benchmarks.gpu.measure '{"who": "slipway", "overrides": ["precision=fp8_current", "model.num_layers=4"]}'
+    python -m benchmarks.gpu.measure '{"who": "slipway", "overrides": ["precision=fp8_current", "model.num_layers=4"]}'
+
+With --wait it imports everything first, and measures after a line on its standard input.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -18,12 +21,13 @@ import numpy as np
 from slipway import configs, planner
 from slipway.configs import Spec
 
-WARM_UP, STEPS = 3, 6
+WARM_UP, STEPS = 3, 6  # compilation and autotuning fall in the first steps; a median of six tolerates two slow ones
+ROW = "ROW "  # before the line that benchmarks.gpu reads
 
 
 @dataclass(frozen=True)
 class Case:
-    """Who trains what: ``slipway`` or one of the peers, a recipe's overrides, on the GPU or, at toy size, on the CPU."""
+    """Who trains what: ``slipway`` or a peer, a recipe's overrides, on the GPU or, at toy size, on the CPU."""
 
     who: str
     recipe: str = "llama3_8b"
@@ -31,7 +35,7 @@ class Case:
     cpu: bool = False
     steps: int = STEPS
     warm_up: int = WARM_UP
-    profile: bool = False  # one step more, under the profiler
+    profile: bool = False  # one more step, under the profiler
 
     @property
     def spec(self) -> Spec:
@@ -44,9 +48,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured: seconds a step (median and 90th percentile), GiB by torch's counters, nats per token.
+    """What was measured: seconds per step (median and 90th percentile), GiB by torch's counters, nats per token.
 
-    ``breakdown`` are seconds of the profiled step by what they were spent on, ``slowest`` its longest kernels.
+    ``breakdown`` is the seconds of the profiled step by kind of kernel, ``slowest`` its longest kernels.
     """
 
     who: str
@@ -65,7 +69,7 @@ class Row:
 
 
 class Meter:
-    """Times each step with the device idle before and after; the last one, if the case asks for it, under torch's profiler."""
+    """Times each step with the device idle before and after, and profiles the last one if the case asks for it."""
 
     def __init__(self, case: Case) -> None:
         import torch
@@ -98,7 +102,7 @@ class Meter:
 
 
 def slipway(case: Case, meter: Meter) -> None:
-    """Train our recipe through NeMo's own loop, without checkpoints and logs."""
+    """Train our recipe through NeMo's own loop, without checkpoints or logs."""
     import fiddle as fdl
     import lightning.pytorch as pl
 
@@ -149,14 +153,18 @@ def peer(case: Case, meter: Meter) -> None:
 
 
 def measure(case: Case) -> Row:
-    """Run one case here and now."""
+    """Run one case in this process.
+
+    Raises:
+        Refusal: the case needs a GPU and this machine has none.
+    """
     import torch
 
     from benchmarks.gpu.breakdown import by_kind, longest
     from slipway.recipes.runtime.source import source
 
     if not case.cpu and not torch.cuda.is_available():
-        raise configs.Refusal("there is no GPU here", "Prove the scripts with: python -m benchmarks.gpu --cpu")
+        raise configs.Refusal("this machine has no GPU", "Prove the scripts with: python -m benchmarks.gpu --cpu")
     meter = Meter(case)
     (slipway if case.who == "slipway" else peer)(case, meter)
     settled = meter.times[case.warm_up :]
@@ -181,7 +189,7 @@ def measure(case: Case) -> Row:
 
 
 def import_all(case: Case) -> None:
-    """What the case needs, so that another case may be measured meanwhile. Touches no GPU."""
+    """Import what the case needs, while another case is measured. Does not use the GPU."""
     import benchmarks.gpu.peers  # noqa: F401
 
     if case.who == "slipway":
@@ -193,11 +201,15 @@ def import_all(case: Case) -> None:
 
 
 def main() -> None:
-    case = Case(**json.loads(sys.argv[1]))
-    if "--wait" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", help="the fields of benchmarks.gpu.measure.Case as JSON")
+    parser.add_argument("--wait", action="store_true", help="measure after a line on standard input")
+    options = parser.parse_args()
+    case = Case(**json.loads(options.case))
+    if options.wait:
         import_all(case)
         sys.stdin.readline()
-    print("\nROW " + json.dumps(asdict(measure(case))), flush=True)
+    print("\n" + ROW + json.dumps(asdict(measure(case))), flush=True)
 
 
 if __name__ == "__main__":

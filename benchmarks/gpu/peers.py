@@ -1,6 +1,9 @@
-"""What a user would train the same layers with instead: plain PyTorch, the same with torchao's float8, Hugging Face transformers.
+"""Alternatives for training the same layers: plain PyTorch, torchao's float8, Hugging Face transformers.
 
-Each is written as its own documentation says to: fp32 weights under bf16 autocast, SDPA, fused AdamW, ``torch.compile``.
+Each follows its own documentation: fp32 weights under bf16 autocast, scaled_dot_product_attention, fused AdamW and
+``torch.compile``.
+
+Shapes: b batch, s sequence length; x is (b, s, hidden), tokens and labels are (b, s).
 """
 
 from __future__ import annotations
@@ -16,17 +19,19 @@ from torch import nn
 from slipway.configs import Model
 
 PEERS = ("torch", "torch_float8", "transformers")
+SEED = 1234
+INITIAL_STD = 0.02  # as GPT-2 and the recipes: the first loss is then that of a uniform guess
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions. Input and output (batch, sequence, hidden)."""
+    """Grouped-query attention with rotary positions. Input and output are (b, s, hidden)."""
 
-    def __init__(self, m: Model) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.heads, self.groups, self.width = m.num_attention_heads, m.num_query_groups, m.kv_channels
-        self.q = nn.Linear(m.hidden_size, self.heads * self.width, bias=False)
-        self.kv = nn.Linear(m.hidden_size, 2 * self.groups * self.width, bias=False)
-        self.out = nn.Linear(self.heads * self.width, m.hidden_size, bias=False)
+        self.heads, self.groups, self.width = model.num_attention_heads, model.num_query_groups, model.kv_channels
+        self.q = nn.Linear(model.hidden_size, self.heads * self.width, bias=False)
+        self.kv = nn.Linear(model.hidden_size, 2 * self.groups * self.width, bias=False)
+        self.out = nn.Linear(self.heads * self.width, model.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         b, s, _ = x.shape
@@ -39,17 +44,20 @@ class Attention(nn.Module):
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of x (b, heads, s, width) by cos and sin (s, width / 2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
 
 class Layer(nn.Module):
-    def __init__(self, m: Model) -> None:
+    """A pre-norm transformer layer with a gated feed-forward. Input and output are (b, s, hidden)."""
+
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.norm1, self.norm2 = (nn.RMSNorm(m.hidden_size, eps=m.layernorm_epsilon) for _ in range(2))
-        self.attention = Attention(m)
-        self.gate_up = nn.Linear(m.hidden_size, 2 * m.ffn_hidden_size, bias=False)
-        self.down = nn.Linear(m.ffn_hidden_size, m.hidden_size, bias=False)
+        self.norm1, self.norm2 = (nn.RMSNorm(model.hidden_size, eps=model.layernorm_epsilon) for _ in range(2))
+        self.attention = Attention(model)
+        self.gate_up = nn.Linear(model.hidden_size, 2 * model.ffn_hidden_size, bias=False)
+        self.down = nn.Linear(model.ffn_hidden_size, model.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm1(x), cos, sin)
@@ -58,15 +66,15 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """A Llama in plain PyTorch. ``forward(tokens, labels)``, both (batch, sequence), gives the mean loss in nats per token."""
+    """A Llama in plain PyTorch. ``forward(tokens, labels)`` returns the mean loss in nats per token."""
 
-    def __init__(self, m: Model) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(m.vocab_size, m.hidden_size)
-        self.layers = nn.ModuleList(Layer(m) for _ in range(m.num_layers))
-        self.norm = nn.RMSNorm(m.hidden_size, eps=m.layernorm_epsilon)
-        self.head = nn.Linear(m.hidden_size, m.vocab_size, bias=False)
-        self.base, self.width = m.rotary_base, m.kv_channels
+        self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
+        self.layers = nn.ModuleList(Layer(model) for _ in range(model.num_layers))
+        self.norm = nn.RMSNorm(model.hidden_size, eps=model.layernorm_epsilon)
+        self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+        self.base, self.width = model.rotary_base, model.kv_channels
 
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
@@ -78,20 +86,20 @@ class Llama(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1).float(), labels.flatten())
 
 
-def _transformers(m: Model) -> nn.Module:
+def _transformers(model: Model) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=m.vocab_size,
-        hidden_size=m.hidden_size,
-        intermediate_size=m.ffn_hidden_size,
-        num_hidden_layers=m.num_layers,
-        num_attention_heads=m.num_attention_heads,
-        num_key_value_heads=m.num_query_groups,
-        head_dim=m.kv_channels,
-        max_position_embeddings=m.seq_length,
-        rms_norm_eps=m.layernorm_epsilon,
-        rope_theta=m.rotary_base,
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_query_groups,
+        head_dim=model.kv_channels,
+        max_position_embeddings=model.seq_length,
+        rms_norm_eps=model.layernorm_epsilon,
+        rope_theta=model.rotary_base,
         use_cache=False,
         attn_implementation="sdpa",
     )
@@ -109,7 +117,7 @@ def _transformers(m: Model) -> nn.Module:
 
 @dataclass
 class Step:
-    """One optimizer step of a peer, over the micro-batches it is given."""
+    """A peer ready to train: ``run(micro_batches)`` takes one optimizer step and returns the mean loss."""
 
     model: nn.Module
     run: Callable[[list[tuple[torch.Tensor, torch.Tensor]]], float]
@@ -121,12 +129,12 @@ def build(peer: str, model: Model, device: str, *, compiled: bool = True) -> Ste
     Args:
         peer: one of :data:`PEERS`; torch_float8 needs torchao.
     """
-    torch.manual_seed(1234)
+    torch.manual_seed(SEED)
     with torch.device(device):
         net: Any = _transformers(model) if peer == "transformers" else Llama(model)
     for parameter in net.parameters():
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=INITIAL_STD)
     if peer == "torch_float8":
         from torchao.float8 import convert_to_float8_training
 

@@ -1,4 +1,4 @@
-"""What a published table leaves out, inferred: how the layers were split over stages, and what was recomputed to fit."""
+"""What a published table leaves out, inferred: how layers were split over stages, and what was recomputed to fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHEAPEST_FIRST = (
     ("moe",),
     ("moe", "layernorm", "mla_up_proj", "mlp"),
 )
-# (embedding, loss) counted as layers: the splits that Megatron-Core can express, in the order in which published layouts use them.
+# (embedding, loss) counted as layers: the splits that Megatron-Core can express, the most common first.
 _ACCOUNTED_FOR = ((False, False), (True, True), (False, True), (True, False))
 
 
@@ -30,7 +30,7 @@ def split_layers(spec: Spec, split: PipelineSplit) -> Spec:
 
 
 def fit_pipeline(spec: Spec) -> Spec:
-    """The spec with the first even split of its layers: plain, with embedding and loss counted as layers, else flexible."""
+    """The spec with the first even split of its layers: plain, embedding and loss counted as layers, else flexible."""
     for embedding, loss in _ACCOUNTED_FOR:
         trial = replace(spec, layout=replace(spec.layout, account_for_embedding=embedding, account_for_loss=loss))
         if chunks_of(trial) is not None:

@@ -1,4 +1,4 @@
-"""What published tables call models, GPUs and precisions, translated by configs/aliases.yaml into the names of configs/."""
+"""What published tables call models, GPUs and precisions, translated by configs/aliases.yaml into our names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of published tables as specs: sizes from the row, software behaviour from the stack that its citation selects."""
+"""Rows of published tables as specs: sizes from the row, software behaviour from the stack of its citation."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _is_lora(row: Mapping[str, str]) -> bool:
 
 
 def _drops_tokens(row: Mapping[str, str]) -> bool:
-    """Whether experts drop tokens beyond their capacity (NeMo's MegatronTokenDropCallback: capacity factor 1, padded)."""
+    """Whether experts drop tokens beyond a capacity (NeMo's MegatronTokenDropCallback: factor 1, padded)."""
     return "tokendrop" in row.get("model", "").lower()
 
 
@@ -97,7 +97,7 @@ def _trained_model(row: Mapping[str, str], known: Stack) -> Model:
 
 
 def _trained_precision(row: Mapping[str, str], precision: Precision, known: Stack) -> Precision:
-    """The precision as the stack trains in it. Runs in fp16 reduce gradients in fp16 (Megatron-LM's default for fp16)."""
+    """The precision as the stack trains in it. Runs in fp16 reduce gradients in fp16 (Megatron-LM's default)."""
     in_16_bits = not known.grad_reduce_in_fp32 or row.get("precision") == "fp16"
     fp8_parameters = known.fp8_param_gather and precision.gemm == "fp8"
     return replace(
@@ -184,7 +184,7 @@ def stated_rate(row: Mapping[str, str], spec: Spec) -> float:
 
 
 def _require_possible(spec: Spec, row: Mapping[str, str]) -> None:
-    """Raise ValueError for a speed beyond the GPU's peak: the row's sizes are not those of the run that was measured."""
+    """Raise ValueError for a speed beyond the GPU's peak: the row's sizes are not those of the measured run."""
     needed_tflops = stated_rate(row, spec) * model_flops_per_token(spec) * 1e-12
     if not spec.task.lora_rank and needed_tflops > peak_tflops(spec):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading a CSV of published measurements, and the numbers in its cells. The columns are those that ``slipway validate`` documents."""
+"""Reading a CSV of published measurements, and the numbers in its cells."""
 
 from __future__ import annotations
 

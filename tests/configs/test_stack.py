@@ -1,4 +1,4 @@
-"""The stacks behind published measurements: every citation selects one, and every decision in a file gives its reason."""
+"""The stacks behind published measurements: a citation selects one, and every decision gives its reason."""
 
 from __future__ import annotations
 

@@ -1,0 +1,88 @@
+"""Regenerate every picture and generated page of docs/: the command behind `make docs-figures`.
+
+    python -m benchmarks.figures                      what needs no tables: docs/img/plan.png
+    python -m benchmarks.figures --truth FOLDER       also docs/img/accuracy.png and docs/accuracy.md
+    python -m benchmarks.figures --compare A B        also docs/img/compare.png, from two sets of runs
+
+FOLDER contains the tables of published measurements (throughput.csv, memory.csv, megatron_golden_memory.csv), which
+are not part of this repository; the environment variable TRUTH may name it instead. The runs of --compare take about a
+quarter of an hour to train: see benchmarks.gpu.curves. The accuracy report takes seven minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from slipway import configs, planner
+from slipway.planner.pictures import draw_plan
+
+DOCS = Path(__file__).parents[1] / "docs"
+TRUTH = "TRUTH"  # environment variable: the folder of tables
+# The example of the README and of docs/: a model whose layouts differ and whose published layout is among them.
+PLANNED_RECIPE, PLANNED_OVERRIDES, PLANNED_LAYOUTS = "llama3_70b", ["gpus=64", "layout.gbs=128"], 12
+
+
+def draw_plan_example(path: Path) -> None:
+    """Memory and speed of the best layouts of the example."""
+    spec = configs.load(PLANNED_RECIPE, PLANNED_OVERRIDES).spec
+    with tempfile.TemporaryDirectory() as folder:
+        drawn, *_ = draw_plan(planner.plan(spec, top=PLANNED_LAYOUTS), Path(folder) / "plan")
+        shutil.copy(drawn, path)
+
+
+def write_accuracy(truth: Path, docs: Path, processes: int) -> None:
+    """docs/img/accuracy.png and docs/accuracy.md."""
+    from benchmarks.accuracy.cross_validation import judge
+    from benchmarks.accuracy.report import report
+    from benchmarks.accuracy.scatter import draw
+
+    judged = judge(truth / "throughput.csv", processes)
+    draw(judged, docs / "img" / "accuracy.png")
+    (docs / "accuracy.md").write_text(report(truth, judged))
+
+
+def draw_comparison(runs: list[str], path: Path) -> None:
+    """The losses of two runs, or of two sets of runs named by a pattern, as `slipway compare` draws them."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "slipway.launch.cli", "compare", *runs, "--out", folder], check=True)
+        shutil.copy(Path(folder) / "compare.png", path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--truth", type=Path, default=os.environ.get(TRUTH) or None, help=f"default: ${TRUTH}")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="runs, or quoted patterns of runs")
+    parser.add_argument(
+        "--docs", type=Path, default=DOCS, help="the folder to write into; default: the repository's docs"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="for the fits of the accuracy report")
+    options = parser.parse_args()
+    images = options.docs / "img"
+    images.mkdir(parents=True, exist_ok=True)
+    draw_plan_example(images / "plan.png")
+    print(f"wrote {images / 'plan.png'}")
+    if options.compare:
+        draw_comparison(options.compare, images / "compare.png")
+        print(f"wrote {images / 'compare.png'}")
+    else:
+        print(f"skipped {images / 'compare.png'}: it needs two sets of runs (--compare)")
+    if options.truth:
+        write_accuracy(Path(options.truth), options.docs, options.processes)
+        print(f"wrote {images / 'accuracy.png'} and {options.docs / 'accuracy.md'}")
+    else:
+        skipped = f"{images / 'accuracy.png'} and {options.docs / 'accuracy.md'}"
+        print(f"skipped {skipped}: they need the tables of published measurements (--truth FOLDER or ${TRUTH})")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except configs.Refusal as refusal:
+        print(refusal.sentence(), file=sys.stderr)
+        sys.exit(2)
