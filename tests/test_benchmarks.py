@@ -1,4 +1,4 @@
-"""The card's benchmark, proved without a card: the same scripts, toy sizes."""
+"""The GPU benchmark, tested without a GPU: the same scripts at toy size."""
 
 from __future__ import annotations
 
@@ -29,36 +29,34 @@ def test_the_gpu_benchmark_measures_ours_and_the_peers_at_toy_size(tmp_path: Pat
     for row in rows:
         assert "failed" not in row, row
         assert row["step_time_s"] > 0
-        assert abs(row["losses"][0] - uniform) < 0.5, "untrained, every token is as likely as any other"
+        assert abs(row["losses"][0] - uniform) < 0.5, "an untrained model predicts every token with equal probability"
         assert len(row["losses"]) == 4, "one to warm up, two to measure, one to profile"
         assert row["breakdown"]["gemm"] > 0
         assert row["slowest"][0][2] <= sum(row["breakdown"].values())
     assert done.stdout.count("one step, in seconds") == 4
     again = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert again.stdout == done.stdout, "what is measured is not measured again"
+    assert again.stdout == done.stdout, "a row in the file is not measured again"
     assert again.stderr == ""
 
 
-def test_every_case_of_the_card_is_predicted_before_it_is_run() -> None:
+def test_every_gpu_case_is_legal_and_predicted() -> None:
     from benchmarks.gpu.cases import PEERS, VARIANTS, gpu_cases, layers_that_fit, predict
 
     layers = layers_that_fit("h200")
     assert 16 <= layers <= 32
     todo = gpu_cases("h200", layers)
     ours = [c for c in todo if c.who == "slipway"]
-    assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), (
-        "eight layers and as many as fit: precision, recompute, micro-batch"
-    )
+    assert len(ours) == 2 * 4 * 3 * 3 + len(VARIANTS), "2 depths x 4 precisions x 3 recomputes x 3 micro-batches"
     assert len({json.dumps(asdict(c)) for c in todo}) == len(todo)
-    assert {c.who for c in todo[:7]} == {"slipway", *PEERS}, "what the ratios need comes first"
+    assert {c.who for c in todo[:7]} == {"slipway", *PEERS}, "the cases that the ratios need come first"
     assert {c.who for c in todo} - {"slipway"} == set(PEERS)
     for case in ours:
         assert planner.check(case.spec).legal, case
         assert predict(case)["step_time_s"] > 0
 
 
-def test_the_predictions_in_the_docs_are_the_planners() -> None:
-    """Written down before any measurement; a change to the planner changes them here, where it is seen."""
+def test_the_predictions_in_the_docs_are_those_of_the_planner() -> None:
+    """They were written before any measurement: a change to the planner must change the page too."""
     from benchmarks.gpu.cases import gpu_cases, layers_that_fit, predict
     from benchmarks.gpu.tables import describe, predicted_table
 
@@ -78,8 +76,8 @@ def _row(who: str, precision: str, tokens_per_s: float, **more: Any) -> dict[str
     return {"who": who, "case": case, "tokens_per_s": tokens_per_s, **told, **more}
 
 
-def test_the_goals_compare_like_with_like() -> None:
-    """fp8 with our bf16, and each precision with the best peer of its kind."""
+def test_the_ratios_compare_equal_shapes_and_precisions() -> None:
+    """fp8 with our bf16, and each precision with the best peer in bf16 or in fp8."""
     from benchmarks.gpu.tables import tables
 
     rows = [_row("slipway", "bf16", 100.0, mfu=0.58), _row("slipway", "fp8_current", 150.0)]
@@ -89,15 +87,15 @@ def test_the_goals_compare_like_with_like() -> None:
         _row("torch_float8", "fp8_current", 120.0),
     ]
     rows.append({"who": "slipway", "case": rows[0]["case"], "failed": "out of memory"})
-    said = tables(rows)
-    assert "fp8_current over bf16, 8 layers, micro-batch 1: 1.50x" in said
-    assert "ours in bf16 over torch, 8 layers, micro-batch 1: 1.25x" in said
-    assert "ours in fp8_current over torch_float8, 8 layers, micro-batch 1: 1.25x" in said
-    assert "best MFU: 58.0%" in said
-    assert "| out of memory |" in said
+    text = tables(rows)
+    assert "fp8_current over bf16, 8 layers, micro-batch 1: 1.50x" in text
+    assert "ours in bf16 over torch, 8 layers, micro-batch 1: 1.25x" in text
+    assert "ours in fp8_current over torch_float8, 8 layers, micro-batch 1: 1.25x" in text
+    assert "best MFU: 58.0%" in text
+    assert "| out of memory |" in text
 
 
-def test_kernels_are_told_apart_by_name() -> None:
+def test_kernels_are_classified_by_name() -> None:
     """Names as profilers show them on Hopper."""
     from benchmarks.gpu.breakdown import kind_of
 
@@ -118,8 +116,8 @@ def test_kernels_are_told_apart_by_name() -> None:
 
 @pytest.mark.nemo
 @pytest.mark.slow
-def test_the_loss_curves_of_two_precisions_are_trained_and_compared(tmp_path: Path) -> None:
-    """On real text, at toy size; bf16's arithmetic on a CPU is real, only its speed says nothing."""
+def test_two_precisions_are_trained_and_their_losses_compared(tmp_path: Path) -> None:
+    """On real text at toy size. The arithmetic of bf16 is the same on a CPU; only its speed is meaningless."""
     bin_ = Path(sys.executable).parent
     text = sorted(map(str, (Path(os.__file__).parent / "email").glob("*.py")))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
@@ -133,6 +131,6 @@ def test_the_loss_curves_of_two_precisions_are_trained_and_compared(tmp_path: Pa
     run(str(bin_ / "slipway"), "data", "tokenizer", *text, "--vocab-size", "2048", "--out", tokenizer)
     run(str(bin_ / "slipway"), "data", "prepare", *text, "--tokenizer", tokenizer, "--out", corpus)
     words = ["--cpu", "--data", corpus, "--tokenizer", tokenizer, "--steps", "12", "--seeds", "1", "2", "--out", out]
-    said = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
-    assert "bf16 is" in said and "over 2 seeds: no difference seen" in said
+    printed = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
+    assert "bf16 is" in printed and "over 2 seeds: no difference seen" in printed
     assert (tmp_path / "curves/fp32-bf16/compare.html").is_file()

@@ -1,6 +1,7 @@
-"""Predicted memory against Megatron-LM's golden values: what its functional tests print on their last rank, by torch's counters.
+"""Predicted memory against Megatron-LM's golden values: what its functional tests print on their last rank.
 
-Source of every case: tests/functional_tests/test_cases of github.com/NVIDIA/Megatron-LM, the test's name and golden file as given.
+The bytes are by torch's counters. Source of every case: tests/functional_tests/test_cases of
+github.com/NVIDIA/Megatron-LM, by the test's name and golden file.
 """
 
 from __future__ import annotations
@@ -106,16 +107,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("case", "gpu", "arguments", "peak", "held"), CASES, ids=[c[0] for c in CASES])
-def test_what_a_step_adds_is_what_megatron_measured(
-    tmp_path: Path, case: str, gpu: str, arguments: dict[str, Any], peak: int, held: int
+@pytest.mark.parametrize(("case", "gpu", "arguments", "peak", "static"), CASES, ids=[c[0] for c in CASES])
+def test_the_memory_of_one_step_is_what_megatron_measured(
+    tmp_path: Path, case: str, gpu: str, arguments: dict[str, Any], peak: int, static: int
 ) -> None:
-    """Activations, logits and gradients of one step on the last stage, without what stays between steps."""
+    """Activations, logits and gradients on the last stage: the peak less what is allocated between steps."""
     path = tmp_path / "golden.csv"
-    with path.open("w", newline="") as f:
-        writer = csv.writer(f)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
         writer.writerow(["case", "golden_file", "args_json", "mem_max_allocated_bytes", "mem_allocated_bytes"])
-        writer.writerow([f"gpt/{case}", f"golden_values_dev_dgx_{gpu}.json", json.dumps(GPT | arguments), peak, held])
+        writer.writerow([f"gpt/{case}", f"golden_values_dev_dgx_{gpu}.json", json.dumps(GPT | arguments), peak, static])
     (golden,) = load(path)
     assert golden.spec, golden.skipped
     last = stage_memory(golden.spec, golden.constants)[-1]

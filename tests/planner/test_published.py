@@ -1,4 +1,4 @@
-"""validate: rows of published tables become specs, or say why not; the figures are computed as they are named."""
+"""validate: rows of published tables become specs or give the reason why not; statistics are what their names say."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from slipway.planner.published.table import read_rows
 from slipway.planner.published.validate import predict, spearman, statistics, summarize
 from slipway.planner.stages import chunks_of
 
-COLUMNS = "source,framework,model,params_b,gpu,n_gpus,precision,gbs,mbs,seq_len,tp,pp,vpp,cp,ep,etp,fsdp,recompute,tokens_per_s_per_gpu,tflops_per_gpu,step_time_s,mfu,peak_mem_gb,notes,hidden,layers,heads".split(
-    ","
-)
+COLUMNS = (
+    "source framework model params_b gpu n_gpus precision gbs mbs seq_len tp pp vpp "
+    "cp ep etp fsdp recompute tokens_per_s_per_gpu tflops_per_gpu step_time_s mfu peak_mem_gb notes hidden layers heads"
+).split()
 
 
 def row(**values: str) -> dict[str, str]:
@@ -42,7 +43,7 @@ def row(**values: str) -> dict[str, str]:
     )
 
 
-def test_a_known_model_and_an_unknown_one_described_by_its_sizes() -> None:
+def test_a_model_is_found_by_name_or_described_by_its_sizes() -> None:
     assert spec_of_row(row()).model.name == "llama3_8b"
     gpt = spec_of_row(row(model="GPT h3072 L30", hidden="3072", layers="30", heads="32", cp="1", seq_len="2048")).model
     assert (gpt.ffn_hidden_size, gpt.vocab_size, gpt.tied) == (12288, 51200, True)
@@ -58,13 +59,13 @@ def test_a_known_model_and_an_unknown_one_described_by_its_sizes() -> None:
         ("Llama4 Maverick 400B", "llama4_maverick"),
     ],
 )
-def test_what_was_done_with_a_model_is_not_its_name(name: str, known: str) -> None:
+def test_a_suffix_such_as_lora_is_not_part_of_the_model_name(name: str, known: str) -> None:
     spec = spec_of_row(row(model=name))
     assert spec.model.name == known
     assert bool(spec.task.lora_rank) == ("LoRA" in name)
 
 
-def test_a_table_silent_about_recompute_is_read_as_the_least_that_fits() -> None:
+def test_unstated_recompute_of_experts_is_the_cheapest_that_fits() -> None:
     values = {"model": "gpt_oss_120b", "n_gpus": "64", "gbs": "512", "seq_len": "4096", "pp": "4", "ep": "8", "cp": "1"}
     fits, over = spec_of_row(row(**values, mbs="1")), spec_of_row(row(**values, mbs="4"))
     assert fits.layout.recompute is Recompute.none
@@ -72,10 +73,10 @@ def test_a_table_silent_about_recompute_is_read_as_the_least_that_fits() -> None
     assert memory(over).peak_gib < over.gpu.usable_memory_gib
     assert (
         spec_of_row(row(**values, mbs="4", recompute="none")).layout.recompute is Recompute.none
-    )  # what is said is taken
+    )  # what the row states is kept
 
 
-def test_what_a_source_leaves_to_its_softwares_default() -> None:
+def test_what_a_row_leaves_out_is_the_default_of_its_stack() -> None:
     assert spec_of_row(row(source="pytorch/torchtitan")).layout.recompute is Recompute.selective
     gpt = {
         "model": "GPT",
@@ -90,8 +91,8 @@ def test_what_a_source_leaves_to_its_softwares_default() -> None:
     assert [c.num_layers for c in chunks_of(spec) or ()] == [6] * 11 + [4]
 
 
-def test_memory_is_compared_with_what_the_source_prints() -> None:
-    """Megatron's log is its last rank's; torchtitan prints the allocator's reserve; nvidia-smi sees all that is taken."""
+def test_memory_is_compared_with_the_figure_that_the_source_prints() -> None:
+    """Megatron logs its last rank, torchtitan prints the allocator's reserve, nvidia-smi shows all memory in use."""
     staged = {
         "model": "Llama3 70B",
         "n_gpus": "32",
@@ -102,8 +103,8 @@ def test_memory_is_compared_with_what_the_source_prints() -> None:
         "cp": "1",
         "peak_mem_gb": "60",
     }
-    held = memory(spec_of_row(row(**staged)))
-    assert held.stages[-1].total_gib < held.peak_gib < held.reserved_gib < held.needed_gib
+    needed = memory(spec_of_row(row(**staged)))
+    assert needed.stages[-1].total_gib < needed.peak_gib < needed.reserved_gib < needed.needed_gib
 
     def shown(**source: str) -> float:
         (predicted,) = predict([row(**staged, **source)])
@@ -119,7 +120,7 @@ def test_memory_is_compared_with_what_the_source_prints() -> None:
     assert last < reserve
 
 
-def test_further_tokens_are_predicted_unless_the_table_says_not() -> None:
+def test_multi_token_prediction_is_trained_unless_the_table_excludes_it() -> None:
     given = {
         "source": "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md container 25.11",
         "gpu": "GB300",
@@ -131,7 +132,7 @@ def test_further_tokens_are_predicted_unless_the_table_says_not() -> None:
     assert spec_of_row(row(model="DeepSeekV3 (w/o MTP)", **given)).model.mtp_num_layers == 0
 
 
-def test_sixty_one_layers_are_split_as_the_published_layouts_are() -> None:
+def test_61_layers_are_split_as_in_the_published_layouts() -> None:
     given = {
         "gpu": "GB300",
         "n_gpus": "256",
@@ -150,14 +151,14 @@ def test_sixty_one_layers_are_split_as_the_published_layouts_are() -> None:
         assert sum(sizes) == 61
 
 
-def test_a_speed_beyond_the_peak_is_no_measurement_of_that_model() -> None:
+def test_a_speed_beyond_the_peak_of_the_gpu_is_skipped() -> None:
     possible, beyond = interpret([row(tokens_per_s_per_gpu="14000"), row(tokens_per_s_per_gpu="40000")])
     assert possible.spec is not None
     assert beyond.spec is None
     assert "of a GPU that has 989" in beyond.skipped
 
 
-def test_what_cannot_be_modelled_is_skipped_counted_and_told(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_modelled_are_skipped_counted_and_explained(tmp_path: Path) -> None:
     rows = [
         row(tokens_per_s_per_gpu="10000"),
         row(model="Foo"),
@@ -196,7 +197,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_statistics_are_what_they_are_called() -> None:
+def test_statistics_are_what_their_names_say() -> None:
     s = statistics([0.1, -0.2, 0.05])
     assert s["mape"] == pytest.approx(0.35 / 3)
     assert s["median_ape"] == pytest.approx(0.1)
