@@ -65,7 +65,7 @@ def sizes(tp: int, pp: int, cp: int = 1) -> dict[str, Any]:
     return {"--tensor-model-parallel-size": tp, "--pipeline-model-parallel-size": pp, "--context-parallel-size": cp}
 
 
-CASES = [
+CASES: list[tuple[str, str, dict[str, Any], int, int]] = [
     # case, golden file, arguments, peak bytes, bytes between steps
     (
         "gpt3_mcore_te_tp1_pp1_uniform_full_recompute",

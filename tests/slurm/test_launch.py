@@ -31,7 +31,7 @@ def _resumes(log: str) -> set[int]:
 
 
 def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
-    two = {"container_image": "host", "gpus_per_node": 2, "gres": "gpu:2"}
+    two: dict[str, Any] = {"container_image": "host", "gpus_per_node": 2, "gres": "gpu:2"}
     done = site.launch("a", "--follow", **two)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "starts from step 0" in done.stderr
