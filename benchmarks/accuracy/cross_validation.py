@@ -15,6 +15,7 @@ from benchmarks.accuracy.fit import calibration_of, fit, residuals, unfitted
 from benchmarks.accuracy.points import Point, by_group, load, pool_of, pools
 
 FOLDS = 5
+PREDICTED_DIGITS = 9  # significant; more are rounding errors of the logarithm
 LEAST_COMPETITORS = 5  # layouts for the same model, GPUs and batch, below which a rank correlation says nothing
 
 
@@ -64,12 +65,16 @@ Pairs = list[tuple[float, float]]  # (measured, predicted) tokens/s per GPU
 
 
 def competing_layouts(judged: Judged) -> list[Pairs]:
-    """The speeds of layouts that compete: the same software, model, GPUs, batch and sequence length."""
+    """The speeds of layouts that compete: the same software, model, GPUs, batch and sequence length.
+
+    Predictions are rounded, so that two layouts that are predicted to be equally fast have equal ranks.
+    """
     competitors: dict[tuple[str, int, int, int], Pairs] = defaultdict(list)
     for point, error in zip(judged.points, judged.errors, strict=True):
         measured = point.tokens_per_s_per_gpu
         key = (point.model, point.spec.gpus, point.spec.layout.gbs, point.spec.seq_length)
-        competitors[key].append((measured, measured * math.exp(error)))
+        predicted = float(f"{measured * math.exp(error):.{PREDICTED_DIGITS}g}")
+        competitors[key].append((measured, predicted))
     return [pairs for pairs in competitors.values() if len(pairs) >= LEAST_COMPETITORS]
 
 

@@ -32,7 +32,7 @@ def draw(judged: Sequence[Judged], path: Path) -> None:
     for gpu, pairs in sorted(by_gpu.items()):
         name = gpu.upper().replace("_40GB", " 40 GB")
         axes.scatter(*zip(*pairs, strict=True), s=9, alpha=0.6, label=f"{name} ({len(pairs)})")
-    axes.set(xscale="log", yscale="log", xlim=RANGE, ylim=RANGE, aspect="equal")
+    axes.set(xscale="log", yscale="log", xlim=RANGE, ylim=RANGE)
     axes.set_xlabel("measured tokens/s per GPU")
     axes.set_ylabel("predicted tokens/s per GPU")
     axes.set_title("Each model predicted with constants fitted without it", loc="left", fontsize=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -66,12 +67,17 @@ def nvidia_table(judged: Sequence[Judged]) -> list[str]:
     return _table(["", *_ERROR_COLUMNS], [[name, *_error_cells(errors)] for name, errors in sorted(by_class.items())])
 
 
+def document(source: str) -> str:
+    """The document that a row cites, without its commit and without how its text was obtained."""
+    return re.sub(r" \((text|stored) [^)]*\)", "", source.split(" @")[0].split(" + ")[0])
+
+
 def source_table(judged: Sequence[Judged]) -> list[str]:
     """Errors by the document that a row comes from."""
     by_source: dict[str, list[float]] = defaultdict(list)
     for group in judged:
         for point, error in zip(group.points, group.errors, strict=True):
-            by_source[point.source.split(" @")[0]].append(error)
+            by_source[document(point.source)].append(error)
     return _table(
         ["source", *_ERROR_COLUMNS], [[name, *_error_cells(errors)] for name, errors in sorted(by_source.items())]
     )
@@ -129,19 +135,21 @@ def lora_table(predicted: Sequence[Predicted]) -> list[str]:
     by_source: dict[str, list[float]] = defaultdict(list)
     for p in predicted:
         if p.read.spec is not None and p.read.spec.task.lora_rank and p.speed_error is not None:
-            by_source[p.read.group].append(math.log1p(p.speed_error))
+            by_source[document(p.row["source"])].append(math.log1p(p.speed_error))
     return _table(
         ["source", *_ERROR_COLUMNS], [[name, *_error_cells(errors)] for name, errors in sorted(by_source.items())]
     )
 
 
 def skipped_table(predicted: Sequence[Predicted]) -> list[str]:
-    """Why rows are not modelled, the most frequent reason first."""
-    reasons: dict[str, int] = defaultdict(int)
+    """Why rows are not modelled, and the models concerned; the most frequent reason first."""
+    models: dict[str, list[str]] = defaultdict(list)
     for p in predicted:
         if p.read.skipped:
-            reasons[p.read.skipped] += 1
-    return _table(["reason", "rows"], [[why, str(n)] for why, n in sorted(reasons.items(), key=lambda item: -item[1])])
+            reason = re.sub(r"\".*?\"|'.*?'|\d+(\.\d+)?", "...", p.read.skipped.split(";")[0])
+            models[reason].append(p.row["model"])
+    rows = [[why, str(len(names)), ", ".join(sorted(set(names)))] for why, names in models.items()]
+    return _table(["reason", "rows", "models"], sorted(rows, key=lambda row: -int(row[1])))
 
 
 def golden_table(values: Sequence[Golden]) -> list[str]:
