@@ -13,14 +13,25 @@ ROOT = Path(__file__).parents[1]
 
 
 def _pins() -> dict[str, str]:
-    lines = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
-    return dict(re.split("==", line.split(";")[0].strip().lower().replace("_", "-")) for line in lines if "==" in line)
-
-
-def test_the_lock_pins_everything_and_names_no_address() -> None:
     text = (ROOT / "requirements" / "lock.txt").read_text()
-    assert "://" not in text and "--" not in text
-    assert all("==" in line for line in text.splitlines() if line and not line.startswith("#"))
+    return {name.lower().replace("_", "-"): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", text, re.M)}
+
+
+@pytest.mark.parametrize("name", ["lock.txt", "cuda.txt", "torch-cpu.txt"])
+def test_every_requirement_is_pinned_with_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    for requirement in text.replace("\\\n", " ").splitlines():
+        pin, *hashes = requirement.split()
+        assert re.fullmatch(r"[\w.-]+==[\w.+!]+", pin), requirement
+        assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", word) for word in hashes), pin
+
+
+def test_the_lock_accepts_both_builds_of_torch() -> None:
+    lock, cpu = ((ROOT / "requirements" / name).read_text() for name in ("lock.txt", "torch-cpu.txt"))
+    torch = lock[lock.index("\ntorch==") : lock.index("\ntorchao==")]
+    assert cpu.split("--hash=")[1].strip() in torch and torch.count("--hash=") > 1
+    assert cpu.startswith(f"torch=={_pins()['torch']}+cpu ")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,203 @@
+"""The reference pages, generated from the code when MkDocs builds the site: commands, keys, rules, recipes."""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # the site documents this checkout, not another installed version
+
+WIDTH = 84  # columns of the commands' help
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """MkDocs's hook: add the generated pages to the files of the site."""
+    from mkdocs.structure.files import File
+
+    for name, content in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Each generated page's Markdown, by its name."""
+    return {"commands": commands(), "keys": keys(), "rules": rules(), "recipes": recipes()}
+
+
+def cell(text: str) -> str:
+    """Text as it can stand in a cell of a Markdown table."""
+    return (
+        html.escape(" ".join(text.split()), quote=False)
+        .replace("|", "&#124;")
+        .replace("[", "&#91;")
+        .replace("*", "&#42;")
+    )
+
+
+def code(text: str) -> str:
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if text else ""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+# Commands
+
+
+def commands() -> str:
+    """Every command by section, with its own help text."""
+    import click
+
+    from slipway.launch.cli.answer import COMMANDS, Section
+    from slipway.launch.cli.app import app
+
+    out = [
+        "# Commands",
+        "Every command takes `--help`, and every command that answers a question takes `--json`. Exit codes: 0 for "
+        "success, 1 for a failure, 2 for a refusal, which is one sentence on standard error. Overrides (`KEY=VALUE`) "
+        "are the same everywhere: see [Keys](keys.md).",
+    ]
+    top = click.Context(app, info_name="slipway", max_content_width=WIDTH, terminal_width=WIDTH)
+    named = {name: app.get_command(top, name) for name in app.list_commands(top)}
+    for section in Section:
+        out.append(f"## {section.value}")
+        for name, command in named.items():
+            if COMMANDS[name].section is section and command is not None:
+                out += _command(command, name, top, level=3)
+    return "\n\n".join(out) + "\n"
+
+
+def _command(command: Any, name: str, parent: Any, level: int) -> list[str]:
+    import click
+
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH)
+    out = [f"{'#' * level} {context.command_path}", f"```text\n{command.get_help(context)}\n```"]
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            if found is not None:
+                out += _command(found, inner, context, level + 1)
+    return out
+
+
+# Keys
+
+
+def keys() -> str:
+    """Every key of a recipe, and every key of the files that describe a model, a GPU or a cluster."""
+    try:
+        from slipway.configs import describe
+    except ImportError:  # until the schema documents itself
+        return "# Keys\n\n`slipway show NAME` prints every key of a recipe.\n\n## model\n\n## cluster\n"
+
+    out = [
+        "# Keys",
+        "A recipe is a set of values. Each command takes any of them as `KEY=VALUE`, for example "
+        "`slipway check llama3_8b gpus=16 layout.tp=2 layout.gbs=256`. `slipway show NAME` prints every value of a "
+        "recipe and which file or override set it. A key such as `gpu`, `model` or `precision` without a dot chooses "
+        "a file of that group: `gpu=h200`. In the factories for the `nemo` command, the most common keys have short "
+        "names, for example `tp=2`.",
+    ]
+    for group in describe.describe_groups():
+        out.append(f"## {group.group or 'The run itself'}")
+        if group.description:
+            out.append(cell(group.description))
+        out.append(
+            table(
+                ("key", "type", "default", "legal", "description"),
+                (
+                    (
+                        code(key.key),
+                        code(key.type if not key.choices else "choice"),
+                        "required" if key.required else code(_default(key.default)),
+                        ", ".join(code(choice) for choice in key.choices) or cell(key.legal),
+                        cell(key.description),
+                    )
+                    for key in group.keys
+                ),
+            )
+        )
+    return "\n\n".join(out) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "''" if value == "" else str(value)
+
+
+# Rules
+
+
+def rules() -> str:
+    """Every rule of the planner, with its reason and its source."""
+    from slipway.planner import RULES
+
+    out = [
+        "# Rules",
+        "A layout, precision or batch is legal if it breaks none of these rules. `slipway check` names each broken "
+        "rule and the smallest change that fixes it. Rules of the kind *advice* warn and refuse nothing.",
+    ]
+    return "\n\n".join([*out, *(_rule(rule) for rule in RULES)]) + "\n"
+
+
+def _rule(rule: Any) -> str:
+    return f"### {rule.id}\n\n{cell(rule.says)}\n\n*Why:* {cell(rule.why)}\n\n*Source:* {cell(rule.source)}"
+
+
+# Recipes
+
+
+def recipes() -> str:
+    """Every recipe with its model's size and the layout that it ships with or that the planner chooses."""
+    from slipway import configs, planner
+
+    rows = []
+    for name in configs.recipe_names():
+        spec = configs.load(name).spec
+        counted = planner.parameters(spec)
+        active = f"{counted.active / 1e9:.1f}" if counted.active != counted.total else ""
+        rows.append(
+            (
+                code(name),
+                f"{counted.total / 1e9:.2f}",
+                active,
+                str(spec.gpus),
+                spec.gpu.name,
+                f"{spec.seq_length:,}",
+                f"{spec.layout.gbs:,}",
+                cell(spec.model.source),
+            )
+        )
+    return (
+        "\n\n".join(
+            [
+                "# Recipes",
+                "Each of these names works with every command and with `nemo llm pretrain --factory NAME`. GPU, "
+                "sequence length and batch are the defaults; each can be overridden.",
+                table(
+                    (
+                        "recipe",
+                        "parameters, 1e9",
+                        "active, 1e9",
+                        "GPUs",
+                        "GPU",
+                        "sequence length",
+                        "batch, sequences",
+                        "source of the model's sizes",
+                    ),
+                    rows,
+                ),
+            ]
+        )
+        + "\n"
+    )
