@@ -1,6 +1,6 @@
-"""Regenerate every picture and generated page of docs/: the command behind `make docs-figures`.
+"""Regenerate every picture, generated page and quoted number of README and docs/: the command of `make docs-figures`.
 
-    python -m benchmarks.figures                      what needs no tables: docs/img/plan.png
+    python -m benchmarks.figures                      what needs no tables: docs/img/plan.png, and quoted numbers
     python -m benchmarks.figures --truth FOLDER       also docs/img/accuracy.png and docs/accuracy.md
     python -m benchmarks.figures --compare A B        also docs/img/compare.png, from two sets of runs
 
@@ -19,11 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
 from slipway import configs, planner
 from slipway.planner.pictures import draw_plan
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRUTH = "TRUTH"  # environment variable: the folder of tables
+PREDICTED_GPU = "h200"  # of the table in docs/gpu.md
 # The example of the README and of docs/: a model whose layouts differ and whose published layout is among them.
 PLANNED_RECIPE, PLANNED_OVERRIDES, PLANNED_LAYOUTS = "llama3_70b", ["gpus=64", "layout.gbs=128"], 12
 
@@ -54,6 +56,23 @@ def draw_comparison(runs: list[str], path: Path) -> None:
         shutil.copy(Path(folder) / "compare.png", path)
 
 
+def refresh_quotes(docs: Path) -> list[Path]:
+    """Update the numbers that README and the pages of ``docs`` quote. Returns the files that changed."""
+    report = docs / "accuracy.md"
+    changed = []
+    for page in [docs.parent / "README.md", *sorted(docs.rglob("*.md"))]:
+        if page == report or not page.is_file():
+            continue
+        before = page.read_text()
+        after = refresh_cases(refresh_answers(before), PREDICTED_GPU)
+        if report.is_file():
+            after = refresh_accuracy(after, report.read_text())
+        if after != before:
+            page.write_text(after)
+            changed.append(page)
+    return changed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", type=Path, default=os.environ.get(TRUTH) or None, help=f"default: ${TRUTH}")
@@ -78,6 +97,8 @@ def main() -> None:
     else:
         skipped = f"{images / 'accuracy.png'} and {options.docs / 'accuracy.md'}"
         print(f"skipped {skipped}: they need the tables of published measurements (--truth FOLDER or ${TRUTH})")
+    for page in refresh_quotes(options.docs):
+        print(f"updated {page}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.accuracy.cross_validation import judge, regret
 from benchmarks.accuracy.report import report
+from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
 from slipway.planner.calibration import calibration
 from slipway.planner.published.rows import spec_of_row
 from slipway.planner.time.step import step_time
@@ -117,3 +118,41 @@ def test_constants_are_fitted_without_the_model_that_is_predicted(tmp_path: Path
 def test_regret_is_what_the_wrong_choice_costs() -> None:
     assert regret([(100.0, 90.0), (80.0, 95.0), (50.0, 10.0)]) == pytest.approx(0.2)
     assert regret([(100.0, 95.0), (80.0, 90.0)]) == 0.0
+
+
+def test_quoted_answers_are_brought_up_to_date() -> None:
+    """Each quoted line is found again by its first word; an abbreviation stays one; prose stays as it is."""
+    command = "$ slipway check llama3_8b gpus=8 layout.tp=3   # exits with 2\n"
+    page = f"Before.\n\n```console\n{command}illegal  an old message\nno such line is printed\n```\n\nillegal prose\n"
+    lines = refresh_answers(page).splitlines()
+    assert lines[4].startswith("illegal") and "layout.tp=3" in lines[4]
+    assert lines[5:] == ["no such line is printed", "```", "", "illegal prose"]
+    fits = "```sh\n$ slipway check llama3_8b gpus=8\nfits     1.0 of 2.0 GiB (old); headroom +0.1 GiB; ...\n```\n"
+    assert re.search(
+        r"^fits     [\d.]+ of 79.1 GiB \(allocator peak [^;]*\); headroom [^;]*; \.\.\.$", refresh_answers(fits), re.M
+    )
+
+
+def test_quoted_accuracy_is_that_of_the_report() -> None:
+    report_page = (
+        "| NVIDIA's rows, H100, dense | 177 | 4.6% | 3.2% | 90% | +0.9% |\n"
+        "| NVIDIA's rows, H100 and Blackwell | 352 | 8.6% | 4.7% | 74% | +1.7% |\n"
+        "| a100 | 217 | 0.078 GiB (0.066 to 0.092) | 3.3% | +1.1% |\n"
+        "| h100 | 69 | 0.107 GiB (0.103 to 0.225) | 2.2% | +0.3% |\n"
+    )
+    page = (
+        "| H100, dense | 1 | 2 % | 3 % | 4 % |\n| all of them | 1 | 2 % | 3 % | 4 % |\n| Blackwell, dense | 1 | 2 % |\n"
+        "against 5 peaks of the tests, the\nmedian error is 1 % (H100) to 2 % (A100)\n"
+    )
+    assert refresh_accuracy(page, report_page) == (
+        "| H100, dense | 177 | 4.6 % | 3.2 % | 90 % |\n| all of them | 352 | 8.6 % | 4.7 % | 74 % |\n"
+        "| Blackwell, dense | 1 | 2 % |\n"
+        "against 286 peaks of the tests, the\nmedian error is 2.2 % (H100) to 3.3 % (A100)\n"
+    )
+
+
+def test_quoted_cases_are_those_of_the_planner() -> None:
+    page = "| slipway 8 layers bf16 mbs 1 | 9.9 | 1 | 1% | 1 | 1 |\n| slipway of old | 1 |\n"
+    fresh, unknown = refresh_cases(page, "h200").splitlines()
+    assert fresh.startswith("| slipway 8 layers bf16 mbs 1 | 0.")
+    assert unknown == "| slipway of old | 1 |"
