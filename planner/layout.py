@@ -1,7 +1,8 @@
-"""The sizes of a layout, enumerated once: in words, as overrides, as plain values and as a cache key. Imports configs only.
+"""The sizes of a layout, enumerated once: in words, as overrides, as values and as a cache key. Imports configs only.
 
-TP, PP and CP are the tensor-, pipeline- and context-parallel sizes; VPP counts the model chunks of a pipeline rank; EP and ETP
-split the experts; DP is the number of data-parallel ranks; MBS and GBS are sequences in a micro-batch and in the global batch.
+TP, PP and CP are the tensor-, pipeline- and context-parallel sizes; VPP counts the model chunks of a pipeline rank; EP
+and ETP split the experts; DP is the number of data-parallel ranks; MBS and GBS are the sequences of a micro-batch and of
+the global batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ PARALLEL = ("tp", "pp", "vpp", "cp", "ep", "etp")
 """The parallel sizes: how one copy of the model is split over ranks."""
 
 SIZES = (*PARALLEL, "dp", "mbs", "gbs")
-"""Every size of a run, in the order in which it is printed. All but ``dp`` are fields of Layout; ``dp`` follows from the GPU count."""
+"""Every size of a run, in the order in which it is printed. ``dp`` follows from the GPU count; the others are fields of
+Layout."""
 
 _ALWAYS_NAMED = ("tp", "pp")  # a layout without them would read as incomplete
 _CHOSEN = ("tp", "pp", "vpp", "cp", "ep", "mbs", "recompute", "fsdp")
@@ -68,7 +70,7 @@ def short_name(layout: Layout) -> str:
 
 
 def describe_ranks(spec: Spec) -> str:
-    """How the ranks of a run split its work, without the batch: ``TP4 PP2 DP8``; ``one rank`` where nothing is split."""
+    """How the ranks of a run split its work, without the batch: ``TP4 PP2 DP8``, or ``one rank``."""
     words = _split_words(spec.layout, PARALLEL)
     if spec.dp > 1:
         words.append(f"DP{spec.dp}")

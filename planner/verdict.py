@@ -14,7 +14,7 @@ from slipway.planner.calibration import calibration_for
 from slipway.planner.layout import PARALLEL, sizes, with_sizes
 from slipway.planner.memory import Memory, expert_load_that_fits, memory
 from slipway.planner.parameters import ParameterCount, parameters
-from slipway.planner.rules import Violation, is_legal, violations
+from slipway.planner.rules import Severity, Violation, is_legal, violations
 from slipway.planner.search import Candidate, plan
 from slipway.planner.stages import chunks_of
 from slipway.planner.time.step import StepTime, step_time
@@ -43,7 +43,7 @@ class Verdict:
 
 def check(spec: Spec) -> Verdict:
     """Legality, memory and time of a complete spec."""
-    broken, advice = violations(spec), violations(spec, advice=True)
+    broken, advice = violations(spec), violations(spec, Severity.advice)
     countable = chunks_of(spec) is not None and not spec.model.num_attention_heads % spec.layout.tp
     count = parameters(spec if countable else replace(spec, layout=Layout()))
     if broken:

@@ -9,10 +9,10 @@ import pytest
 
 from slipway import configs
 from slipway.configs import Layout, Model, Recompute, Spec
-from slipway.planner.rules import RULES, violations
+from slipway.planner.rules import RULES, Phase, Severity, violations
 
-BUILD_RULES = {r.id for r in RULES if r.when == "build" and not r.advice}
-STRICTER = {r.id for r in RULES if r.stricter}
+BUILD_RULES = {r.id for r in RULES if r.phase is not Phase.step and r.severity is Severity.error}
+STRICTER = {r.id for r in RULES if r.phase is Phase.never}
 
 
 def _toys() -> list[Model]:
@@ -67,7 +67,8 @@ def _toys() -> list[Model]:
 
 def agreement(count: int, seed: int) -> dict[str, Any]:
     """Draw layouts and compare. Runs in a forked child that has the CPU emulation."""
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import Phase as HypothesisPhase
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
 
@@ -114,7 +115,7 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
         max_examples=count,
         deadline=None,
         database=None,
-        phases=[Phase.generate],
+        phases=[HypothesisPhase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(specs())
@@ -190,9 +191,9 @@ def test_every_rule_says_what_why_and_where_from() -> None:
 def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:
     given = configs.load(name, ["layout.tp=1", *overrides.split()]).spec
     plain = replace(given, layout=Layout(tp=1, gbs=given.layout.gbs, ep=given.layout.ep))
-    assert rule in {v.rule for v in violations(given, advice=True)}
+    assert rule in {v.rule for v in violations(given, Severity.advice)}
     assert rule not in {v.rule for v in violations(given)}
-    assert rule not in {v.rule for v in violations(plain, advice=True)}
+    assert rule not in {v.rule for v in violations(plain, Severity.advice)}
 
 
 @pytest.mark.parametrize(

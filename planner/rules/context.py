@@ -1,0 +1,114 @@
+"""Rules of context parallelism, attention and the sequence length."""
+
+from __future__ import annotations
+
+from slipway.configs import Spec
+from slipway.configs.schema import PositionEmbedding
+from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
+
+_BACKENDS = ("auto", "flash", "fused", "unfused", "local")  # Megatron-Core's AttnBackend
+UNFUSED_BACKENDS = ("unfused", "local")
+"""The attention backends that write the scores to memory and have no ring exchange."""
+
+
+@rule(
+    "cp-mamba",
+    says="context parallelism divides the Mamba heads of a tensor rank, and its size divides the rank's Mamba groups "
+    "or is a multiple of them",
+    why="the scan needs the whole sequence, so context ranks exchange it for heads",
+    source=MCORE + "ssm.mamba_context_parallel.MambaContextParallel.__init__",
+)
+def _cp_mamba(spec: Spec) -> Broken | None:
+    model, cp, tp = spec.model, spec.layout.cp, spec.layout.tp
+    if not model.mamba_num_heads or cp == 1 or model.mamba_num_heads % tp or model.mamba_num_groups % tp:
+        return None  # the last two break tp-mamba
+    heads, groups = model.mamba_num_heads // tp, model.mamba_num_groups // tp
+    legal = [size for size in divisors(heads) if groups % size == 0 or size % groups == 0]
+    if cp in legal:
+        return None
+    return Broken(
+        f"layout.cp={cp} does not divide the {heads} Mamba heads and {groups} groups of a rank",
+        f"Use layout.cp={nearest_values(cp, legal)}.",
+    )
+
+
+@rule(
+    "cp-sequence",
+    says="2 x CP divides the sequence",
+    why="each rank takes one chunk from the front and one from the back, which balances causal attention",
+    source=MCORE + "utils.get_batch_on_this_cp_rank",
+    phase=Phase.step,
+)
+def _cp_sequence(spec: Spec) -> Broken | None:
+    cp, length = spec.layout.cp, spec.seq_length
+    if cp == 1 or length % (2 * cp) == 0:
+        return None
+    return Broken(
+        f"sequence {length} is not a multiple of 2 x layout.cp={cp}",
+        f"Use layout.seq_length={-(-length // (2 * cp)) * 2 * cp} or "
+        f"layout.cp={nearest_values(cp, divisors(max(length // 2, 1)))}.",
+    )
+
+
+@rule(
+    "cp-backend",
+    says="context parallelism needs Transformer Engine's flash or fused attention",
+    why="the ring exchange of keys and values is implemented there",
+    source="Transformer Engine attention.dot_product_attention context_parallel",
+    phase=Phase.step,
+)
+def _cp_backend(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    if layout.cp > 1 and layout.attention_backend in UNFUSED_BACKENDS:
+        return Broken(
+            f"layout.cp={layout.cp} with layout.attention_backend={layout.attention_backend}",
+            "Use layout.attention_backend=auto, flash or fused.",
+        )
+    return None
+
+
+@rule(
+    "attention-backend",
+    says="the attention backend is one that Megatron-Core has",
+    why="it is a member of Megatron-Core's AttnBackend",
+    source=MCORE + "transformer.enums.AttnBackend",
+)
+def _attention_backend(spec: Spec) -> Broken | None:
+    if spec.layout.attention_backend in _BACKENDS:
+        return None
+    return Broken(
+        f"layout.attention_backend={spec.layout.attention_backend} is unknown",
+        "Use one of " + ", ".join(_BACKENDS) + ".",
+    )
+
+
+@rule(
+    "window-cp",
+    says="sliding windows do not work with the ring exchange of context parallelism",
+    why="Transformer Engine supports windows under context parallelism only with an all-to-all exchange",
+    source="Transformer Engine 2.x context_parallel cp_comm_type",
+    severity=Severity.advice,
+)
+def _window_cp(spec: Spec) -> Broken | None:
+    if spec.model.window_size and spec.layout.cp > 1:
+        return Broken(
+            f"a sliding window of {spec.model.window_size} with layout.cp={spec.layout.cp}", "Use layout.cp=1."
+        )
+    return None
+
+
+@rule(
+    "position-limit",
+    says="the sequence is no longer than the positions that the model was trained for",
+    why="beyond them, rotary positions are extrapolated",
+    source="the model's own config",
+    severity=Severity.advice,
+)
+def _position_limit(spec: Spec) -> Broken | None:
+    model, length = spec.model, spec.seq_length
+    if model.position_embedding_type is PositionEmbedding.alibi or length <= model.max_position_embeddings:
+        return None
+    return Broken(
+        f"sequence {length} exceeds the {model.max_position_embeddings} positions of {model.name}",
+        f"Use layout.seq_length={model.max_position_embeddings} or less.",
+    )

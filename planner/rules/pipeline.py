@@ -1,0 +1,193 @@
+"""Rules of pipeline parallelism: stages, model chunks and micro-batches."""
+
+from __future__ import annotations
+
+from slipway.configs import Spec
+from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
+from slipway.planner.stages import chunks_of, stage_layers
+
+_LAYERS_TO_BUILD = MCORE + "transformer_block.get_num_layers_to_build"
+
+
+@rule(
+    "vpp-needs-pp",
+    says="interleaving needs pipeline parallelism",
+    why="model chunks are interleaved over pipeline ranks",
+    source=MCORE + "parallel_state.initialize_model_parallel",
+)
+def _vpp_needs_pp(spec: Spec) -> Broken | None:
+    if spec.layout.vpp > 1 and spec.layout.pp == 1:
+        return Broken(f"layout.vpp={spec.layout.vpp} with layout.pp=1", "Use layout.vpp=1, or layout.pp=2 or more.")
+    return None
+
+
+@rule(
+    "hybrid-vpp",
+    says="the pipeline of a hybrid of Mamba and attention is not interleaved",
+    why="Megatron-Core's MambaModel has no virtual stages",
+    source=MCORE + "models.mamba.mamba_model.MambaModel",
+)
+def _hybrid_vpp(spec: Spec) -> Broken | None:
+    if spec.model.hybrid_override_pattern and spec.layout.vpp > 1:
+        return Broken(f"layout.vpp={spec.layout.vpp} with a hybrid of Mamba and attention", "Use layout.vpp=1.")
+    return None
+
+
+@rule(
+    "pp-uneven",
+    says="a shorter first or last stage leaves a whole number of layers for each other stage, and is not combined with "
+    "account_for_embedding or account_for_loss",
+    why="Megatron-Core accepts one of the two ways to split unevenly",
+    source=MCORE + "TransformerConfig.__post_init__",
+)
+def _pp_uneven(spec: Spec) -> Broken | None:
+    layout, layers = spec.layout, spec.model.num_layers
+    first, last = layout.num_layers_in_first_pipeline_stage, layout.num_layers_in_last_pipeline_stage
+    if not (first or last):
+        return None
+    if layout.account_for_embedding or layout.account_for_loss:
+        return Broken(
+            "uneven stages together with layout.account_for_embedding or account_for_loss", "Use one or the other."
+        )
+    middle = layout.pp - bool(first) - bool(last)
+    if layout.pp > 1 and middle and stage_layers(layers, layout) is None:
+        return Broken(
+            f"first={first} and last={last} leave {layers - first - last} of {layers} layers for {middle} stages",
+            "Choose them so that the rest divides evenly.",
+        )
+    return None
+
+
+@rule(
+    "uneven-sum",
+    says="of two stages whose layers are both given, the layers add up to the model's",
+    why="Megatron-Core builds as many layers as the two stages are given, and trains that other model",
+    source=_LAYERS_TO_BUILD,
+    phase=Phase.never,
+)
+def _uneven_sum(spec: Spec) -> Broken | None:
+    layout, layers = spec.layout, spec.model.num_layers
+    first, last = layout.num_layers_in_first_pipeline_stage, layout.num_layers_in_last_pipeline_stage
+    if layout.pp != 2 or not first or not last or first + last == layers:
+        return None
+    return Broken(
+        f"first={first} and last={last} are {first + last} of {layers} layers",
+        f"Use last={max(layers - first, 1)}, or leave it unset.",
+    )
+
+
+@rule(
+    "uneven-needs-pp",
+    says="uneven stages need pipeline parallelism",
+    why="with one stage Megatron-Core builds only the layers of the stage that is named, and trains that smaller model",
+    source=_LAYERS_TO_BUILD,
+    phase=Phase.never,
+)
+def _uneven_needs_pp(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    if layout.pp == 1 and (layout.num_layers_in_first_pipeline_stage or layout.num_layers_in_last_pipeline_stage):
+        return Broken("uneven pipeline stages with layout.pp=1", "Leave them unset, or use layout.pp=2 or more.")
+    return None
+
+
+@rule(
+    "pp-layers",
+    says="pipeline stages divide the layers; an embedding or loss that is accounted for counts as one layer",
+    why="all stages have the same number of slots",
+    source=_LAYERS_TO_BUILD,
+)
+def _pp_layers(spec: Spec) -> Broken | None:
+    layout, layers = spec.layout, spec.model.num_layers
+    if layout.num_layers_in_first_pipeline_stage or layout.num_layers_in_last_pipeline_stage:
+        return None
+    slots = layers + layout.account_for_embedding + layout.account_for_loss
+    if slots % layout.pp == 0:
+        return None
+    legal = [pp for pp in divisors(slots) if slots // pp % layout.vpp == 0 or pp == 1]
+    fix = f"Use layout.pp={nearest_values(layout.pp, legal)}"
+    for embedding, loss in ((True, True), (False, True)):
+        if (layers + embedding + loss) % (layout.pp * layout.vpp) == 0:
+            fix += ", or layout.account_for_loss=true" + (" layout.account_for_embedding=true" if embedding else "")
+            break
+    return Broken(f"layout.pp={layout.pp} does not divide {slots} layers", fix + ".")
+
+
+@rule(
+    "vpp-layers",
+    says="model chunks divide each stage's layers",
+    why="every chunk of a stage has the same number of slots",
+    source=_LAYERS_TO_BUILD,
+)
+def _vpp_layers(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    per_stage = stage_layers(spec.model.num_layers, layout)
+    if layout.pp == 1 or per_stage is None or not any(layers % layout.vpp for layers in per_stage):
+        return None
+    return Broken(
+        f"layout.vpp={layout.vpp} does not divide the {per_stage[0]} layers of a stage",
+        f"Use layout.vpp={nearest_values(layout.vpp, divisors(per_stage[0]))}.",
+    )
+
+
+@rule(
+    "pp-account",
+    says="the chunk that holds an accounted embedding or loss has a slot for it",
+    why="a chunk cannot have a negative number of layers",
+    source=_LAYERS_TO_BUILD,
+)
+def _pp_account(spec: Spec) -> Broken | None:
+    per_stage = stage_layers(spec.model.num_layers, spec.layout)
+    if per_stage is None or any(layers % spec.layout.vpp for layers in per_stage) or chunks_of(spec) is not None:
+        return None
+    return Broken(
+        "the first or last chunk has fewer slots than the embedding and loss that it must hold",
+        "Use a smaller layout.pp or layout.vpp.",
+    )
+
+
+@rule(
+    "interleaved-micro-batches",
+    says="with interleaving, the number of micro-batches is a multiple of PP",
+    why="the schedule runs them in groups of PP, and a remainder would deadlock",
+    source=MCORE + "pipeline_parallel.schedules.forward_backward_pipelining_with_interleaving",
+    phase=Phase.step,
+)
+def _interleaved_micro_batches(spec: Spec) -> Broken | None:
+    layout, sequences = spec.layout, spec.layout.mbs * spec.dp
+    if layout.vpp == 1 or layout.pp == 1 or not sequences or layout.gbs % sequences:
+        return None
+    micro_batches = layout.gbs // sequences
+    if micro_batches % layout.pp == 0:
+        return None
+    unit = sequences * layout.pp
+    below = layout.gbs // unit * unit
+    return Broken(
+        f"{micro_batches} micro-batches are not a multiple of layout.pp={layout.pp} and layout.vpp={layout.vpp}",
+        f"Use layout.gbs={nearest_values(layout.gbs, [max(unit, below), below + unit])}, or layout.vpp=1.",
+    )
+
+
+@rule(
+    "tied-pp",
+    says="tied embeddings over several stages cost a copy and an all-reduce",
+    why="the first and the last stage each hold the table and sum its gradients",
+    source=MCORE + "distributed.finalize_model_grads",
+    severity=Severity.advice,
+)
+def _tied_pp(spec: Spec) -> Broken | None:
+    if spec.model.tied and spec.layout.pp > 1:
+        return Broken("tied embeddings are held twice with layout.pp > 1", "Use layout.pp=1 if it fits.")
+    return None
+
+
+@rule(
+    "mtp-tied-pp",
+    says="multi-token prediction with tied embeddings needs a single pipeline stage",
+    why="the last stage would hold the table twice under one name, and saving its checkpoint fails",
+    source=MCORE + "LanguageModule.tie_embeddings_and_output_weights_state_dict",
+    phase=Phase.step,
+)
+def _mtp_tied_pp(spec: Spec) -> Broken | None:
+    if spec.model.mtp_num_layers and spec.model.tied and spec.layout.pp > 1:
+        return Broken(f"layout.pp={spec.layout.pp} with model.mtp_num_layers and tied embeddings", "Use layout.pp=1.")
+    return None

@@ -1,0 +1,101 @@
+"""Rules of the number formats: what the GPU has, what Transformer Engine's kernels accept, what NeMo can train."""
+
+from __future__ import annotations
+
+from slipway.configs import Fsdp, Spec
+from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
+
+_HOPPER, _BLACKWELL = 90, 100  # compute capabilities
+
+
+@rule(
+    "precision-gpu",
+    says="the GPU's tensor cores support the precision",
+    why="each recipe needs the formats of its architecture",
+    source="Transformer Engine fp8 check_*_support",
+    phase=Phase.step,
+)
+def _precision_gpu(spec: Spec) -> Broken | None:
+    precision, capability = spec.precision, spec.gpu.compute_capability
+    newest = precision.max_compute_capability or capability
+    if precision.gemm == "fp32" or precision.min_compute_capability <= capability <= newest:
+        return None
+    if capability < _HOPPER:
+        return Broken(f"precision={precision.name} on {spec.gpu.name}, which has no fp8", "Use precision=bf16.")
+    usable = "mxfp8 or fp8_current" if capability >= _BLACKWELL else "fp8_current, fp8_delayed or fp8_blockwise"
+    return Broken(
+        f"precision={precision.name} on {spec.gpu.name} (compute capability {capability / 10:.1f})",
+        f"Use precision={usable}.",
+    )
+
+
+@rule(
+    "fp8-dimensions",
+    says="fp8 GEMMs have dimensions that are multiples of 16 (32 for mxfp8, 128 blocks for blockwise)",
+    why="the scaled tiles must be whole",
+    source="Transformer Engine assert_dim_for_fp8_exec",
+    phase=Phase.step,
+)
+def _fp8_dimensions(spec: Spec) -> Broken | None:
+    precision, model, layout = spec.precision, spec.model, spec.layout
+    if precision.gemm not in ("fp8", "fp4"):
+        return None
+    unit = {"mxfp8": 32, "nvfp4": 32}.get(precision.fp8_recipe, 16)
+    rows = spec.seq_length * layout.mbs // layout.cp // (layout.tp if layout.sequence_parallel else 1)
+    sizes = {"hidden size": model.hidden_size, "tokens of a rank": rows}
+    if model.has_dense_layers:
+        sizes["feed-forward channels of a rank"] = model.ffn_hidden_size // layout.tp
+    if model.is_moe:
+        sizes["expert channels of a rank"] = model.moe_ffn_hidden_size // layout.expert_tp
+    for name, size in sizes.items():
+        if size % unit:
+            return Broken(
+                f"precision={precision.name}: {name} = {size} is not a multiple of {unit}",
+                "Use precision=bf16, or a smaller layout.tp or layout.cp.",
+            )
+    return None
+
+
+@rule(
+    "fp8-param-gather",
+    says="gathering fp8 parameters needs the distributed optimizer or FSDP",
+    why="only they hold the fp32 master weights from which fp8 weights are cast",
+    source="NVIDIA Megatron-LM issue 2272 and arguments.py",
+    phase=Phase.step,
+)
+def _fp8_param_gather(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    if spec.precision.fp8_param_gather and not layout.distributed_optimizer and layout.fsdp is Fsdp.none:
+        return Broken(
+            f"precision={spec.precision.name} gathers fp8 parameters and layout.distributed_optimizer=false",
+            "Leave layout.distributed_optimizer on, or use precision.fp8_param_gather=false.",
+        )
+    return None
+
+
+@rule(
+    "bf16-layers",
+    says="the layers kept in bf16 fit on a stage",
+    why="they are counted from a stage's ends",
+    source=MCORE + "TransformerConfig.__post_init__",
+)
+def _bf16_layers(spec: Spec) -> Broken | None:
+    precision = spec.precision
+    per_stage = spec.model.num_layers // spec.layout.pp
+    kept = max(precision.num_layers_at_start_in_bf16, precision.num_layers_at_end_in_bf16)
+    if precision.gemm == "fp8" and precision.first_last_layers_bf16 and kept > per_stage:
+        return Broken(f"{kept} layers in bf16 with {per_stage} layers a stage", "Use a smaller layout.pp.")
+    return None
+
+
+@rule(
+    "nvfp4",
+    says="nvfp4 can be planned, not trained",
+    why="NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
+    source="NeMo 2.7.3 recipes.precision",
+    severity=Severity.advice,
+)
+def _nvfp4(spec: Spec) -> Broken | None:
+    if spec.precision.gemm == "fp4":
+        return Broken("precision=nvfp4 is planned only", "Train with precision=mxfp8.")
+    return None
