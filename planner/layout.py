@@ -1,8 +1,8 @@
 """The sizes of a layout, enumerated once: in words, as overrides, as values and as a cache key. Imports configs only.
 
 TP, PP and CP are the tensor-, pipeline- and context-parallel sizes; VPP counts the model chunks of a pipeline rank; EP
-and ETP split the experts; DP is the number of data-parallel ranks; MBS and GBS are the sequences of a micro-batch and of
-the global batch.
+and ETP split the experts; DP is the number of data-parallel ranks; MBS and GBS are the sequences of a micro-batch and
+of the global batch.
 """
 
 from __future__ import annotations

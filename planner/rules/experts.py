@@ -42,8 +42,8 @@ def _moe_tp_needs_sp(spec: Spec) -> Broken | None:
 @rule(
     "ep1-etp",
     says="without expert parallelism, ETP equals TP",
-    why="with EP=1 the experts' gradients are reduced like dense ones, not over the tensor ranks that then hold copies, "
-    "and the copies diverge",
+    why="with EP=1 the experts' gradients are reduced like dense ones, not over the tensor ranks that then hold "
+    "copies, and the copies diverge",
     source=MCORE + "moe.experts (allreduce = EP > 1); tests/rehearsal/test_defects.py",
     phase=Phase.step,
 )

@@ -44,8 +44,8 @@ def _recompute_modules(spec: Spec) -> Broken | None:
     "recompute-nothing",
     says="every recomputed module frees memory",
     why="fused attention keeps one number for each query and head in addition to its output, and a norm that is fused "
-    "with its linear layer is not recomputed: Llama 3 70B takes 55.6 GB both with mlp and with mlp and core_attn, which "
-    "is 1.1 % slower, and runs out of memory with core_attn and layernorm",
+    "with its linear layer is not recomputed: Llama 3 70B takes 55.6 GB both with mlp and with mlp and core_attn, "
+    "which is 1.1 % slower, and runs out of memory with core_attn and layernorm",
     source=MCORE + "attention.Attention._checkpointed_attention_forward, TransformerLayer.__init__; "
     "Megatron-Bridge, notes on activation recompute",
     severity=Severity.advice,
