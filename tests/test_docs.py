@@ -114,3 +114,13 @@ def test_the_files_that_are_named_exist() -> None:
         for path in re.findall(rf"`((?:{'|'.join(tracked)})/[\w./-]*)`", page.read_text()):
             if not re.search(r"[A-Z]{3}", path):
                 assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_the_figures_that_the_readme_quotes_are_those_of_the_accuracy_report() -> None:
+    report, readme = (ROOT / "docs" / "accuracy.md").read_text(), (ROOT / "README.md").read_text()
+    quoted = re.findall(r"^\| ((?:H100|Blackwell), \w+) \| (.*) \|$", readme, re.M)
+    assert len(quoted) == 4
+    for kind, figures in quoted:
+        assert f"| NVIDIA's rows, {kind} | {figures} |" in report, kind
+    for gpu, error in (("h100", "2.2"), ("a100", "3.3")):
+        assert re.search(rf"^\| {gpu} \| \d+ \| [^|]* \| {error}% \|", report, re.M) and f"{error} %" in readme
