@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,17 +30,17 @@ def pages() -> dict[str, str]:
 
 
 def cell(text: str) -> str:
-    """Text as it can stand in a cell of a Markdown table."""
-    return (
-        html.escape(" ".join(text.split()), quote=False)
-        .replace("|", "&#124;")
-        .replace("[", "&#91;")
-        .replace("*", "&#42;")
-    )
+    """Plain text that can stand in a Markdown table: nothing in it is markup."""
+    parts = re.split(r"``(.+?)``", " ".join(text.split()))  # every second part is code
+    return "".join(code(part) if i % 2 else _plain(part) for i, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[|\[\]*_`]", lambda match: f"&#{ord(match[0])};", html.escape(text, quote=False))
 
 
 def code(text: str) -> str:
-    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if text else ""
+    return f"<code>{_plain(text)}</code>" if text else ""
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -93,7 +94,7 @@ def _command(command: Any, name: str, parent: Any, level: int) -> list[str]:
 def keys() -> str:
     """Every key of a recipe, and every key of the files that describe a model, a GPU or a cluster."""
     try:
-        from slipway.configs import describe
+        from slipway.configs.describe import describe_groups
     except ImportError:  # until the schema documents itself
         return "# Keys\n\n`slipway show NAME` prints every key of a recipe.\n\n## model\n\n## cluster\n"
 
@@ -105,7 +106,7 @@ def keys() -> str:
         "a file of that group: `gpu=h200`. In the factories for the `nemo` command, the most common keys have short "
         "names, for example `tp=2`.",
     ]
-    for group in describe.describe_groups():
+    for group in describe_groups():
         out.append(f"## {group.group or 'The run itself'}")
         if group.description:
             out.append(cell(group.description))
@@ -150,8 +151,37 @@ def rules() -> str:
     return "\n\n".join([*out, *(_rule(rule) for rule in RULES)]) + "\n"
 
 
+# What happens without the rule, by the phase in which the training stack would object.
+PHASES = {
+    "build": "NeMo or Megatron-Core refuses to build the model or its process groups.",
+    "step": "Training fails in the first step, or goes on with wrong gradients.",
+    "never": "NeMo builds a different model without an error.",
+}
+
+
 def _rule(rule: Any) -> str:
-    return f"### {rule.id}\n\n{cell(rule.says)}\n\n*Why:* {cell(rule.why)}\n\n*Source:* {cell(rule.source)}"
+    if not hasattr(rule, "severity"):
+        return (
+            f"### {rule.id}\n\n{_sentence(rule.says)}\n\n*Why:* {_sentence(rule.why)}\n\n*Source:* {cell(rule.source)}"
+        )
+    advice = rule.severity.value == "advice"
+    effect = "Advice only: the run is legal, and `check` prints a warning." if advice else PHASES[rule.phase.value]
+    return "\n\n".join(
+        [
+            f"### {rule.id}",
+            f"{_sentence(rule.says)}",
+            f"*Why:* {_sentence(rule.why)}",
+            f"*If broken:* {effect}",
+            f"*Source:* {cell(rule.source)}",
+        ]
+    )
+
+
+def _sentence(text: str) -> str:
+    """Text with a capital letter and a full stop; a first word such as `pp` in code style stays as it is."""
+    text = text.strip()
+    start = text if re.match(r"[a-z]+[_=\d]", text) else text[:1].upper() + text[1:]
+    return cell(start) + ("" if start.endswith((".", "?")) else ".")
 
 
 # Recipes
