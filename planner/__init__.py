@@ -1,12 +1,14 @@
 """Will it fit, is it legal, how fast will it be. Pure Python and NumPy; imports configs, never torch or NeMo."""
 
+from slipway.planner.check import Verdict, check
+from slipway.planner.choose import choose_layout, complete, nearest_good
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.memory import memory
 from slipway.planner.parameters import parameters
 from slipway.planner.rules import RULES, Violation, is_legal, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, plan_precisions, why_slower
 from slipway.planner.time.step import step_time
-from slipway.planner.verdict import Verdict, as_json, check, choose_layout, complete, layout_json, nearest_good
+from slipway.planner.to_json import as_json, layout_json
 
 __all__ = [
     "RULES",

@@ -6,8 +6,8 @@ import pytest
 
 from slipway import configs
 from slipway.configs import Spec
+from slipway.planner.choose import split_layers
 from slipway.planner.parameters import parameters, stage_shards
-from slipway.planner.verdict import split_layers
 
 # published totals: the models' cards and papers
 TOTALS = {

@@ -1,0 +1,102 @@
+"""The layout of a recipe: the one that was given, else a published one, else the planner's fastest that fits."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from dataclasses import replace
+
+from slipway.configs import Fsdp, Recompute, Refusal, Resolved, Spec
+from slipway.configs.load import ROOT
+from slipway.planner.layout import PARALLEL, with_sizes
+from slipway.planner.memory import memory
+from slipway.planner.rules import is_legal
+from slipway.planner.search import Candidate, plan
+
+
+@functools.cache
+def _published() -> list[dict[str, str]]:
+    path = ROOT / "layout" / "published.csv"
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def published_layout(spec: Spec) -> Spec | None:
+    """``spec`` with the fastest published layout of its model, GPU, count and precision that is legal here and fits."""
+    best: tuple[float, Spec] | None = None
+    for row in _published():
+        if (row["model"], row["gpu"], row["precision"]) != (spec.model.name, spec.gpu.name, spec.precision.name):
+            continue
+        if int(row["gpus"]) != spec.gpus or int(row["seq_length"]) != spec.seq_length:
+            continue
+        layout = replace(
+            with_sizes(spec.layout, {name: row[name] for name in (*PARALLEL, "mbs")}),
+            fsdp=Fsdp(row["fsdp"]),
+            recompute=Recompute(row["recompute"]),
+            source=row["source"],
+        )
+        trial = split_layers(replace(spec, layout=layout))
+        rate = float(row["tokens_per_s_per_gpu"])
+        if is_legal(trial) and memory(trial).fits and (best is None or rate > best[0]):
+            best = (rate, trial)
+    return best[1] if best else None
+
+
+def split_layers(spec: Spec) -> Spec:
+    """Split layers that do not divide, where ``layout.split_unevenly`` allows it.
+
+    The embedding and the loss are counted as layers if that makes the stages even; otherwise the last stage is shorter.
+    """
+    layout, layers = spec.layout, spec.model.num_layers
+    chosen = layout.account_for_embedding or layout.account_for_loss
+    chosen = chosen or bool(layout.num_layers_in_first_pipeline_stage or layout.num_layers_in_last_pipeline_stage)
+    if not layout.split_unevenly or chosen or layers % (layout.pp * layout.vpp) == 0:
+        return spec
+    if (layers + 2) % (layout.pp * layout.vpp) == 0:
+        return replace(spec, layout=replace(layout, account_for_embedding=True, account_for_loss=True))
+    each = -(-layers // layout.pp)
+    last = layers - each * (layout.pp - 1)
+    if last > 0 and each % layout.vpp == 0 and last % layout.vpp == 0:
+        return replace(spec, layout=replace(layout, num_layers_in_last_pipeline_stage=last))
+    return spec
+
+
+def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
+    """The resolved recipe with a layout, and who chose it."""
+    spec = resolved.spec
+    if resolved.layout_given:
+        return split_layers(spec), "given"
+    published = published_layout(spec)
+    if published is not None:
+        return published, f"published: {published.layout.source}"
+    return plan(spec, top=1).candidates[0].spec, "the planner's fastest that fits"
+
+
+def complete(resolved: Resolved) -> Spec:
+    """The resolved recipe with a layout."""
+    return choose_layout(resolved)[0]
+
+
+_NEAREST_OF = 64  # fastest layouts among which the nearest is looked for
+_FSDP_DISTANCE = 2  # switching FSDP changes as much as two doublings of a size
+
+
+def nearest_good(spec: Spec) -> Candidate | None:
+    """The legal layout that fits and differs least from the one of ``spec``; of several, the fastest.
+
+    A doubling of one size counts 1, another recompute 1, FSDP 2. None where no legal layout fits.
+    """
+    try:
+        candidates = plan(spec, top=_NEAREST_OF).candidates
+    except Refusal:
+        return None
+
+    def distance(candidate: Candidate) -> tuple[float, float]:
+        given, found = spec.layout, candidate.layout
+        names = [name for name in (*PARALLEL, "mbs") if name != "etp"]  # 0 follows TP
+        doublings = sum(abs(math.log2(getattr(given, name) / getattr(found, name))) for name in names)
+        switched = (given.recompute is not found.recompute) + _FSDP_DISTANCE * (given.fsdp is not found.fsdp)
+        return doublings + switched, candidate.time.step_time_s
+
+    return min(candidates, key=distance)
