@@ -105,27 +105,59 @@ def _groups(spec: Spec) -> Iterator[Layout]:
 
 
 def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
-    """The pipelines that ``group`` may have, legal as far as layers and GPUs go."""
-    layers, lay = spec.model.num_layers, group
-    room = spec.gpus // (lay.tp * lay.cp) if spec.gpus % (lay.tp * lay.cp) == 0 else 0
-    if not room:
+    """The pipelines that ``group`` may have: legal as far as layers, GPUs and the batch go."""
+    if spec.gpus % (group.tp * group.cp):
         return
-    if lay.fsdp is Fsdp.megatron:
-        yield lay
+    ranks = spec.gpus // (group.tp * group.cp)  # for pipeline stages and data parallelism
+    if group.fsdp is Fsdp.megatron:
+        if _micro_batches(spec, group, ranks, 1):
+            yield group
         return
+    layers = spec.model.num_layers
     for embedding, loss in ((False, False), (True, True)):
         slots = layers + embedding + loss
-        for pp in divisors(slots, room):
-            if room % pp or (pp == 1 and embedding):
+        for pp in divisors(slots, ranks):
+            if pp == 1 and embedding:
                 continue
-            for vpp in divisors(slots // pp) if pp > 1 else [1]:
-                yield replace(lay, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
-    for pp in divisors(room, layers):  # where the layers go neither way, the last stage is shorter
+            micro_batches = _micro_batches(spec, group, ranks, pp)
+            for vpp in _interleavings(slots // pp, pp, micro_batches):
+                yield replace(group, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
+    for pp in divisors(ranks, layers):  # where neither of these divides, the last stage is shorter
         each = -(-layers // pp)
         last = layers - each * (pp - 1)
         if layers % pp and (layers + 2) % pp and last > 0:
-            for vpp in divisors(math.gcd(each, last)):
-                yield replace(lay, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
+            micro_batches = _micro_batches(spec, group, ranks, pp)
+            for vpp in _interleavings(math.gcd(each, last), pp, micro_batches):
+                yield replace(group, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
+
+
+def _micro_batches(spec: Spec, group: Layout, ranks: int, pp: int) -> int:
+    """Micro-batches of each of the ``ranks // pp`` data-parallel ranks; 0 where ranks, experts or batch do not divide."""
+    if ranks % pp or spec.gpus % (group.expert_tp * group.ep * pp):
+        return 0
+    sequences = group.mbs * (ranks // pp)
+    return 0 if group.gbs % sequences else group.gbs // sequences
+
+
+def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
+    """The VPP sizes of stages of ``layers`` layers: the schedule needs a multiple of PP micro-batches for any above 1."""
+    if not micro_batches:
+        return []
+    return [1] if pp == 1 or micro_batches % pp else divisors(layers)
+
+
+# What the seconds of a layer depend on: FSDP, for one, is free to differ.
+_LAYER_SPLIT = ("tp", "cp", "ep", "etp", "mbs", "recompute", "recompute_modules")
+
+
+def _bounded_groups(spec: Spec) -> Iterator[tuple[float, Layout]]:
+    """Every group with its bound, which groups that split a layer alike share."""
+    bounds: dict[tuple[object, ...], float] = {}
+    for group in _groups(spec):
+        split = key(group, _LAYER_SPLIT)
+        if split not in bounds:
+            bounds[split] = _bound(spec, group)
+        yield bounds[split], group
 
 
 def _bound(spec: Spec, group: Layout) -> float:
@@ -159,7 +191,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
     """
     order = itertools.count()
     queue: list[tuple[float, int, Layout | Spec | Candidate]] = [
-        (_bound(spec, g), next(order), g) for g in _groups(spec)
+        (bound, next(order), group) for bound, group in _bounded_groups(spec)
     ]
     heapq.heapify(queue)
     best: list[Candidate] = []
@@ -181,8 +213,11 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
                     continue
                 heapq.heappush(queue, (step_time_bound(trial), next(order), trial))
         else:
-            held = memory(item)
             considered += 1
+            if _static_key(item.layout) in too_large:
+                did_not_fit += 1
+                continue
+            held = memory(item)
             if has_room(item, held, expert_load):
                 time = step_time(item)
                 heapq.heappush(queue, (time.step_time_s, next(order), Candidate(item, time, held)))
