@@ -6,6 +6,9 @@ from slipway.configs import Fsdp, Spec
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
 
 _HOPPER, _BLACKWELL = 90, 100  # compute capabilities
+_CUBLAS_ALIGNMENT = 16  # elements; of the leading dimensions of an fp8 GEMM
+_SCALED_BLOCK = 32  # elements that share a scale in mxfp8; the multiple that Transformer Engine also asks of nvfp4
+_GATHERED_BLOCK = 128  # elements on a side of the blocks in which blockwise inputs are all-gathered
 
 
 @rule(
@@ -31,16 +34,22 @@ def _precision_gpu(spec: Spec) -> Broken | None:
 
 @rule(
     "fp8-dimensions",
-    says="fp8 GEMMs have dimensions that are multiples of 16 (32 for mxfp8, 128 blocks for blockwise)",
-    why="the scaled tiles must be whole",
-    source="Transformer Engine assert_dim_for_fp8_exec",
+    says="dimensions of fp8 GEMMs are multiples of 16, and of 32 for mxfp8 and nvfp4; with fp8_blockwise and sequence "
+    "parallelism the hidden size and the tokens of a rank are multiples of 128",
+    why="cuBLAS needs leading dimensions that are multiples of 16, an mxfp8 scale covers 32 elements, and the fp8 "
+    "all-gather of blockwise inputs needs whole blocks of 128 (without an all-gather, the scales of a partial block are "
+    "padded)",
+    source="Transformer Engine 2.11 pytorch.utils.assert_dim_for_fp8_exec and assert_dim_for_all_gather, "
+    "tensor.mxfp8_tensor.MXFP8Quantizer.make_empty, tensor.float8_blockwise_tensor.Float8BlockQuantizer.is_quantizable; "
+    "common/gemm cuBLAS checks",
     phase=Phase.step,
 )
 def _fp8_dimensions(spec: Spec) -> Broken | None:
     precision, model, layout = spec.precision, spec.model, spec.layout
     if precision.gemm not in ("fp8", "fp4"):
         return None
-    unit = {"mxfp8": 32, "nvfp4": 32}.get(precision.fp8_recipe, 16)
+    unit = _SCALED_BLOCK if precision.fp8_recipe in ("mxfp8", "nvfp4") else _CUBLAS_ALIGNMENT
+    gathered = _GATHERED_BLOCK if precision.fp8_recipe == "blockwise" and layout.sequence_parallel else unit
     rows = spec.seq_length * layout.mbs // layout.cp // (layout.tp if layout.sequence_parallel else 1)
     sizes = {"hidden size": model.hidden_size, "tokens of a rank": rows}
     if model.has_dense_layers:
@@ -48,9 +57,10 @@ def _fp8_dimensions(spec: Spec) -> Broken | None:
     if model.is_moe:
         sizes["expert channels of a rank"] = model.moe_ffn_hidden_size // layout.expert_tp
     for name, size in sizes.items():
-        if size % unit:
+        multiple = gathered if name in ("hidden size", "tokens of a rank") else unit
+        if size % multiple:
             return Broken(
-                f"precision={precision.name}: {name} = {size} is not a multiple of {unit}",
+                f"precision={precision.name}: {name} = {size} is not a multiple of {multiple}",
                 "Use precision=bf16, or a smaller layout.tp or layout.cp.",
             )
     return None

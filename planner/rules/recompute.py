@@ -66,6 +66,29 @@ def _recompute_nothing(spec: Spec) -> Broken | None:
 
 
 @rule(
+    "recompute-shared-experts",
+    says="recompute of shared_experts is not priced",
+    why="Megatron-Core checkpoints the shared experts as a whole, which frees their activations and runs their forward "
+    "pass again; the planner counts neither. A model without shared experts has nothing to recompute",
+    source=MCORE + "moe.moe_layer.MoELayer.shared_experts_compute",
+    severity=Severity.advice,
+)
+def _recompute_shared_experts(spec: Spec) -> Broken | None:
+    layout, model = spec.layout, spec.model
+    if layout.recompute is not Recompute.selective or "shared_experts" not in layout.recompute_modules:
+        return None
+    if not model.moe_shared_expert_intermediate_size:
+        return Broken(
+            f"layout.recompute_modules has shared_experts, and {model.name} has no shared experts", "Leave it out."
+        )
+    return Broken(
+        "layout.recompute_modules has shared_experts, which check does not price: the run needs less memory and takes "
+        "longer than predicted",
+        "Leave it out, or read the prediction as an upper bound of memory and a lower bound of time.",
+    )
+
+
+@rule(
     "recompute-full",
     says="full recompute has a method, and a number of layers within a stage",
     why="either uniform groups of layers or the first layers of a stage are recomputed",

@@ -186,6 +186,16 @@ def test_every_rule_says_what_why_and_where_from() -> None:
             "gpus=8 layout.recompute=selective layout.recompute_modules=[mlp,layernorm]",
             "recompute-nothing",
         ),
+        (
+            "deepseek_v3",
+            "layout.recompute=selective layout.recompute_modules=[shared_experts]",
+            "recompute-shared-experts",
+        ),
+        (
+            "mixtral_8x7b",
+            "gpus=64 layout.ep=8 layout.recompute=selective layout.recompute_modules=[shared_experts]",
+            "recompute-shared-experts",
+        ),
     ],
 )
 def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:
@@ -202,9 +212,26 @@ def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, override
         ("llama32_1b", "gpus=8 layout.pp=2 model.mtp_num_layers=1", "mtp-tied-pp"),
         ("deepseek_v3", "layout.recompute=full layout.recompute_num_layers=2", "mtp-recompute"),
         ("mixtral_8x7b", "gpus=8 layout.tp=2 layout.etp=1", "ep1-etp"),
+        ("llama3_8b", "precision=fp8_blockwise layout.tp=8 layout.seq_length=1536", "fp8-dimensions"),
         ("llama3_8b", "gpus=8 layout.fsdp=megatron layout.distributed_optimizer=false", "fsdp-optimizer"),
     ],
 )
 def test_what_fails_in_the_first_step_or_later_is_refused_before(name: str, overrides: str, rule: str) -> None:
     given = configs.load(name, ["layout.tp=1", *overrides.split()]).spec
     assert rule in {v.rule for v in violations(given)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "tp", "tokens", "legal"),
+    [
+        ("fp8_current", 1, 1544, False),  # 8 more than a multiple of 16
+        ("fp8_current", 1, 1552, True),
+        ("fp8_blockwise", 1, 1552, True),  # the scales of a partial block are padded
+        ("fp8_blockwise", 8, 1536, False),  # 192 tokens of a rank are gathered in blocks of 128
+        ("fp8_blockwise", 8, 2048, True),
+    ],
+)
+def test_fp8_dimensions_are_those_of_transformer_engine(precision: str, tp: int, tokens: int, legal: bool) -> None:
+    keys = [f"precision={precision}", f"layout.tp={tp}", f"layout.seq_length={tokens}"]
+    found = {v.rule for v in violations(configs.load("llama3_8b", keys).spec)}
+    assert ("fp8-dimensions" not in found) is legal
