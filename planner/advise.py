@@ -6,6 +6,7 @@ Each technique is judged by taking it away from the best layout, or by adding it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from slipway.configs import Fsdp, Recompute, Spec
 from slipway.planner.memory import expert_load_that_fits, has_room, memory
@@ -25,30 +26,120 @@ class Advice:
     seconds: float | None
 
 
-def _compare(best: Candidate, other: Spec) -> tuple[float, float] | None:
-    """What ``best`` saves over ``other``: GiB of the peak, seconds of the step."""
-    if not is_legal(other):
-        return None
-    return memory(other).peak_gib - best.memory.peak_gib, step_time(other).step_time_s - best.time.step_time_s
+@dataclass(frozen=True)
+class _Technique:
+    """Judge a technique by the layout without it (if it is in use) or with it (if it is not)."""
+
+    name: str
+    used: bool
+    other: dict[str, Any] | None  # the fields of the layout that change; None: there is nothing to compare with
+    absent: str  # why there is no comparison
 
 
-def _judge(technique: str, used: bool, best: Candidate, other: Spec | None, absent: str) -> Advice:
+_EVEN = {"account_for_embedding": False, "account_for_loss": False}
+
+
+def _sharding(spec: Spec) -> list[_Technique]:
+    """Data parallelism and the sharding of states over its ranks."""
+    layout, dp = spec.layout, spec.dp
+    fsdp = layout.fsdp is Fsdp.megatron
+    copies = f"{dp} copies of the model share the batch of {layout.gbs}" if dp > 1 else "the model takes every GPU"
+    return [
+        _Technique("DDP (data parallelism)", dp > 1, None, copies),
+        _Technique(
+            "ZeRO-1 (distributed optimizer)",
+            layout.distributed_optimizer,
+            {"distributed_optimizer": False, "fsdp": Fsdp.none},
+            "one data-parallel rank has nothing to shard",
+        ),
+        _Technique(
+            "ZeRO-3 (Megatron-FSDP)",
+            fsdp,
+            {"fsdp": Fsdp.none if fsdp else Fsdp.megatron} if layout.pp == 1 else None,
+            "the layout is pipelined, and FSDP would gather the weights again for every micro-batch",
+        ),
+    ]
+
+
+def _parallelism(spec: Spec) -> list[_Technique]:
+    """What splits one copy of the model over ranks."""
+    layout = spec.layout
+    tp, pp, vpp, cp, ep = layout.tp, layout.pp, layout.vpp, layout.cp, layout.ep
+    return [
+        _Technique(
+            "TP (tensor parallelism)",
+            tp > 1,
+            {"tp": 1, "sp": None} if tp > 1 else {"tp": 2},
+            "no other tensor size is legal here",
+        ),
+        _Technique(
+            "SP (sequence parallelism)",
+            layout.sequence_parallel,
+            {"sp": False} if tp > 1 else None,
+            "needs tensor parallelism" if tp == 1 else "experts with TP require it",
+        ),
+        _Technique(
+            "PP (pipeline parallelism)",
+            pp > 1,
+            {"pp": 1, "vpp": 1, **_EVEN} if pp > 1 else {"pp": 2},
+            "no other pipeline is legal with this batch",
+        ),
+        _Technique(
+            "VPP (interleaving)",
+            vpp > 1,
+            {"vpp": 1} if vpp > 1 else None,
+            "needs pipeline parallelism" if pp == 1 else "no interleaving is legal here",
+        ),
+        _Technique(
+            "CP (context parallelism)", cp > 1, {"cp": 1 if cp > 1 else 2}, "no other context size is legal here"
+        ),
+        _Technique(
+            "EP (expert parallelism)",
+            spec.model.is_moe and ep > 1,
+            {"ep": 1 if ep > 1 else 2} if spec.model.is_moe else None,
+            "no other expert size is legal here" if spec.model.is_moe else f"{spec.model.name} has no experts",
+        ),
+    ]
+
+
+def _memory_savers(spec: Spec) -> list[_Technique]:
+    layout = spec.layout
+    used = layout.recompute is not Recompute.none
+    return [
+        _Technique(
+            f"recompute ({layout.recompute.value})",
+            used,
+            {"recompute": Recompute.none, "recompute_modules": []} if used else {"recompute": Recompute.full},
+            "not legal with the rest",
+        ),
+        _Technique(
+            "optimizer offload",
+            layout.optimizer_cpu_offload,
+            {"optimizer_cpu_offload": True},
+            "not legal with the rest",
+        ),
+    ]
+
+
+def _judge(technique: _Technique, best: Candidate) -> Advice:
     """Judge a technique by the layout in which it is taken away (if used) or added (if not)."""
-    delta = _compare(best, other) if other is not None else None
-    if delta is None:
-        return Advice(technique, used, absent, None, None)
-    gib, seconds = delta
-    assert other is not None
-    held = memory(other)
-    if used:
-        why = f"without it the step takes {seconds:+.2f} s and {gib:+.1f} GiB"
-        if not held.fits:
-            why = "without it the run does not fit"
-        elif not has_room(other, held):
-            why = f"without it experts fit only up to {expert_load_that_fits(other):.2f} times an even load"
-        return Advice(technique, True, why, gib, seconds)
-    why = f"it would cost {seconds:+.2f} s and change memory by {gib:+.1f} GiB; the run fits without"
-    return Advice(technique, False, why, -gib, -seconds)
+    other = None
+    if technique.other is not None:
+        other = replace(best.spec, layout=replace(best.layout, **technique.other))
+    if other is None or not is_legal(other):
+        return Advice(technique.name, technique.used, technique.absent, None, None)
+    needed = memory(other)
+    gib = needed.peak_gib - best.memory.peak_gib
+    seconds = step_time(other).step_time_s - best.time.step_time_s
+    if not technique.used:
+        why = f"it would cost {seconds:+.2f} s and change memory by {gib:+.1f} GiB; the run fits without"
+        return Advice(technique.name, False, why, -gib, -seconds)
+    why = f"without it the step takes {seconds:+.2f} s and {gib:+.1f} GiB"
+    if not needed.fits:
+        why = "without it the run does not fit"
+    elif not has_room(other, needed):
+        why = f"without it experts fit only up to {expert_load_that_fits(other):.2f} times an even load"
+    return Advice(technique.name, True, why, gib, seconds)
 
 
 def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
@@ -58,95 +149,5 @@ def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
         Refusal: nothing fits.
     """
     best = plan(spec, top=1).candidates[0]
-    lay, model = best.layout, spec.model
-
-    def variant(**changes: object) -> Spec | None:
-        trial = replace(best.spec, layout=replace(lay, **changes))  # type: ignore[arg-type]
-        return trial if is_legal(trial) else None
-
-    out = [
-        _judge(
-            "DDP (data parallelism)",
-            best.spec.dp > 1,
-            best,
-            None,
-            f"{best.spec.dp} copies of the model share the batch of {lay.gbs}"
-            if best.spec.dp > 1
-            else "the model takes every GPU",
-        ),
-        _judge(
-            "ZeRO-1 (distributed optimizer)",
-            lay.distributed_optimizer,
-            best,
-            variant(distributed_optimizer=False, fsdp=Fsdp.none),
-            "one data-parallel rank has nothing to shard",
-        ),
-        _judge(
-            "ZeRO-3 (Megatron-FSDP)",
-            lay.fsdp is Fsdp.megatron,
-            best,
-            variant(fsdp=Fsdp.none if lay.fsdp is Fsdp.megatron else Fsdp.megatron) if lay.pp == 1 else None,
-            "the layout is pipelined, and FSDP would gather the weights again for every micro-batch",
-        ),
-    ]
-    tp_other = variant(tp=1, sp=None) if lay.tp > 1 else variant(tp=2)
-    out.append(_judge("TP (tensor parallelism)", lay.tp > 1, best, tp_other, "no other tensor size is legal here"))
-    sp_other = variant(sp=False) if lay.tp > 1 else None
-    out.append(
-        _judge(
-            "SP (sequence parallelism)",
-            lay.sequence_parallel,
-            best,
-            sp_other,
-            "needs tensor parallelism" if lay.tp == 1 else "experts with TP require it",
-        )
-    )
-    pp_other = (
-        variant(pp=1, vpp=1, account_for_embedding=False, account_for_loss=False) if lay.pp > 1 else variant(pp=2)
-    )
-    out.append(
-        _judge("PP (pipeline parallelism)", lay.pp > 1, best, pp_other, "no other pipeline is legal with this batch")
-    )
-    out.append(
-        _judge(
-            "VPP (interleaving)",
-            lay.vpp > 1,
-            best,
-            variant(vpp=1) if lay.vpp > 1 else None,
-            "needs pipeline parallelism" if lay.pp == 1 else "no interleaving is legal here",
-        )
-    )
-    out.append(
-        _judge(
-            "CP (context parallelism)",
-            lay.cp > 1,
-            best,
-            variant(cp=1) if lay.cp > 1 else variant(cp=2),
-            "no other context size is legal here",
-        )
-    )
-    if model.is_moe:
-        out.append(
-            _judge(
-                "EP (expert parallelism)",
-                lay.ep > 1,
-                best,
-                variant(ep=1) if lay.ep > 1 else variant(ep=2),
-                "no other expert size is legal here",
-            )
-        )
-    else:
-        out.append(Advice("EP (expert parallelism)", False, f"{model.name} has no experts", None, None))
-    used = lay.recompute is not Recompute.none
-    other = variant(recompute=Recompute.none, recompute_modules=[]) if used else variant(recompute=Recompute.full)
-    out.append(_judge(f"recompute ({lay.recompute.value})", used, best, other, "not legal with the rest"))
-    out.append(
-        _judge(
-            "optimizer offload",
-            lay.optimizer_cpu_offload,
-            best,
-            variant(optimizer_cpu_offload=True),
-            "not legal with the rest",
-        )
-    )
-    return best, out
+    table = _sharding(best.spec) + _parallelism(best.spec) + _memory_savers(best.spec)
+    return best, [_judge(technique, best) for technique in table]

@@ -1,7 +1,7 @@
-"""Search every legal layout of a run and rank those that fit: branch and bound, so that what is left out is proven slower.
+"""Search every legal layout of a run and rank those that fit, by branch and bound: what is left out is proven slower.
 
-The bound of a group of layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute): the busiest stage does at
-least its share of the model's work, whatever PP and VPP are, and nothing runs in negative time.
+A group holds the layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute). Its bound: the busiest
+stage does at least its share of the model's work, whatever PP and VPP are, and no other term is negative.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
             micro_batches = _micro_batches(spec, group, ranks, pp)
             for vpp in _interleavings(slots // pp, pp, micro_batches):
                 yield replace(group, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
-    for pp in divisors(ranks, layers):  # where neither of these divides, the last stage is shorter
+    for pp in divisors(ranks, layers):  # where neither divides, the last stage is shorter
         each = -(-layers // pp)
         last = layers - each * (pp - 1)
         if layers % pp and (layers + 2) % pp and last > 0:
@@ -132,7 +132,7 @@ def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
 
 
 def _micro_batches(spec: Spec, group: Layout, ranks: int, pp: int) -> int:
-    """Micro-batches of each of the ``ranks // pp`` data-parallel ranks; 0 where ranks, experts or batch do not divide."""
+    """Micro-batches of each of the ``ranks // pp`` data-parallel ranks; 0 if ranks, experts or batch do not divide."""
     if ranks % pp or spec.gpus % (group.expert_tp * group.ep * pp):
         return 0
     sequences = group.mbs * (ranks // pp)
@@ -140,7 +140,7 @@ def _micro_batches(spec: Spec, group: Layout, ranks: int, pp: int) -> int:
 
 
 def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
-    """The VPP sizes of stages of ``layers`` layers: the schedule needs a multiple of PP micro-batches for any above 1."""
+    """The VPP sizes of a stage of ``layers`` layers; any above 1 needs a multiple of PP micro-batches."""
     if not micro_batches:
         return []
     return [1] if pp == 1 or micro_batches % pp else divisors(layers)
@@ -176,65 +176,86 @@ def _bound(spec: Spec, group: Layout) -> float:
     return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
 
 
+class _Search:
+    """The queue of one search: groups and layouts by their bounds, costed candidates by their time."""
+
+    def __init__(self, spec: Spec, expert_load: float) -> None:
+        self.spec = spec
+        self.expert_load = expert_load
+        self.considered = self.did_not_fit = self.expanded = 0
+        self.fits_evenly = False  # some layout that has no room for ``expert_load`` fits with an even load
+        self._too_large: set[tuple[object, ...]] = set()  # static keys of weights and states that fill the GPU
+        self._order = itertools.count()
+        self._queue: list[tuple[float, int, Layout | Spec | Candidate]] = [
+            (bound, next(self._order), group) for bound, group in _bounded_groups(spec)
+        ]
+        heapq.heapify(self._queue)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The candidates, fastest first: what is popped first cannot be beaten by anything still in the queue."""
+        while self._queue:
+            _, _, item = heapq.heappop(self._queue)
+            if isinstance(item, Candidate):
+                yield item
+            elif isinstance(item, Layout):
+                self._expand(item)
+            else:
+                self._judge(item)
+
+    def _push(self, seconds: float, item: Spec | Candidate) -> None:
+        heapq.heappush(self._queue, (seconds, next(self._order), item))
+
+    def _expand(self, group: Layout) -> None:
+        """Queue every legal pipeline of a group by its bound."""
+        for layout in _pipelines(self.spec, group):
+            trial = replace(self.spec, layout=layout)
+            if not is_legal(trial):
+                continue
+            self.expanded += 1
+            if _static_key(layout) in self._too_large:
+                self.did_not_fit += 1
+            else:
+                self._push(step_time_bound(trial), trial)
+
+    def _judge(self, trial: Spec) -> None:
+        """Queue a layout as a candidate by its time, if it fits."""
+        self.considered += 1
+        if _static_key(trial.layout) in self._too_large:
+            self.did_not_fit += 1
+            return
+        needed = memory(trial)
+        if has_room(trial, needed, self.expert_load):
+            time = step_time(trial)
+            self._push(time.step_time_s, Candidate(trial, time, needed))
+            return
+        self.fits_evenly |= needed.fits
+        self.did_not_fit += 1
+        if max(stage.static_gib for stage in needed.stages) + needed.outside_gib > needed.capacity_gib:
+            self._too_large.add(_static_key(trial.layout))
+
+
 def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: float = REAL_EXPERT_LOAD) -> Plan:
     """The ``top`` fastest legal layouts of ``spec`` that fit its GPUs: a best-first search.
 
-    The queue holds groups and layouts by their bounds, and costed candidates by their time. What is popped first cannot
-    be beaten by anything still in the queue, so the first ``top`` candidates popped are the answer.
-
     Args:
-        exhaustive: cost every legal layout instead; the answer is the same, as a test shows.
-        expert_load: times an even load that a rank's experts must have room for, unless the layouts that fit have room for an even one only.
+        exhaustive: cost every legal layout; the answer is the same, as a test shows.
+        expert_load: the load, in times an even load, that a rank's experts must have room for. Where no layout has that
+            room, the layouts that have room for an even load are ranked.
 
     Raises:
         Refusal: no legal layout fits.
     """
-    order = itertools.count()
-    queue: list[tuple[float, int, Layout | Spec | Candidate]] = [
-        (bound, next(order), group) for bound, group in _bounded_groups(spec)
-    ]
-    heapq.heapify(queue)
-    best: list[Candidate] = []
-    considered = did_not_fit = expanded = 0
-    fits_evenly = False
-    too_large: set[tuple[object, ...]] = set()
-    while queue and (exhaustive or len(best) < top):
-        _, _, item = heapq.heappop(queue)
-        if isinstance(item, Candidate):
-            best.append(item)
-        elif isinstance(item, Layout):
-            for layout in _pipelines(spec, item):
-                trial = replace(spec, layout=layout)
-                if not is_legal(trial):
-                    continue
-                expanded += 1
-                if _static_key(layout) in too_large:
-                    did_not_fit += 1
-                    continue
-                heapq.heappush(queue, (step_time_bound(trial), next(order), trial))
-        else:
-            considered += 1
-            if _static_key(item.layout) in too_large:
-                did_not_fit += 1
-                continue
-            held = memory(item)
-            if has_room(item, held, expert_load):
-                time = step_time(item)
-                heapq.heappush(queue, (time.step_time_s, next(order), Candidate(item, time, held)))
-                continue
-            fits_evenly |= held.fits
-            did_not_fit += 1
-            if max(s.static_gib for s in held.stages) + held.outside_gib > held.capacity_gib:
-                too_large.add(_static_key(item.layout))
-    if not best and fits_evenly:
+    search = _Search(spec, expert_load)
+    best = list(itertools.islice(search.candidates(), None if exhaustive else top))
+    if not best and search.fits_evenly:
         return plan(spec, top, exhaustive=exhaustive, expert_load=0.0)
     if not best:
         raise Refusal(
-            f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} fits "
-            f"{spec.gpu.usable_memory_gib:.0f} GiB",
+            f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} "
+            f"fits {spec.gpu.usable_memory_gib:.0f} GiB",
             "Use more GPUs, another GPU, or a batch that more ranks can share.",
         )
-    return Plan(best[:top], considered, expanded - considered, did_not_fit)
+    return Plan(best[:top], search.considered, search.expanded - search.considered, search.did_not_fit)
 
 
 def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> Plan:
@@ -261,7 +282,7 @@ _STATIC = (*PARALLEL, "fsdp", "account_for_loss", "num_layers_in_last_pipeline_s
 
 
 def _static_key(lay: Layout) -> tuple[object, ...]:
-    """What weights, gradients and optimizer states depend on: too large once, too large with any micro-batch."""
+    """What the size of weights, gradients and optimizer states depends on; the micro-batch is not part of it."""
     return key(lay, _STATIC)
 
 

@@ -34,14 +34,14 @@ def _precision_gpu(spec: Spec) -> Broken | None:
 
 @rule(
     "fp8-dimensions",
-    says="dimensions of fp8 GEMMs are multiples of 16, and of 32 for mxfp8 and nvfp4; with fp8_blockwise and sequence "
-    "parallelism the hidden size and the tokens of a rank are multiples of 128",
+    says="dimensions of fp8 GEMMs are multiples of 16, and of 32 for mxfp8 and nvfp4; with fp8_blockwise and "
+    "sequence parallelism the hidden size and the tokens of a rank are multiples of 128",
     why="cuBLAS needs leading dimensions that are multiples of 16, an mxfp8 scale covers 32 elements, and the fp8 "
-    "all-gather of blockwise inputs needs whole blocks of 128 (without an all-gather, the scales of a partial block are "
-    "padded)",
+    "all-gather of blockwise inputs needs whole blocks of 128 (without an all-gather, the scales of a partial block "
+    "are padded)",
     source="Transformer Engine 2.11 pytorch.utils.assert_dim_for_fp8_exec and assert_dim_for_all_gather, "
-    "tensor.mxfp8_tensor.MXFP8Quantizer.make_empty, tensor.float8_blockwise_tensor.Float8BlockQuantizer.is_quantizable; "
-    "common/gemm cuBLAS checks",
+    "tensor.mxfp8_tensor.MXFP8Quantizer.make_empty, "
+    "tensor.float8_blockwise_tensor.Float8BlockQuantizer.is_quantizable; common/gemm cuBLAS checks",
     phase=Phase.step,
 )
 def _fp8_dimensions(spec: Spec) -> Broken | None:
