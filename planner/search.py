@@ -25,10 +25,10 @@ from slipway.planner.time.step import (
     embedding_cost,
     layer_cost,
     loss_cost,
-    split_of,
     step_time,
     step_time_bound,
 )
+from slipway.planner.workload import layer_context
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),
@@ -163,15 +163,15 @@ def _bounded_groups(spec: Spec) -> Iterator[tuple[float, Layout]]:
 def _bound(spec: Spec, group: Layout) -> float:
     """Seconds that no pipeline of this group can beat."""
     trial = replace(spec, layout=group)
-    split = split_of(trial, calibration_for(spec))
+    context = layer_context(trial, calibration_for(spec))
     model = spec.model
     work = 0.0
     for kind, count in Counter(layer_kinds(model.shape)).items():
-        cost = layer_cost(split, kind)
+        cost = layer_cost(context, kind)
         work += count * (cost.forward_s + cost.backward_s)
     if spec.precision.first_last_layers_bf16:
         work *= 0.5  # layers kept in bf16 cost more or less than the others: stay safely below
-    for cost in (embedding_cost(split), loss_cost(split)):
+    for cost in (embedding_cost(context), loss_cost(context)):
         work += cost.forward_s + cost.backward_s
     return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
 

@@ -15,7 +15,9 @@ from slipway.planner.flops import model_flops_per_token
 from slipway.planner.memory import in_flight, memory
 from slipway.planner.numerics import Dtype
 from slipway.planner.time.kernels import Device
-from slipway.planner.time.step import layer_cost, split_of, step_time, step_time_bound
+from slipway.planner.time.operations import Term
+from slipway.planner.time.step import layer_cost, step_time, step_time_bound
+from slipway.planner.workload import layer_context
 
 
 def _spec(*overrides: str):  # type: ignore[no-untyped-def]
@@ -218,8 +220,8 @@ def test_a_ring_of_context_ranks_pays_for_adding_up_its_steps() -> None:
     """Each step's output is rescaled into an fp32 sum: with no bytes to send, two ranks of half the work take more than half the time."""
     alone = configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.cp=1"]).spec
     ring = replace(alone, layout=replace(alone.layout, cp=2))
-    costs = [layer_cost(split_of(s, calibration_for(s)), layer_kinds(s.model.shape)[0]) for s in (alone, ring)]
-    whole, half = (c.forward["elementwise"] for c in costs)
+    costs = [layer_cost(layer_context(s, calibration_for(s)), layer_kinds(s.model.shape)[0]) for s in (alone, ring)]
+    whole, half = (c.forward[Term.elementwise] for c in costs)
     assert half > 0.55 * whole
 
 

@@ -1,0 +1,33 @@
+"""Bytes that stay on a rank between steps: parameters, gradients and optimizer states."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from slipway.configs import Fsdp
+from slipway.planner.parameters import Shard
+from slipway.planner.workload import Workload
+
+
+class States(NamedTuple):
+    """Bytes on one rank of one stage."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+
+
+def stage_states(work: Workload, shard: Shard) -> States:
+    """Bytes of a stage whose ranks hold ``shard``, sharded over data-parallel ranks as the layout says."""
+    spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
+    dense_ranks, expert_ranks = max(spec.dp, 1) * lay.cp, spec.expert_dp
+    owned = shard.dense / dense_ranks + shard.expert / expert_ranks
+    sharded_weights = lay.fsdp is not Fsdp.none
+    held = owned if sharded_weights else shard.total
+    updated = owned if sharded_weights or lay.distributed_optimizer else shard.total
+    gradients, optimizer = numerics.gradient_bytes * held, numerics.state_bytes * updated
+    if lay.optimizer_cpu_offload:
+        optimizer = 0.0
+    if spec.task.lora_rank:  # the weights are frozen, and the adapters' own states are under a thousandth
+        gradients = optimizer = 0.0
+    return States(numerics.weight_bytes * held, gradients, optimizer)

@@ -1,0 +1,95 @@
+"""Communication that is no part of one block: tensor-parallel gathers, the data-parallel exchange of gradients and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slipway.configs import Fsdp
+from slipway.planner.numerics import BF16_BYTES, FP32_BYTES
+from slipway.planner.time.kernels import Device
+from slipway.planner.time.links import Link, link
+from slipway.planner.time.operations import Gathers, Group, Module, Operation, Term
+from slipway.planner.workload import LayerContext, Workload
+
+# Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least. Assumed: just
+# above the largest fitted tp_overlap of stacks that switch it on (configs/calibration, 0.69).
+_USER_BUFFER_OVERLAP = 0.7
+# Share of the data-parallel exchange that nothing hides: the last gradient bucket is reduced after the backward pass has
+# ended. Assumed: one bucket of twenty.
+_LAST_BUCKET = 0.05
+# Times that an optimizer step takes longer with its states in host memory, over HBM: assumed; no published run shows it.
+_HOST_OPTIMIZER = 8.0
+# Adam reads the gradient, two moments and the master weight; it writes the last three and the bf16 weight.
+_ADAM_BYTES = 4 * FP32_BYTES + 3 * FP32_BYTES + BF16_BYTES
+_NORM_BYTES = FP32_BYTES  # the gradient's norm reads it
+_OPTIMIZER_KERNELS = 4
+
+
+def tensor_parallel(context: LayerContext, blocks: int) -> Iterator[Operation | Module]:
+    """One gather and one scatter a block and pass with sequence parallelism; all-reduces of the same volume without."""
+    if context.tp == 1:
+        return
+    whole = context.element_bytes * context.tokens * context.model.hidden_size
+    overlap = max(context.calibration.tp_overlap, _USER_BUFFER_OVERLAP if context.tp_comm_overlap else 0.0)
+    # with sequence parallelism the input is gathered again for the weight gradient
+    backward = 3 if context.sequence_parallel and not context.lora_rank else 2
+    group = Group(context.tp, 1)
+    yield Gathers(Term.tensor_parallel, group, whole, 2 * blocks, backward * blocks, overlap, 2 * blocks)
+
+
+@dataclass(frozen=True)
+class DataParallel:
+    """Seconds once a step: of communication that nothing hides, and of the optimizer."""
+
+    exposed: float = 0.0
+    optimizer: float = 0.0
+
+
+def data_parallel(work: Workload, device: Device, window: float) -> DataParallel:
+    """The reduction of gradients, the gathering of parameters, and the optimizer step, on the slowest stage.
+
+    Args:
+        window: seconds of compute under which the communication can hide: one micro-batch's forward and backward.
+    """
+    spec, lay = work.spec, work.spec.layout
+    if spec.task.lora_rank:  # adapters are under a thousandth of the weights
+        return DataParallel()
+    dense_ranks, expert_ranks = max(spec.dp, 1) * lay.cp, spec.expert_dp
+    dense_link = link(device, dense_ranks, lay.tp)
+    expert_link = link(device, expert_ranks, lay.ep * lay.expert_tp)
+    sharded = lay.distributed_optimizer or lay.fsdp is not Fsdp.none
+    exchanged = optimizer = 0.0
+    for shard in set(work.shards):
+        dense, expert = _exchange(work, dense_link, shard.dense), _exchange(work, expert_link, shard.expert)
+        exchanged = max(exchanged, dense + expert)
+        updated = shard.dense / dense_ranks + shard.expert / expert_ranks if sharded else float(shard.total)
+        streamed = updated * _ADAM_BYTES + shard.total / dense_ranks * _NORM_BYTES
+        optimizer = max(optimizer, device.stream(streamed, _OPTIMIZER_KERNELS))
+    if lay.optimizer_cpu_offload:
+        optimizer *= _HOST_OPTIMIZER
+    return DataParallel(_exposed(work, exchanged, window), optimizer)
+
+
+def _exposed(work: Workload, exchanged: float, window: float) -> float:
+    """What is left of ``exchanged`` seconds when compute hides what it can."""
+    lay, cal = work.spec.layout, work.calibration
+    if not cal.overlapped or not lay.overlap_grad_reduce:
+        return exchanged
+    if lay.fsdp is not Fsdp.none:  # each unit's weights are waited for where they are needed, in both passes
+        return exchanged - cal.dp_overlap * min(exchanged, window)
+    return max(exchanged - cal.dp_overlap * window, _LAST_BUCKET * exchanged)
+
+
+def _exchange(work: Workload, ring: Link, count: int) -> float:
+    """Seconds to reduce the gradients of ``count`` parameters, and to gather the parameters where they are sharded."""
+    if not count or ring.size == 1:
+        return 0.0
+    lay, numerics = work.spec.layout, work.context.numerics
+    gradients, weights = count * numerics.reduced_gradient_bytes, count * numerics.gathered_weight_bytes
+    if lay.fsdp is not Fsdp.none:
+        # weights are gathered for the forward and again for the backward pass of every micro-batch
+        return work.num_micro_batches * 2 * ring.gather(weights) + ring.gather(gradients)
+    if lay.distributed_optimizer:
+        return ring.gather(gradients) + ring.gather(weights)
+    return ring.all_reduce(gradients)

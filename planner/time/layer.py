@@ -1,0 +1,182 @@
+"""Seconds of one layer on one rank: its blocks' operations, priced and added up; and of the model's two ends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from slipway.configs import Recompute
+from slipway.configs.schema import FeedForward, LayerKind, Mixer
+from slipway.planner import flops
+from slipway.planner.time.attention import attention
+from slipway.planner.time.communication import tensor_parallel
+from slipway.planner.time.experts import experts
+from slipway.planner.time.kernels import Device
+from slipway.planner.time.mamba import mamba
+from slipway.planner.time.mlp import feed_forward
+from slipway.planner.time.operations import Gathers, Group, Linear, Logits, Module, Operation, Stream, Term
+from slipway.planner.workload import LayerContext
+
+# How sharply a layer is bound by either the CPU or the GPU: from one after the other (1) to the slower one alone (infinity).
+_LAUNCH_SHARPNESS = 3.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a layer's forward and backward pass on one rank, by what they are spent on."""
+
+    forward: dict[Term, float]
+    backward: dict[Term, float]
+    kernels: int = 0  # launched in the forward pass
+
+    @functools.cached_property
+    def forward_s(self) -> float:
+        return sum(self.forward.values())
+
+    @functools.cached_property
+    def backward_s(self) -> float:
+        return sum(self.backward.values())
+
+
+class _Ledger:
+    """Adds up the prices of one layer's operations, by term, and by the modules that recompute can bring back."""
+
+    def __init__(self, context: LayerContext, operations: Iterable[Operation | Module]) -> None:
+        self.context = context
+        self.device = Device(context.gpu, context.calibration)
+        self.forward: dict[Term, float] = {}
+        self.backward: dict[Term, float] = {}
+        self.kernels = 0
+        self.by_module: dict[str, dict[Term, float]] = {}  # forward seconds
+        self._add(operations, ())
+
+    def _add(self, operations: Iterable[Operation | Module], modules: tuple[str, ...]) -> None:
+        for operation in operations:
+            if isinstance(operation, Module):
+                self._add(operation.operations, (*modules, operation.name))
+                continue
+            for term, forward, backward, kernels in operation.price(self.context, self.device):
+                for name in modules:
+                    seconds = self.by_module.setdefault(name, {})
+                    seconds[term] = seconds.get(term, 0.0) + forward
+                self.forward[term] = self.forward.get(term, 0.0) + forward
+                self.backward[term] = self.backward.get(term, 0.0) + backward
+                self.kernels += kernels
+
+    def recompute(self) -> None:
+        """The backward pass runs what the layout recomputes a second time."""
+        context = self.context
+        again: list[dict[Term, float]] = []
+        if context.recompute is Recompute.full:
+            again = [dict(self.forward)]
+        elif context.recompute is Recompute.selective:
+            names = [
+                n for n in context.recompute_modules if not (n == "moe_act" and "moe" in context.recompute_modules)
+            ]
+            again = [self.by_module.get(name, {}) for name in names]
+        for times in again:
+            for term, seconds in times.items():
+                self.backward[term] += seconds
+
+    def wait_for_launches(self, host_s: float) -> None:
+        """Add the time that the GPU waits for the CPU, which spends ``host_s`` beside the launches of a pass.
+
+        The CPU cannot launch kernels as fast as the GPU ends them, throughout a layer or in a part of it.
+        """
+        context = self.context
+        launch = 0.0 if context.cuda_graphs else context.calibration.launch_us * 1e-6
+        for passes, times in ((1, self.forward), (2, self.backward)):
+            host, busy = passes * (self.kernels * launch + host_s), sum(times.values())
+            idle = (host**_LAUNCH_SHARPNESS + busy**_LAUNCH_SHARPNESS) ** (1 / _LAUNCH_SHARPNESS) - busy
+            if idle > 0:
+                times[Term.launch] = times.get(Term.launch, 0.0) + idle
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.forward, self.backward, self.kernels)
+
+
+def _norms_and_residuals(context: LayerContext, kind: LayerKind) -> Iterator[Operation | Module]:
+    parts, h = kind.parts, context.model.hidden_size
+    residual = context.element_bytes * (context.tokens / context.sequence_shards) * h
+    for module, count in (
+        flops.norms(context.model, kind, all_separate=context.calibration.separate_norms)._asdict().items()
+    ):
+        yield Module(module, (Stream(count * 2 * residual, count * 3 * residual, count),))
+    dropout = 1 if context.calibration.dropout else 0  # a mask is written and read
+    yield Stream((parts * 3 + dropout) * residual, (parts * 2 + dropout) * residual, parts)
+
+
+def _operations(context: LayerContext, kind: LayerKind) -> Iterator[Operation | Module]:
+    """Everything that a layer of this kind does, in the order of its forward pass but for the norms."""
+    m, blocks = context.model, int(kind.mixer is not Mixer.none)
+    yield from _norms_and_residuals(context, kind)
+    if kind.mixer is Mixer.attention:
+        yield from attention(context, kind.full_keys)
+    elif kind.mixer is Mixer.mamba:
+        yield from mamba(context)
+    if kind.feed_forward is FeedForward.experts:
+        yield Module("moe", tuple(experts(context)))
+        blocks += bool(m.moe_shared_expert_intermediate_size)
+    elif kind.feed_forward is FeedForward.dense:
+        yield Module("mlp", tuple(feed_forward(context, m.ffn_hidden_size / context.tp)))
+        blocks += 1
+    yield from tensor_parallel(context, blocks)
+
+
+def _host_seconds(context: LayerContext, kind: LayerKind) -> float:
+    """CPU time of one pass of a layer beside its launches: the Python that walks through it, the wait for token counts."""
+    if context.cuda_graphs:
+        return 0.0
+    cal = context.calibration
+    waits = kind.feed_forward is FeedForward.experts and not context.pads_experts
+    return 1e-6 * (cal.layer_host_us * kind.parts / 2 + (cal.moe_host_us if waits else 0.0))
+
+
+@functools.lru_cache(maxsize=8192)
+def layer_cost(context: LayerContext, kind: LayerKind) -> Cost:
+    """One decoder layer of this kind on one rank."""
+    ledger = _Ledger(context, _operations(context, kind))
+    ledger.recompute()
+    ledger.wait_for_launches(_host_seconds(context, kind))
+    return ledger.cost
+
+
+@functools.lru_cache(maxsize=1024)
+def embedding_cost(context: LayerContext) -> Cost:
+    """The lookup of this rank's vocabulary rows, and the scatter to the sequence's shards."""
+    hidden = _hidden_state(context)
+    operations: list[Operation | Module] = [Stream(2 * hidden, 4 * hidden, 2)]
+    if context.tp > 1:
+        operations.append(Gathers(Term.tensor_parallel, Group(context.tp, 1), hidden, 1, 1))
+    return _Ledger(context, operations).cost
+
+
+@functools.lru_cache(maxsize=1024)
+def loss_cost(context: LayerContext) -> Cost:
+    """Final norm, logits (never quantized) and cross-entropy over this rank's vocabulary."""
+    m, tp = context.model, context.tp
+    operations: list[Operation | Module] = [Logits(context.tokens, m.padded_vocab_size(tp) / tp, m.hidden_size)]
+    if tp > 1:
+        operations.append(Gathers(Term.tensor_parallel, Group(tp, 1), _hidden_state(context), 1, 2))
+    return _Ledger(context, operations).cost
+
+
+@functools.lru_cache(maxsize=1024)
+def projection_cost(context: LayerContext) -> Cost:
+    """What stands before a multi-token prediction layer: the next token's embedding, two norms, the projection of both."""
+    h, hidden = context.model.hidden_size, _hidden_state(context)
+    lookup, norms_and_concatenation = (2 * hidden, 4 * hidden), (3 * 2 * hidden, 3 * 3 * hidden)
+    operations: list[Operation | Module] = [
+        Stream(lookup[0] + norms_and_concatenation[0], lookup[1] + norms_and_concatenation[1], 5),
+        Linear(h / context.tp, 2 * h, context.tokens),
+    ]
+    if context.tp > 1:
+        operations.append(Gathers(Term.tensor_parallel, Group(context.tp, 1), hidden, 2, 2))
+    return _Ledger(context, operations).cost
+
+
+def _hidden_state(context: LayerContext) -> float:
+    """Bytes of the hidden state of all tokens of a micro-batch on one context rank."""
+    return context.element_bytes * context.tokens * context.model.hidden_size

@@ -1,0 +1,131 @@
+"""What memory and time both derive from a spec, derived once: the calibration, the chunks, the shards, the layer's context.
+
+The data flows down from here. Nothing below asks the spec again which layers stand on which stage, how a tensor is
+split, or what its elements cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
+from slipway.configs.schema import LayerKind, layer_kinds
+from slipway.planner.calibration import calibration_for
+from slipway.planner.numerics import BF16_BYTES, Numerics, numerics_of
+from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
+from slipway.planner.stages import Chunk, chunks_of
+
+UNFUSED_BACKENDS = ("unfused", "local")  # Megatron-Core's attention backends that write the scores to memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerContext:
+    """Everything that the memory and the time of one layer depend on.
+
+    Layouts that split a layer alike share one context, whatever their pipeline, so that a layer is priced once for all
+    of them.
+    """
+
+    model: Model
+    gpu: Gpu
+    calibration: Calibration
+    numerics: Numerics
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+    mbs: int
+    seq_length: int
+    sequence_parallel: bool
+    keeps_scores: bool  # attention writes its scores to memory and keeps them for the backward pass
+    recompute: Recompute
+    recompute_modules: tuple[str, ...]  # with selective; never empty there
+    tp_comm_overlap: bool
+    cuda_graphs: bool
+    fused_cross_entropy: bool
+    lora_rank: int  # 0: every weight is trained
+    expert_capacity: float  # over an expert's even share of tokens; 0: an expert takes whatever it is sent
+    pads_experts: bool  # every expert is filled up to its capacity
+    sends_once_per_node: bool  # the flex dispatcher sends one copy of a token to a node, however many experts it meets
+
+    def __post_init__(self) -> None:
+        # A context is a cache's key in every layer's price: hashing its model and its calibration anew costs more.
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, f.name) for f in fields(self))))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a micro-batch on one context rank."""
+        return self.mbs * self.seq_length / self.cp
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes of an activation's element, as its kernels read and write it."""
+        return BF16_BYTES
+
+    @property
+    def sequence_shards(self) -> int:
+        """Ranks that share the sequence between tensor-parallel regions."""
+        return self.tp if self.sequence_parallel else 1
+
+
+def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
+    """The context of every layer of ``spec``, but for layers that a quantized run keeps in bf16."""
+    lay = spec.layout
+    modules = tuple(lay.recompute_modules)
+    if lay.recompute is Recompute.selective and not modules:
+        modules = ("core_attn",)  # Megatron-Core's default
+    return LayerContext(
+        model=spec.model,
+        gpu=spec.gpu,
+        calibration=calibration,
+        numerics=numerics_of(spec),
+        tp=lay.tp,
+        cp=lay.cp,
+        ep=lay.ep,
+        etp=lay.expert_tp,
+        mbs=lay.mbs,
+        seq_length=spec.seq_length,
+        sequence_parallel=lay.sequence_parallel,
+        keeps_scores=not calibration.flash_attention or lay.attention_backend in UNFUSED_BACKENDS,
+        recompute=lay.recompute,
+        recompute_modules=modules,
+        tp_comm_overlap=lay.tp_comm_overlap,
+        cuda_graphs=lay.cuda_graphs,
+        fused_cross_entropy=lay.fused_cross_entropy,
+        lora_rank=spec.task.lora_rank,
+        expert_capacity=lay.moe_expert_capacity_factor,
+        pads_experts=lay.moe_pad_expert_input_to_capacity,
+        sends_once_per_node=lay.dispatcher is Dispatcher.flex,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A spec, and what its memory and its time are computed from."""
+
+    spec: Spec
+    calibration: Calibration
+    context: LayerContext
+    kinds: tuple[LayerKind, ...]  # of every decoder layer, from the first
+    chunks: tuple[Chunk, ...]  # in the order in which a micro-batch passes them
+    shards: tuple[Shard, ...]  # parameters of one rank of each stage
+    parameters: ParameterCount
+    num_micro_batches: int
+
+
+def workload_of(spec: Spec, calibration: Calibration | None = None) -> Workload:
+    """Derive the workload of a legal spec, under ``calibration`` or its GPU's own."""
+    calibration = calibration or calibration_for(spec)
+    return Workload(
+        spec=spec,
+        calibration=calibration,
+        context=layer_context(spec, calibration),
+        kinds=layer_kinds(spec.model.shape),
+        chunks=chunks_of(spec) or (),
+        shards=tuple(stage_shards(spec)),
+        parameters=parameters(spec),
+        num_micro_batches=spec.batch.num_micro_batches,
+    )
