@@ -182,7 +182,7 @@ def _shipped(environment: Environment, repository: Path, folder: Path) -> Path:
     """The working directory of a job that ``launch`` submits from ``repository``: NeMo-Run's own packing and extraction."""
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "as tested"]):
         subprocess.run([*GIT, *words], cwd=repository, check=True)
-    folder.mkdir()
+    (folder / "job").mkdir(parents=True)
     job = environment.run("python", "-c", PACKAGE, str(folder), cwd=repository).split()[-1]
     return Path(job) / "code"
 

@@ -49,7 +49,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 ReturnToService=2
-SlurmdTimeout=40
+SlurmdTimeout=25
 MessageTimeout=60
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=100000
@@ -57,7 +57,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 GresTypes=gpu
 JobRequeue=1
-KillWait=30
+KillWait=10
 MinJobAge=3600
 InactiveLimit=0
 EnforcePartLimits=ALL

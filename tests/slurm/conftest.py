@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.slurm.cluster import ACCOUNT, PARTITION, CannotStart, Slurm
+from tests.slurm.forked import slipway
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -88,12 +89,25 @@ class Site:
             "OMP_NUM_THREADS": "1",
         }
 
-    def launch(
-        self, name: str, *words: str, env: dict[str, str] | None = None, timeout: float = 400, **site: Any
+    def slipway(
+        self, *words: str, env: dict[str, str] | None = None, timeout: float = 400
     ) -> subprocess.CompletedProcess[str]:
-        """``slipway launch llama3_tiny`` on two nodes, TP 2, with ``words`` added."""
+        """``slipway WORDS`` on the login node, in a fork of this process."""
+        environment = self.slurm.environment | self.environment | (env or {})
+        namespace = self.slurm.namespace
+        return slipway(*words, environment=environment, cwd=self.project, namespace=namespace, timeout_s=timeout)
+
+    def launch(
+        self,
+        name: str,
+        *words: str,
+        env: dict[str, str] | None = None,
+        timeout: float = 400,
+        as_a_process: bool = False,
+        **site: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """``slipway launch llama3_tiny`` on two nodes, TP 2, with ``words`` added; a process of its own if asked for."""
         command = [
-            "slipway",
             "launch",
             "llama3_tiny",
             f"cluster={self.file(**site)}",
@@ -102,7 +116,10 @@ class Site:
         ]
         given = {w.partition("=")[0] for w in words}
         command += [w for w in ("nodes=2", "layout.tp=2", "run.max_steps=4") if w.partition("=")[0] not in given]
-        return self.slurm.run(*command, *words, env=self.environment | (env or {}), timeout=timeout, cwd=self.project)
+        if as_a_process:
+            environment = self.environment | (env or {})
+            return self.slurm.run("slipway", *command, *words, env=environment, timeout=timeout, cwd=self.project)
+        return self.slipway(*command, *words, env=env, timeout=timeout)
 
     def start(self, name: str, *words: str, **site: Any) -> str:
         """Launch without waiting; the job's number."""

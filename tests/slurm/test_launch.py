@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from slipway.configs import Refusal
 from tests.slurm.conftest import Site
+from tests.slurm.forked import forked
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nemo, pytest.mark.slow]
 
@@ -32,7 +34,7 @@ def _resumes(log: str) -> set[int]:
 
 def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
     two: dict[str, Any] = {"container_image": "host", "gpus_per_node": 2, "gres": "gpu:2"}
-    done = site.launch("a", "--follow", **two)
+    done = site.launch("a", "--follow", as_a_process=True, **two)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "starts from step 0" in done.stderr
     assert "iteration 3/3" in done.stdout, "the log was followed"
@@ -51,8 +53,9 @@ def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
     launched = json.loads((site.run_dir("a") / "slipway/launches.jsonl").read_text().splitlines()[-1])
     assert launched["source"]["commit"] == head
     assert launched["set_by"]["run.max_steps"] == "override"
-    code = next((site.folder / "nemorun").rglob("code/launch/submit.py"))
-    assert code.is_file(), "the committed code travelled with the job"
+    code = next((site.folder / "nemorun").rglob("code/slipway/launch"))
+    assert code.is_symlink(), "the checkout's links are kept"
+    assert (code / "executors/submit.py").is_file(), "the committed code was shipped with the job"
 
     again = site.launch("a", "--json", **two)
     assert again.returncode == 2
@@ -217,7 +220,6 @@ def test_hostile_values_arrive_as_they_are(site: Site) -> None:
 
 
 def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: Site, tmp_path: Path) -> None:
-    """In one process, as importing NeMo takes longer than the refusals."""
     cases: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "partition": (
             {"partition": "nope"},
@@ -242,19 +244,6 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         "uneven": ({}, ["nodes=1", "layout.tp=1", "layout.gbs=7", "layout.mbs=2"], "gbs"),
         "accelerator": ({"accelerator": "tpu"}, [], "cluster.accelerator=tpu is unknown"),
     }
-    code = """
-import json, sys
-from slipway.configs import Refusal
-from slipway.launch.executors import submit
-out = {}
-for name, words in json.load(sys.stdin).items():
-    try:
-        submit.submit(submit.prepare("llama3_tiny", words))
-        out[name] = "submitted"
-    except Refusal as refusal:
-        out[name] = refusal.sentence()
-json.dump(out, open(sys.argv[1], "w"))
-"""
     asked = {}
     for name, (changes, words, _) in cases.items():
         one = Site(site.slurm, site.project, tmp_path / name.replace(" ", "_"))
@@ -262,22 +251,25 @@ json.dump(out, open(sys.argv[1], "w"))
         given = ["nodes=2"] if not any(w.startswith("nodes=") for w in words) else []
         asked[name] = [f"cluster={one.file(**changes)}", f"run.dir={one.folder}/runs", "layout.tp=2", *given, *words]
     before = site.slurm.run("squeue", "-h").stdout
-    out = tmp_path / "out.json"
-    done = site.slurm.run(
-        sys.executable,
-        "-c",
-        code,
-        str(out),
-        input=json.dumps(asked),
-        env=site.environment,
-        cwd=site.project,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(out.read_text())
+
+    def submit_all() -> dict[str, str]:
+        from slipway.launch.executors import submit
+
+        answers = {}
+        for name, words in asked.items():
+            try:
+                submit.submit(submit.prepare("llama3_tiny", words))
+                answers[name] = "submitted"
+            except Refusal as refusal:
+                answers[name] = refusal.sentence()
+        return answers
+
+    environment = site.slurm.environment | site.environment
+    where = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
+    answers, _, _ = forked(submit_all, timeout_s=200, **where)
     for name, (_, _, expected) in cases.items():
-        assert expected in said[name], f"{name}: {said[name]}"
-        assert "\n" not in said[name]
+        assert expected in answers[name], f"{name}: {answers[name]}"
+        assert "\n" not in answers[name]
     assert site.slurm.run("squeue", "-h").stdout == before
     assert not list((site.folder / "nemorun" / "experiments").rglob("*_sbatch.sh")), "nothing half-made is left"
     assert not list(tmp_path.rglob("PWNED"))
@@ -356,17 +348,7 @@ def test_one_command_launches_both_runs_of_a_comparison(site: Site) -> None:
 
 
 def test_the_sniff_test_measures_every_rank_of_every_node(site: Site) -> None:
-    done = site.slurm.run(
-        "slipway",
-        "doctor",
-        "--sniff",
-        f"cluster={site.file()}",
-        "nodes=2",
-        "--json",
-        env=site.environment,
-        cwd=site.project,
-        timeout=300,
-    )
+    done = site.slipway("doctor", "--sniff", f"cluster={site.file()}", "nodes=2", "--json", timeout=300)
     assert done.returncode in (0, 1), done.stderr[-2000:]
     told = json.loads(done.stdout)
     assert [r["rank"] for r in told["ranks"]] == [0, 1]
