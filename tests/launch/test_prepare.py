@@ -1,4 +1,4 @@
-"""Text to .bin/.idx: Megatron reads it, nothing half-written, interrupted work goes on."""
+"""Text to .bin and .idx: Megatron-Core reads them, no file is left incomplete, and interrupted work is continued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from slipway.configs import Refusal
-from slipway.launch.data.prepare import documents, prepare, train_tokenizer
+from slipway.launch.data.documents import documents
+from slipway.launch.data.prepare import prepare
+from slipway.launch.data.tokenizer import train_tokenizer
 from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
@@ -65,7 +67,7 @@ def test_output_is_the_same_whatever_the_number_of_workers(tokenizer: str, tmp_p
         assert (tmp_path / f"w1{suffix}").read_bytes() == (tmp_path / f"w2{suffix}").read_bytes()
 
 
-def test_a_fault_is_told_with_file_and_offset_and_nothing_is_left_half(tokenizer: str, tmp_path: Path) -> None:
+def test_an_error_names_file_and_offset_and_no_incomplete_file_is_left(tokenizer: str, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
     good.write_text("fine")
     bad.write_bytes(b"abc\xff\xfe")
@@ -78,7 +80,7 @@ def test_a_fault_is_told_with_file_and_offset_and_nothing_is_left_half(tokenizer
         prepare([str(good)], tokenizer, str(tmp_path / "out"))
 
 
-def test_interrupted_work_goes_on(tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_work_is_continued(tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from slipway.launch.data import prepare as module
 
     monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
@@ -143,6 +145,6 @@ def test_a_damaged_prefix_or_a_wrong_tokenizer_is_refused(tokenizer: str, tmp_pa
         check_tokenizer(tokenizer, 512, "x")
 
 
-def test_no_place_to_write_is_one_sentence(tokenizer: str) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tokenizer: str) -> None:
     with pytest.raises(Refusal, match="cannot be made"):
         prepare([str(LIBRARY / "json")], tokenizer, "/proc/nowhere/corpus", pattern="*.py")

@@ -39,7 +39,7 @@ class Trained(Answer):
 @click.option("--skip-bad", is_flag=True, help="Leave out files that are not UTF-8.")
 def tokenizer(files: tuple[str, ...], out: Path, vocab_size: int, pattern: str, skip_bad: bool) -> Answer:
     """Train a byte-level BPE tokenizer."""
-    from slipway.launch.data.prepare import train_tokenizer
+    from slipway.launch.data.tokenizer import train_tokenizer
 
     size = train_tokenizer(list(files), out, vocab_size, pattern=pattern, skip_bad=skip_bad)
     return Trained(out, size)
