@@ -1,0 +1,1 @@
+"""A run's checkpoint as Hugging Face weights."""
