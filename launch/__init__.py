@@ -1,1 +1,1 @@
-"""Run it: the command line, rehearsal on CPU, data preparation, executors and reports. Imports all the other packages."""
+"""Run recipes: the command line, rehearsal on CPU, data, executors, reports. May import all other packages."""

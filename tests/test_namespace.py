@@ -1,8 +1,8 @@
-"""Slipway is one importable package: from a wheel, an editable install and a job's shipped code, beside packages of any name.
+"""One importable package: from a wheel, an editable install and a job's code, beside packages of any name.
 
-The four folders of the checkout have names that other projects use too. In each test foreign packages of those names lie in
-the working directory, which ``python -m``, torchrun and NeMo-Run's runner all put first on the path; importing one ends the
-process.
+The four folders of the checkout have names that other projects use too. In each test foreign packages of those names
+lie in the working directory, which ``python -m``, torchrun and NeMo-Run's runner all put first on the path; importing
+one ends the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("configs", "planner", "recipes", "launch")
 DISTRIBUTION = "nemo_slipway"
 GIT = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
-WHERE = "import slipway.configs, slipway.launch; print(slipway.__file__, slipway.configs.__file__, slipway.launch.__file__, sep='\\n')"
+WHERE = "import slipway.configs as c, slipway.launch as l; print(slipway.__file__, c.__file__, l.__file__, sep='\\n')"
 
 
 def _tracked() -> list[str]:
@@ -69,7 +69,7 @@ class Environment:
         return next(self.folder.glob("lib/python3.*/site-packages"))
 
     def run(self, *words: str, cwd: Path, path: Path | None = None, ok: bool = True) -> str:
-        """What a command of this environment prints, started in ``cwd`` with ``path`` (default: ``cwd``) as PYTHONPATH."""
+        """What a command prints, started in ``cwd`` with ``path`` (default: ``cwd``) as PYTHONPATH."""
         environment = os.environ | {"PYTHONPATH": str(path or cwd)}
         environment.pop("PYTHONSAFEPATH", None)
         environment["PATH"] = f"{self.folder / 'bin'}:{environment['PATH']}"
@@ -137,7 +137,7 @@ def test_an_installed_wheel_knows_the_lock_that_it_was_built_with(installed: Env
 
 @pytest.mark.slow
 def test_an_installed_wheel_is_typed(installed: Environment, foreign: Path) -> None:
-    """mypy reads the signatures of the installed package: a wrong argument is an error, and the type of a right one is known."""
+    """mypy reads the signatures of the installed package: it knows a result's type and rejects a wrong argument."""
     (foreign / "client.py").write_text(
         "from slipway.configs.errors import Refusal\nreveal_type(Refusal('x').sentence())\nRefusal(1)\n"
     )
@@ -179,7 +179,7 @@ print(executor.job_dir)
 
 
 def _shipped(environment: Environment, repository: Path, folder: Path) -> Path:
-    """The working directory of a job that ``launch`` submits from ``repository``: NeMo-Run's own packing and extraction."""
+    """The working directory of a job launched from ``repository``: NeMo-Run's own packing and extraction."""
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "as tested"]):
         subprocess.run([*GIT, *words], cwd=repository, check=True)
     (folder / "job").mkdir(parents=True)

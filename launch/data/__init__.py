@@ -1,1 +1,1 @@
-"""Prepare text for training: train a tokenizer, and tokenize text into Megatron's .bin and .idx. No NeMo and no torch."""
+"""Prepare text: train a tokenizer, and tokenize text into Megatron's .bin and .idx. No NeMo, no torch."""

@@ -10,7 +10,7 @@ from slipway.configs import Refusal
 
 
 def expand(inputs: Iterable[str], pattern: str = "*") -> list[Path]:
-    """The files of ``inputs``. Folders are searched, in sorted order, for names that match ``pattern``; hidden files are left out.
+    """The files of ``inputs``, and those in its folders, sorted, that match ``pattern`` and are not hidden.
 
     Raises:
         Refusal: an input does not exist, or there is no file.

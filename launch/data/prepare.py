@@ -1,7 +1,7 @@
 """Tokenize text into Megatron's .bin and .idx: in parallel, resumable, and never a file that looks complete and is not.
 
-tests/launch/test_prepare.py reads the result with Megatron-Core's own reader and compares it, byte for byte, with the output of
-Megatron-Core's own builder.
+tests/launch/test_prepare.py reads the result with Megatron-Core's own reader and compares it, byte for byte, with the
+output of Megatron-Core's own builder.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def prepare(
 ) -> Prepared:
     """Tokenize ``inputs`` into ``out``.bin and ``out``.idx, with an end-of-document token after each document.
 
-    If it is interrupted, the same command continues: finished shards are kept in ``out``.parts. The two files are renamed
-    into place together, last.
+    If it is interrupted, the same command continues: finished shards are kept in ``out``.parts. The two files are
+    renamed into place together, last.
 
     Args:
         inputs: text files, .jsonl files with a ``text`` field, or folders of them.

@@ -1,6 +1,7 @@
 """A few seconds of matrix products and messages on every rank, to find the slow one. GPUs over NCCL, or CPU over Gloo.
 
-Every rank waits for the slowest at each step, so one slow GPU or cable slows the whole job, and training does not show which.
+Every rank waits for the slowest at each step, so one slow GPU or cable slows the whole job, and training does not show
+which.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def read(log: str) -> list[Rank]:
 
 
 def slow(ranks: list[Rank]) -> list[str]:
-    """Each rank that is much slower than the median, in words. Slow arithmetic is reported first: it slows messages too."""
+    """Each rank that is much slower than the median, in words: slow arithmetic first, as it slows messages too."""
     out = []
     gemm = statistics.median(rank.gemm_tflops for rank in ranks)
     link = statistics.median(rank.neighbour_gb_per_s for rank in ranks)

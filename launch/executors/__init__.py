@@ -1,8 +1,9 @@
 """Start a run's ranks through NeMo-Run: on this machine, in a container, or on a SLURM cluster.
 
-A cluster's YAML names its executor, and ``backends/NAME.py`` is that executor (see :mod:`.protocol`). ``prepare`` checks a
-launch, ``submit`` hands it over, ``front_door`` offers every cluster to the ``nemo`` command as ``run.executor=NAME``. The
-recipe and its executor are made from one Spec, so that they start the same ranks. Importing this package imports no NeMo-Run.
+A cluster's YAML names its executor, and ``backends/NAME.py`` is that executor (see :mod:`.protocol`). ``prepare``
+checks a launch, ``submit`` hands it over, ``front_door`` offers every cluster to the ``nemo`` command as
+``run.executor=NAME``. The recipe and its executor are made from one Spec, so that they start the same ranks. Importing
+this package imports no NeMo-Run.
 """
 
 from slipway.launch.executors.cluster_check import check_cluster

@@ -1,7 +1,7 @@
 """Refuse a cluster file that could not be written into a script safely, or that holds secrets.
 
-NeMo-Run writes environment values, the image, mounts, log paths and the task's name into its scripts without quotes. The
-executors quote what can be quoted; the rest is refused here.
+NeMo-Run writes environment values, the image, mounts, log paths and the task's name into its scripts without quotes.
+The executors quote what can be quoted; the rest is refused here.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def _check_environment(cluster: Cluster) -> None:
     where = f"cluster {cluster.name}: "
     for key, value in cluster.env.items():
         if not _VARIABLE.fullmatch(key):
-            raise Refusal(f"{where}env has {key!r}, which is no name of an environment variable")
+            raise Refusal(f"{where}env has {key!r}, which is not the name of an environment variable")
         if _SECRET.search(key):
             raise Refusal(
                 f"{where}env.{key} would be written into the job's script and its records",
-                f"Export {key} in your shell: sbatch hands it to the job; or put it into a file only you can read and give cluster.secrets_file.",
+                f"Export {key} in your shell, which sbatch passes to the job, or set cluster.secrets_file to a file "
+                "that only you can read.",
             )
         if "\x00" in value:
             raise Refusal(f"{where}env.{key} holds a NUL character")
@@ -50,8 +51,8 @@ def _check_script_values(cluster: Cluster) -> None:
     for key, value in cluster.sbatch.items():
         if not _SBATCH_OPTION.fullmatch(key):
             raise Refusal(
-                f"{where}sbatch has {key!r}, which is no option of sbatch",
-                "Write it without dashes in front, as qos: high.",
+                f"{where}sbatch has {key!r}, which is not an option of sbatch",
+                "Write it without leading dashes, as in qos: high.",
             )
         _check_one_line(where + f"sbatch.{key}", str(value))
     for name in ("account", "partition", "time", "gres", "array", "container_image", "secrets_file"):
@@ -79,9 +80,7 @@ def _check_time(cluster: Cluster) -> None:
             "Give a longer cluster.time or a shorter cluster.grace_minutes.",
         )
     if cluster.retries and not cluster.requeue:
-        raise Refusal(
-            f"{where}retries={cluster.retries} needs requeue=true: a job goes back in the queue by being requeued"
-        )
+        raise Refusal(f"{where}retries={cluster.retries} needs requeue=true: a job is retried by requeueing it")
 
 
 def _check_files(cluster: Cluster) -> None:

@@ -37,7 +37,8 @@ def task_of(launch: Launch) -> Any:
 def experiment(launch: Launch, executor: run.Executor, explain: Callable[[str, Spec], Refusal]) -> Iterator[Any]:
     """A NeMo-Run experiment of one task, for an executor that queues it.
 
-    NeMo-Run prints its progress to stdout: that is captured, and ``explain`` gets it together with the error if it fails.
+    NeMo-Run prints its progress to stdout: that is captured, and ``explain`` gets it together with the error if it
+    fails.
     """
     import nemo_run as run
     from nemo_run.config import set_nemorun_home

@@ -58,7 +58,7 @@ def at_front_door(cluster: str, nodes: int | None = None) -> run.Executor:
     if nodes is not None and nodes != of_recipe:
         raise Refusal(
             f"run.executor={cluster} would start {nodes} nodes and the recipe {of_recipe}",
-            f"Give the recipe its nodes, and the executor follows: --factory '{name}(num_nodes={nodes})' run.executor={cluster}.",
+            f"Set the nodes in the recipe only: --factory '{name}(num_nodes={nodes})' run.executor={cluster}.",
         )
     spec = absolute(planner.complete(resolved))
     executor = for_spec(spec)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def packager(*, check: bool = True) -> run.Packager:
     """NeMo-Run's packager of the repository around this folder; without a repository, one that packs nothing.
 
-    NeMo-Run extracts the archive into the job's working directory, which Python puts first on the path of every rank. A job
-    launched from a checkout of Slipway therefore imports the commit's code, and any other job the installed package.
+    NeMo-Run extracts the archive into the job's working directory, which Python puts first on the path of every rank. A
+    job launched from a checkout of Slipway therefore imports the commit's code, and any other job the installed
+    package.
 
     Args:
         check: refuse uncommitted changes; NeMo-Run's default leaves them out silently.

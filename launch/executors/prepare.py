@@ -24,7 +24,7 @@ def spread(overrides: list[str]) -> list[tuple[str, list[str]]]:
     many = [(key, value.split(",")) for key, _, value in parts if "," in value and not value.startswith(tuple("[{\"'"))]
     if not many:
         raise Refusal(
-            "-m was given and no override lists several values",
+            "-m was given, but no override lists several values",
             "Write them with commas: -m precision=bf16,fp8_current.",
         )
     single = [override for override in overrides if override.partition("=")[0] not in dict(many)]
@@ -40,8 +40,8 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     """Check everything that can be checked before submitting.
 
     Raises:
-        Refusal: an illegal or too-large recipe, an unsafe or incomplete cluster, uncommitted changes, missing data, or a run
-            folder that holds another run.
+        Refusal: an illegal or too-large recipe, an unsafe or incomplete cluster, uncommitted changes, missing data, or
+            a run folder that holds another run.
     """
     resolved = configs.load(name, overrides)
     spec, chosen_by = planner.choose_layout(resolved)
@@ -66,7 +66,8 @@ def _require_fit(name: str, spec: Spec) -> None:
     memory = planner.check(spec).memory
     if memory and not memory.fits:
         raise Refusal(
-            f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} and a {spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
+            f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} and a "
+            f"{spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
             f"slipway check {name} shows the nearest layout that fits.",
         )
 
@@ -86,7 +87,7 @@ def with_accelerator(spec: Spec) -> Spec:
         asked = "cpu" if small and executor.falls_back_to_cpu and not gpu_here() else "gpu"
     if asked == "cpu" and not small:
         raise Refusal(
-            f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has nothing else",
+            f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has no GPUs",
             "Use a toy: llama3_tiny.",
         )
     if asked == "gpu" and executor.runs_here and not gpu_here():
@@ -103,6 +104,6 @@ def _require_committed() -> None:
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise Refusal(
-            f"{root} has changes that are not committed ({changed[0]}{more}): the job would run code that no commit tells of",
-            "Commit them, or launch with --allow-dirty: the job then runs the last commit without them.",
+            f"{root} has changes that are not committed ({changed[0]}{more}), and a job runs committed code",
+            "Commit them, or launch the last commit without them: --allow-dirty.",
         )

@@ -1,4 +1,4 @@
-"""What an executor does, and what it is given. To add an executor, add ``backends/NAME.py`` that defines ``EXECUTOR``."""
+"""What an executor does. To add one, add ``backends/NAME.py``, which defines ``EXECUTOR``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Executor(Protocol):
     falls_back_to_cpu: bool
 
     def validate(self, spec: Spec) -> None:
-        """Raise ``Refusal`` for what this executor cannot start. Reads the Spec only: the cluster need not be reachable."""
+        """Raise ``Refusal`` for what this executor cannot start. The cluster need not be reachable."""
 
     def nemo_run_executor(self, spec: Spec) -> run.Executor:
         """NeMo-Run's executor that starts exactly the ranks of ``spec``."""
@@ -73,8 +73,8 @@ class Executor(Protocol):
     def submit(self, launch: Launch, after: str = "") -> Submission:
         """Start the run, or queue it to start when the jobs ``after`` (1234 or 1234:1235) have succeeded.
 
-        Records the submission (see :mod:`.submissions`) as soon as it is accepted. Raises ``Refusal`` if it is not accepted
-        and, in the foreground, if the run fails.
+        Records the submission (see :mod:`.submissions`) as soon as it is accepted. Raises ``Refusal`` if it is not
+        accepted and, in the foreground, if the run fails.
         """
 
     def follow(self, submission: Submission) -> str:

@@ -24,7 +24,7 @@ def environment(spec: Spec) -> dict[str, str]:
         if not spec.layout.cuda_graphs:  # graphs and expandable segments exclude each other
             ranks["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
         if spec.layout.tp > 1 or spec.layout.cp > 1:
-            # Kernels must start in program order for their overlap with communication; Blackwell has room for more queues.
+            # Kernels must start in program order to overlap with communication; Blackwell has more queues.
             ranks["CUDA_DEVICE_MAX_CONNECTIONS"] = "32" if spec.gpu.compute_capability >= BLACKWELL else "1"
     # torchrun forwards SIGTERM to the ranks, and kills those that still run after this time
     ranks["PET_SHUTDOWN_TIMEOUT"] = str(max(MIN_SHUTDOWN_S, int(60 * spec.cluster.grace_minutes)))

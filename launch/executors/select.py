@@ -47,5 +47,5 @@ def validate(spec: Spec) -> Executor:
 
 
 def for_spec(spec: Spec) -> run.Executor:
-    """NeMo-Run's executor that starts exactly the ranks of ``spec``: ``spec.num_nodes`` nodes times their ranks, by torchrun."""
+    """NeMo-Run's executor that starts exactly the ranks of ``spec``, by torchrun on each of its nodes."""
     return validate(spec).nemo_run_executor(spec)

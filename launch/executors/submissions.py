@@ -1,4 +1,4 @@
-"""The record of submissions in a run's folder: one line each, with the time, the job, its code and what was asked for."""
+"""The record of submissions in a run's folder: one line each, with the time, job, code and settings."""
 
 from __future__ import annotations
 

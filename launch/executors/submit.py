@@ -42,7 +42,7 @@ def follow(job: str, folder: Path, executor: str = "slurm") -> str:
 
 
 def submit_weights(launch: Launch, job: str, out: str) -> str:
-    """Queue a job of one rank that exports the run's weights for Hugging Face once ``job`` has succeeded; its number."""
+    """Queue a job of one rank that exports the run's weights once ``job`` has succeeded; returns its number."""
     import nemo_run as run
 
     from slipway.launch.weights.export import export
@@ -74,7 +74,7 @@ def sniff(name: str, overrides: list[str]) -> list[Rank]:
     if not ranks:
         raise Refusal(
             f"the ranks did not finish: {log.strip().splitlines()[-1] if log.strip() else 'no log'}",
-            "Its log tells why; slipway doctor may too.",
+            "Read its log above, or run slipway doctor.",
         )
     return ranks
 

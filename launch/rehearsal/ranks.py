@@ -1,6 +1,6 @@
 """Fork the ranks of a small CPU world from one process that has already imported NeMo, and collect what they return.
 
-Importing NeMo takes tens of seconds and forking takes milliseconds: every rehearsal of a session shares one import.
+Importing NeMo takes tens of seconds and forking takes milliseconds, so all rehearsals of a session share one import.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE_S = 5.0  # how long the other ranks may live after one has failed
+GRACE_S = 5.0  # how long the other ranks may run after one has failed
+POLL_S = 0.02
+LOG_END = 4000  # characters of a failed rank's log that its error carries
 
 
 class RankFailure(RuntimeError):
-    """A rank ended with an error; ``log`` is the end of what it printed."""
+    """A rank failed or was killed; ``log`` is the end of what it printed, and ``where`` the whole."""
 
     def __init__(self, rank: int, log: str, where: Path) -> None:
         super().__init__(f"rank {rank} failed; its log is {where}")
@@ -35,14 +37,14 @@ class RankFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What each rank returned, and how long the world lived."""
+    """What each rank returned, and the seconds from the fork of the first to the end of the last."""
 
     results: list[Any]
     seconds: float
 
 
 def quiet_environment() -> None:
-    """One thread a rank, no hub, no telemetry: set before NeMo is imported."""
+    """One thread a rank, no downloads, no telemetry. Call it before NeMo is imported."""
     os.environ.update(
         OMP_NUM_THREADS="1",
         TOKENIZERS_PARALLELISM="false",
@@ -55,10 +57,14 @@ def quiet_environment() -> None:
 
 
 def prepare_to_fork() -> None:
-    """Check that forking is safe here and keep the imported modules out of the children's garbage collector."""
+    """Check that this process may fork, and exempt its modules from garbage collection to share their memory.
+
+    Raises:
+        RuntimeError: another thread runs, and could hold a lock at the moment of the fork.
+    """
     if threading.active_count() != 1:
         names = [t.name for t in threading.enumerate()]
-        raise RuntimeError(f"ranks are forked from a process with one thread; this one has {names}")
+        raise RuntimeError(f"ranks can be forked only from a process with one thread; this one has {names}")
     import torch
 
     torch.set_num_threads(1)
@@ -67,14 +73,14 @@ def prepare_to_fork() -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[[int], Any]) -> int:
-    """Runs in the child. Returns the exit code."""
-    os.setpgid(0, 0)  # what a rank starts, as its checkpoint writers, ends with it
+    """The child's side of the fork. Returns the exit code."""
+    os.setpgid(0, 0)  # what a rank starts, such as checkpoint writers, is killed with it
     log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -86,7 +92,7 @@ def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[[i
         GROUP_RANK="0",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="slipway",  # so that Lightning does not start ranks of its own
+        TORCHELASTIC_RUN_ID="slipway",  # keeps Lightning from starting ranks of its own
     )
     try:
         result = work(rank)
@@ -107,8 +113,8 @@ def run(world: int, work: Callable[[int], Any], *, timeout_s: float = 300.0, log
 
     Args:
         world: number of ranks.
-        work: called in each child; what it returns must survive JSON.
-        logs: folder for the ranks' output; a temporary one if not given.
+        work: called in each child; it returns something that JSON can hold.
+        logs: folder for the ranks' output; a temporary one by default.
 
     Raises:
         RankFailure: the first rank that failed or did not finish in time.
@@ -133,16 +139,16 @@ def run(world: int, work: Callable[[int], Any], *, timeout_s: float = 300.0, log
                 os.killpg(pid, 9)
     failed = [rank for rank, code in codes.items() if code != 0]
     if failed:
-        # a rank killed by us only waited for the one that failed by itself
+        # a rank that was killed here only waited for the one that failed by itself
         rank = next((r for r in failed if codes[r] > 0), failed[0])
         where = folder / f"rank{rank}.log"
-        raise RankFailure(rank, where.read_text(errors="replace")[-4000:], where)
+        raise RankFailure(rank, where.read_text(errors="replace")[-LOG_END:], where)
     results = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(world)]
     return Outcome(results, time.monotonic() - start)
 
 
 def _supervise(pids: dict[int, int], deadline: float) -> dict[int, int]:
-    """Exit code of each rank; survivors of a failure or of the deadline are killed."""
+    """The exit code of each rank. After a failure or the deadline, the ranks that still run are killed."""
     codes: dict[int, int] = {}
     while len(codes) < len(pids):
         for pid, rank in pids.items():
@@ -159,5 +165,5 @@ def _supervise(pids: dict[int, int], deadline: float) -> dict[int, int]:
                     os.kill(pid, 9)
                     os.waitpid(pid, 0)
                     codes[rank] = -9
-        time.sleep(0.02)
+        time.sleep(POLL_S)
     return codes

@@ -1,4 +1,4 @@
-"""Rehearse a recipe: its toy through NeMo's own training loop on CPU ranks, its loss against the same toy in one process."""
+"""Rehearse a recipe: train its toy with NeMo's own loop on CPU ranks, and compare with one process."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ from slipway.configs import Spec
 from slipway.launch.rehearsal import ranks
 from slipway.launch.rehearsal.shrink import shrink, single_process
 
-RELATIVE_TOLERANCE = 1e-5
-STEPS = 5
+RELATIVE_TOLERANCE = 1e-5  # of a loss; in fp32, layouts that are right differ by about 1e-7
+STEPS = 5  # enough for every gradient to change the loss
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal measured. Losses are the data-parallel mean of each step, in nats per token."""
+    """What a rehearsal measured.
+
+    Attributes:
+        losses: nats per token, the data-parallel mean of each step.
+        reference_losses: the same of one process.
+        seconds: of the whole rehearsal, without the import of NeMo.
+        tie: the largest relative difference with the first weights, where a second draw was needed; else 0.
+    """
 
     name: str
     toy: Spec
     losses: list[float]
     reference_losses: list[float]
     seconds: float
-    tie: float = 0.0  # the largest relative difference with the first weights, where a second draw was needed
+    tie: float = 0.0
 
     @property
     def max_abs_diff(self) -> float:
@@ -60,9 +68,14 @@ def import_nemo() -> None:
 
 
 def seed_weights(chunks: list[Any], seed: int, std: float = 0.05) -> None:
-    """Give every parameter the value it has in any other layout: drawn whole by the hash of its name and ``seed``, then sliced.
+    """Give every parameter the value that it has in any other layout.
 
-    The sharded state dict names each tensor and where this rank's part lies in the whole.
+    The whole tensor is drawn from a hash of its name, then sliced.
+    The sharded state dict has the name of each tensor and the place of this rank's part in the whole.
+
+    Args:
+        chunks: the model chunks of this rank.
+        std: standard deviation of the weights, larger than in training so that every weight matters within five steps.
     """
     import torch
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -79,7 +92,7 @@ def seed_weights(chunks: list[Any], seed: int, std: float = 0.05) -> None:
                 fill(item.build())
             elif isinstance(item, ShardedTensor) and item.data is not None and item.data.is_floating_point():
                 if any(part in item.key for part in ("expert_bias", "_extra_state", "local_tokens")):
-                    continue  # state that training keeps, not weights
+                    continue  # state of the training, not weights
                 lengths = (1,) * item.prepend_axis_num + tuple(item.local_shape)
                 where = tuple(slice(o, o + n) for o, n in zip(item.global_offset, lengths, strict=True))
                 item.data.copy_(draw(item.key, item.global_shape)[where].reshape(item.local_shape))
@@ -92,7 +105,7 @@ def seed_weights(chunks: list[Any], seed: int, std: float = 0.05) -> None:
 
 
 def seed_after_configure(seed: int) -> None:
-    """Seed the weights as soon as NeMo has built them, before DDP or FSDP copies them into its buffers."""
+    """Make NeMo seed the weights as soon as it has built them, before DDP or FSDP copies them into its buffers."""
     from nemo.collections.llm.gpt.model.base import GPTModel
 
     configure = GPTModel.configure_model
@@ -108,9 +121,10 @@ def seed_after_configure(seed: int) -> None:
 
 
 def train_rank(spec: Spec, change: Callable[[Any], None] | None = None) -> Callable[[int], list[float]]:
-    """The work of one rank: NeMo's ``llm.pretrain`` of ``spec``; returns the loss of each step.
+    """The work of one rank: NeMo's ``llm.pretrain`` of ``spec``, which returns the loss of each step.
 
-    ``change`` is applied to the recipe before it is built: tests use it to put upstream's settings back.
+    Args:
+        change: applied to the recipe before it is built; tests restore upstream's settings with it.
     """
 
     def work(rank: int) -> list[float]:
@@ -130,7 +144,7 @@ def train_rank(spec: Spec, change: Callable[[Any], None] | None = None) -> Calla
         recipe.trainer.callbacks = []
         recipe.trainer.enable_checkpointing = False
         recipe.trainer.enable_progress_bar = False
-        recipe.trainer.logger = False  # Lightning would leave a lightning_logs folder where the user stands
+        recipe.trainer.logger = False  # Lightning would write a lightning_logs folder into the current one
         recipe.log.ckpt = None
         recipe.log.tensorboard = None
         recipe.resume = None
@@ -145,14 +159,18 @@ def train_rank(spec: Spec, change: Callable[[Any], None] | None = None) -> Calla
 
 
 def _final_losses(outcome: ranks.Outcome) -> list[float]:
-    """The last rank holds the last pipeline stage, and with it the loss."""
+    """The losses of the last rank, which holds the last pipeline stage and computes them."""
     return [float(x) for x in outcome.results[-1]]
 
 
 def run_toy(
-    toy: Spec, *, change: Callable[[Any], None] | None = None, timeout_s: float = 300.0
+    toy: Spec, *, change: Callable[[Any], None] | None = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[list[float], float]:
-    """Train ``toy`` on its ranks. Returns the losses and the seconds it took."""
+    """Train ``toy`` on its ranks. Returns the loss of each step, and the seconds.
+
+    Raises:
+        RankFailure: a rank failed; the logs of all ranks are kept in a folder of /tmp.
+    """
     import_nemo()
     folder = Path(tempfile.mkdtemp(prefix="slipway-rehearse-"))
     try:
@@ -169,14 +187,17 @@ def run_toy(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_whole_losses: dict[str, list[float]] = {}  # by the whole toy's spec: many layouts share one reference
+_reference_losses: dict[
+    str, list[float]
+] = {}  # by the Spec of the toy in one process: many layouts share one reference
 
 
 def rehearse(spec: Spec, *, max_ranks: int = 8) -> Rehearsal:
-    """Shrink ``spec``, train the toy split and whole, and compare the losses step by step.
+    """Shrink ``spec``, train the toy on its ranks and in one process, and compare the losses step by step.
 
-    A token that a router weighs equally between two experts goes to one or the other by rounding, and the losses part from there.
-    So a model with experts that differs is drawn once more: a layout that trains wrongly differs with any weights.
+    Where a router gives two experts equal weight, rounding decides which of them gets the token, and from there the
+    losses differ. A model with experts whose losses differ is therefore trained again with other weights: a layout that
+    trains wrongly differs with any weights.
     """
     start = time.monotonic()
     toy = shrink(spec, max_ranks)
@@ -189,9 +210,9 @@ def rehearse(spec: Spec, *, max_ranks: int = 8) -> Rehearsal:
 
 
 def _compared(name: str, toy: Spec) -> Rehearsal:
-    whole = single_process(toy)
-    key = repr(whole)
-    if key not in _whole_losses:
-        _whole_losses[key] = run_toy(whole)[0]
+    reference = single_process(toy)
+    key = repr(reference)
+    if key not in _reference_losses:
+        _reference_losses[key] = run_toy(reference)[0]
     losses, seconds = run_toy(toy)
-    return Rehearsal(name, toy, losses, _whole_losses[key], seconds)
+    return Rehearsal(name, toy, losses, _reference_losses[key], seconds)

@@ -1,8 +1,8 @@
-"""A run's newest checkpoint as Hugging Face weights. Reads the checkpoint's tensors: needs no GPU, model or process group.
+"""A run's newest checkpoint as Hugging Face weights, read without a GPU, a model or a process group.
 
-The distributed checkpoint holds each tensor whole, with the layers as the first dimension, whatever layout wrote it. Rows of the
-fused projections: the query, key and value heads of one group after another (linear_qkv); all gates, then all up-projections
-(linear_fc1).
+The distributed checkpoint holds each tensor whole, with the layers as the first dimension, whatever layout wrote it.
+Rows of the fused projections: the query, key and value heads of one group after another (linear_qkv); all gates, then
+all up-projections (linear_fc1).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAYER = "module.decoder.layers."
 
 
 def export(run_dir: str, out: str, dtype: str = "bfloat16") -> None:
-    """Write the newest complete checkpoint of a run as a folder that transformers loads. The folder appears complete, or not at all.
+    """Write the newest complete checkpoint of a run, atomically, as a folder that transformers loads.
 
     Args:
         run_dir: the run's folder, which holds slipway/recipe.json.

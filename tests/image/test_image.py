@@ -1,7 +1,7 @@
 """The container image, really built: by buildah, without a daemon, on a stand-in for NVIDIA's base.
 
-The base cannot be pulled here. Its stand-in is Debian with this environment's packages as the base's own: like NVIDIA's it
-brings Python, torch and NeMo's dependencies, so the Dockerfile's own steps are what is tested.
+The base cannot be pulled here. Its stand-in is Debian with this environment's packages as the base's own: like NVIDIA's
+it brings Python, torch and NeMo's dependencies, so the Dockerfile's own steps are what is tested.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpus: str, lin
     script = folder / "nvidia-smi"
     script.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *driver_version*) echo 535.104.05 ;; *mig.mode*) printf "{gpus}" ;; *topo*) cat {folder}/topology ;; *) exit 0 ;; esac\n'
+        f'case "$*" in *driver_version*) echo 535.104.05 ;; *mig.mode*) printf "{gpus}" ;; '
+        f"*topo*) cat {folder}/topology ;; *) exit 0 ;; esac\n"
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")

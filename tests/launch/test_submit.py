@@ -21,8 +21,8 @@ SITE = Cluster(name="site", executor="slurm")
     ("changes", "expected"),
     [
         ({"env": {"HF_TOKEN": "x"}}, "env.HF_TOKEN would be written into the job's script"),
-        ({"env": {"A B": "x"}}, "is no name of an environment variable"),
-        ({"sbatch": {"--qos": "x"}}, "is no option of sbatch"),
+        ({"env": {"A B": "x"}}, "is not the name of an environment variable"),
+        ({"sbatch": {"--qos": "x"}}, "is not an option of sbatch"),
         ({"sbatch": {"comment": "a\nrm -rf /"}}, "holds a line break"),
         ({"account": "a\n#SBATCH --uid=0"}, "holds a line break"),
         ({"container_mounts": ["/a:/b,/c:/d"]}, "Write SOURCE:TARGET"),

@@ -15,7 +15,10 @@ from slipway.configs import Refusal, load
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["llama31_8b", "llama32_1b"])
 def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: Path) -> None:
-    """llama31_8b: TP2, grouped queries, scaled rope; llama32_1b: tied embeddings. The loss of step 4 is that of the weights after step 3."""
+    """llama31_8b: TP2, grouped queries, scaled RoPE; llama32_1b: tied embeddings.
+
+    The loss of step 4 is computed with the weights after step 3.
+    """
     from slipway.launch.rehearsal import ranks
     from slipway.launch.rehearsal.rehearse import import_nemo
     from slipway.launch.rehearsal.shrink import shrink

@@ -1,4 +1,4 @@
-"""What parity found in NeMo 2.7.3 with megatron-core 0.15: upstream's setting fails here and ours passes. See docs/defects.md."""
+"""Defects of NeMo 2.7.3 with megatron-core 0.15 that parity found: upstream's setting fails and ours passes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Resume cannot lie: real ranks are killed at random, their checkpoints damaged, their layout changed, and training must go on as if nothing was.
+"""Resumed training equals uninterrupted training: ranks are killed at random, checkpoints damaged, layouts changed.
 
-In fp32 on CPU the arithmetic is the same every time, so an unchanged layout must give the same bits.
+In fp32 on CPU the arithmetic is deterministic, so an unchanged layout must give the same bits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _kill_in(seconds: float) -> None:
 
 
 def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) -> Callable[[int], str]:
-    """One rank's training; the last rank appends every step's loss to ``losses`` as it goes. Returns a hash of its weights' bits.
+    """One rank's training, which returns a hash of its weights; the last rank appends each step's loss to ``losses``.
 
     ``arm`` gets the checkpoint class before training and may set a timer that kills the process.
     """
@@ -88,7 +88,7 @@ def _work(spec: Spec, losses: Path, arm: Callable[[Any], None] | None = None) ->
 
 
 def _train(spec: Spec, arm: Callable[[Any], None] | None = None) -> tuple[list[str], dict[int, str], str]:
-    """(hash of each rank's weights, loss of each step as it was last trained, what rank 0 has logged so far); no hashes if it was killed."""
+    """Hashes of the ranks' weights (none if killed), the loss of each step as last trained, and rank 0's log."""
     import_nemo()
     folder = Path(spec.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,9 +152,9 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
         (("layout.tp=2", "layout.pp=2", "gpus=4"), ("layout.tp=1", "gpus=1")),
         (("layout.tp=2", "layout.pp=2", "gpus=4", "model.mtp_num_layers=1"), ("layout.tp=1", "gpus=1")),
     ],
-    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "further-tokens"],
+    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "multi-token-prediction"],
 )
-def test_another_layout_goes_on_with_the_same_training(
+def test_another_layout_continues_the_same_training(
     tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
 ) -> None:
     start = _toy(tmp_path / "a", *first, steps=4)
@@ -170,7 +170,7 @@ def test_another_layout_goes_on_with_the_same_training(
     assert worst <= RELATIVE_TOLERANCE, worst
 
 
-def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_skipped_with_a_warning(tmp_path: Path) -> None:
     from slipway.launch.runs.outlook import outlook
     from slipway.recipes.build import run_dir
 
@@ -201,7 +201,7 @@ def test_damaged_checkpoints_are_passed_over_and_said_so(tmp_path: Path) -> None
     assert outlook(run_dir(spec), spec).startswith("starts from step 0")
 
 
-def test_what_a_launch_will_do_is_said_or_refused_before_it(tmp_path: Path) -> None:
+def test_a_launch_says_what_it_will_do_or_is_refused(tmp_path: Path) -> None:
     from slipway.launch.runs.outlook import outlook
     from slipway.recipes.build import run_dir
 

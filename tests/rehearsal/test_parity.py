@@ -1,4 +1,4 @@
-"""Every recipe, split as it is published, trains as one process does: real Megatron-Core ranks over Gloo, fp32, five steps."""
+"""Every recipe, in its published layout, trains as one process does: Megatron-Core over Gloo, fp32, five steps."""
 
 from __future__ import annotations
 

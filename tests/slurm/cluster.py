@@ -69,8 +69,8 @@ AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=associations
 JobAcctGatherType=jobacct_gather/linux
 PlugStackConfig={root}/etc/plugstack.conf
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 \
-ThreadsPerCore=1 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=8 \
+Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=64000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName={partition} Nodes=ALL Default=YES MaxTime=02:00:00 State=UP
 PartitionName=debug Nodes=n1 MaxTime=00:05:00 State=UP
 """
@@ -285,7 +285,8 @@ class Slurm:
                 "--skip-test-db",
             ]
             subprocess.run([*command, "--skip-name-resolve"], check=True, capture_output=True)
-        small = "--innodb-buffer-pool-size=128M --innodb-log-file-size=64M --innodb-flush-log-at-trx-commit=0 --skip-log-bin".split()
+        small = ["--innodb-buffer-pool-size=128M", "--innodb-log-file-size=64M", "--innodb-flush-log-at-trx-commit=0"]
+        small.append("--skip-log-bin")
         where = [f"--datadir={data}", f"--socket={mysql}", f"--pid-file={self.root}/run/mariadbd.pid"]
         self._spawn(
             "mariadbd",

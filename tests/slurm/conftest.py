@@ -1,4 +1,4 @@
-"""One SLURM for all of these tests, and the project as a commit in a repository of its own, so that the jobs run what is tested."""
+"""One SLURM for all of these tests, and the project as a commit of its own, so that jobs run what is tested."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Site:
         as_a_process: bool = False,
         **site: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """``slipway launch llama3_tiny`` on two nodes, TP 2, with ``words`` added; a process of its own if asked for."""
+        """``slipway launch llama3_tiny`` on two nodes with TP 2 and ``words``, in a fork or as a process."""
         command = [
             "launch",
             "llama3_tiny",

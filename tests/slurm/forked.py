@@ -1,4 +1,4 @@
-"""Run the ``slipway`` command in a fork of this process, which has NeMo imported: a launch then takes a second, not half a minute."""
+"""Run ``slipway`` in a fork of this process, which has NeMo imported: a launch then takes two seconds, not thirty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLONE_NEWNET = 0x40000000  # of setns(2): a network namespace
 def forked(
     work: Callable[[], Any], *, environment: dict[str, str], cwd: Path, namespace: str, timeout_s: float
 ) -> tuple[Any, str, str]:
-    """Call ``work`` in a child that has this environment, folder and network namespace; its result, stdout and stderr."""
+    """The result, stdout and stderr of ``work`` in a child with this environment, folder and network namespace."""
     from slipway.launch.rehearsal import ranks
     from slipway.launch.rehearsal.rehearse import import_nemo
 

@@ -128,7 +128,7 @@ def _is_rank(process: Path, job: str, rank: str) -> bool:
 
 
 def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Site) -> None:
-    """Two tasks of one run, one after the other; a job behind it starts when all have succeeded, and one behind a failure never does."""
+    """Two tasks of one run in turn. A job that waits for them starts when both have succeeded, else never."""
     job = site.start("array", "run.max_steps=6", array="0-1%1")
     behind = site.start("behind", "run.max_steps=2", "--after", job, "--weights", f"{site.folder}/hugging_face")
     failing = site.start("failing", "run.max_steps=2", container_image="no/such:image", retries=0)
@@ -170,7 +170,8 @@ def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
     assert "can be read by others" in site.launch("secret", secrets_file=str(secrets)).stderr
     secrets.chmod(0o600)
     (site.folder / "canary").write_text(CANARY)
-    test = f'cd {site.folder}; test "$HF_TOKEN" = "$(cat canary)-env" && test "$WANDB_API_KEY" = "$(cat canary)-file" && echo both are here'
+    same = 'test "$HF_TOKEN" = "$(cat canary)-env" && test "$WANDB_API_KEY" = "$(cat canary)-file"'
+    test = f"cd {site.folder}; {same} && echo both are here"
     line = f"{{ set +vx; }} 2>/dev/null; {test}; cd - > /dev/null; set -vx"
     done = site.launch(
         "secret",
@@ -198,7 +199,8 @@ HOSTILE = """it's a "$(touch PWNED)" `touch PWNED`; touch PWNED & \\ $HOME"""
 
 def test_hostile_values_arrive_as_they_are(site: Site) -> None:
     env = {"SLIPWAY_TEST_A": HOSTILE, "SLIPWAY_TEST_B": "two\nlines"}
-    show = "python3 -c \"import os, json; print('VALUES', json.dumps([os.environ['SLIPWAY_TEST_A'], os.environ['SLIPWAY_TEST_B']]))\""
+    values_of = "[os.environ['SLIPWAY_TEST_A'], os.environ['SLIPWAY_TEST_B']]"
+    show = f"python3 -c \"import os, json; print('VALUES', json.dumps({values_of}))\""
     done = site.launch(
         "'x; touch PWNED $(touch PWNED)'",
         "run.max_steps=2",
@@ -234,10 +236,10 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         "gres": ({"gres": "gpu:16"}, [], "no partition has 2 nodes with gpu:16."),
         "gres kind": ({"gres": "tpu:1"}, [], "no partition has 2 nodes with tpu:1."),
         "nodes": ({}, ["nodes=4"], "no partition has 4 nodes with gpu:1."),
-        "limit": ({"time": "10:00:00"}, [], "cluster.time=10:00:00 is not what partition 'batch' allows."),
+        "limit": ({"time": "10:00:00"}, [], "cluster.time=10:00:00 is not a time limit that partition 'batch' allows."),
         "grace": ({"time": "00:01:00"}, [], "leaves less than half of time=00:01:00"),
         "retries": ({"requeue": False, "retries": 1}, [], "retries=1 needs requeue=true"),
-        "time": ({"time": "soon"}, [], "cluster.time=soon is not what partition 'batch' allows."),
+        "time": ({"time": "soon"}, [], "cluster.time=soon is not a time limit that partition 'batch' allows."),
         "newline": ({"partition": "a\ntouch PWNED"}, [], "holds a line break"),
         "mount": ({"container_image": "host", "container_mounts": ["/a"]}, [], "Write SOURCE:TARGET"),
         "job_dir": ({"job_dir": "/tmp/a b"}, [], "cannot be quoted in NeMo-Run's scripts"),

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, by nvidia-smi: all of one kind, whole, free, connected by NVLink, and those of the recipe."""
+"""The GPUs of this machine, by nvidia-smi: of one kind, whole, free, connected, and those of the recipe."""
 
 from __future__ import annotations
 

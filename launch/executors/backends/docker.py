@@ -20,7 +20,8 @@ class Docker:
     def validate(self, spec: Spec) -> None:
         if spec.num_nodes > 1:
             raise Refusal(
-                f"cluster={spec.cluster.name} is one machine of {spec.gpus_per_node} GPUs, and {spec.name} takes {spec.gpus}",
+                f"cluster={spec.cluster.name} is one machine of {spec.gpus_per_node} GPUs, and {spec.name} needs "
+                f"{spec.gpus}",
                 f"Use gpus={spec.gpus_per_node}.",
             )
 

@@ -19,7 +19,8 @@ class Local:
     def validate(self, spec: Spec) -> None:
         if spec.num_nodes > 1 and spec.cluster.accelerator != "cpu":
             raise Refusal(
-                f"cluster={spec.cluster.name} is one machine of {spec.gpus_per_node} GPUs, and {spec.name} takes {spec.gpus}",
+                f"cluster={spec.cluster.name} is one machine of {spec.gpus_per_node} GPUs, and {spec.name} needs "
+                f"{spec.gpus}",
                 f"Use gpus={spec.gpus_per_node}.",
             )
 

@@ -74,7 +74,7 @@ class Slurm:
             folder, handle = Path(opened._exp_dir), opened.jobs[0].handle
         job = re.search(r"/(\d+)", handle.partition("://")[2])
         if job is None:
-            raise Refusal(f"sbatch gave no job number for {launch.spec.name}: it said {handle!r}")
+            raise Refusal(f"sbatch gave no job number for {launch.spec.name}, but {handle!r}")
         if not launch.spec.cluster.requeue:  # NeMo-Run always submits with --requeue
             subprocess.run(["scontrol", "update", f"jobid={job[1]}", "requeue=0"], capture_output=True, check=False)
         submission = Submission(job[1], folder)

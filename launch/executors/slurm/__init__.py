@@ -1,1 +1,1 @@
-"""How to talk to SLURM: the lines of a job's script, its refusals in plain words, job states and logs, time limits. No NeMo-Run."""
+"""SLURM itself: lines of a job's script, its errors, job states and logs, time limits. No NeMo-Run."""

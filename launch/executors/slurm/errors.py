@@ -52,7 +52,7 @@ def explain(printed: str, spec: Spec) -> Refusal:
     lines = [line.strip() for line in printed.splitlines() if "error" in line.lower()] or [
         line for line in printed.splitlines() if line.strip()
     ]
-    return Refusal(f"SLURM does not take it: {lines[0] if lines else 'it does not say why'}")
+    return Refusal(f"SLURM refuses the job: {lines[0] if lines else 'it gives no reason'}")
 
 
 def _listed(*words: str) -> str:
@@ -87,7 +87,7 @@ def _partition(spec: Spec) -> Refusal:
 def _time_limit(spec: Spec) -> Refusal:
     limits = _listed("sinfo", "-h", "-o", "%P %l")
     return Refusal(
-        f"cluster.time={spec.cluster.time} is not what partition {spec.cluster.partition!r} allows",
+        f"cluster.time={spec.cluster.time} is not a time limit that partition {spec.cluster.partition!r} allows",
         f"Partitions and their limits: {limits}.",
     )
 
@@ -101,11 +101,11 @@ def _nodes(spec: Spec) -> Refusal:
 
 
 def _qos(spec: Spec) -> Refusal:
-    return Refusal(f"SLURM does not take the QOS {spec.cluster.sbatch.get('qos', '')!r}", "Change cluster.sbatch.qos.")
+    return Refusal(f"SLURM refuses the QOS {spec.cluster.sbatch.get('qos', '')!r}", "Change cluster.sbatch.qos.")
 
 
 def _dependency(spec: Spec) -> Refusal:
-    return Refusal("SLURM does not know the job that --after names", "squeue lists yours.")
+    return Refusal("SLURM does not know the job that --after names", "Run squeue --me to list your jobs.")
 
 
 def _uncommitted(spec: Spec) -> Refusal:

@@ -30,7 +30,7 @@ srun() {
 
 
 def setup_lines(spec: Spec) -> str:
-    """Shell lines that read the secrets, replace srun where there is no container, set the time to stop, and run the site's own."""
+    """Shell lines that load secrets, replace srun where there is no container, and set the time to stop."""
     cluster = spec.cluster
     lines = []
     if cluster.secrets_file:

@@ -6,7 +6,7 @@ import re
 
 
 def time_limit_seconds(limit: str) -> int | None:
-    """Seconds of a limit written as M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; None for anything else, which sbatch must judge."""
+    """Seconds of M, M:S, H:M:S, D-H, D-H:M or D-H:M:S; None for anything else, which is left to sbatch."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if not found:
         return None
