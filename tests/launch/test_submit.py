@@ -129,3 +129,22 @@ def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
     again = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert again.returncode == 2
     assert "has done its 2 steps" in again.stderr
+
+
+def test_an_executor_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slipway.launch.executors import Launch, backends, executor_named, submit
+
+    (tmp_path / "printer.py").write_text(
+        "class Printer:\n"
+        "    runs_here = falls_back_to_cpu = True\n"
+        "    def validate(self, spec): pass\n"
+        "    def render(self, launch, after=''): return f'print {launch.spec.name}'\n"
+        "EXECUTOR = Printer()\n"
+    )
+    monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
+    spec = load("llama3_tiny", ["cluster=cpu"]).spec
+    spec = replace(spec, cluster=replace(spec.cluster, executor="printer"))
+    assert submit.render(Launch(spec, {}, "")) == "print llama3_tiny"
+    with pytest.raises(Refusal) as refused:
+        executor_named("pbs")
+    assert refused.value.sentence() == "cluster.executor=pbs is unknown. Use docker, local, printer or slurm."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import subprocess
 import sys
@@ -37,6 +38,12 @@ def forked(
                     raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
             for number, path in ((1, out), (2, err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            # pytest has replaced the streams by its own, which write elsewhere and refuse to be read
+            sys.stdin, sys.stdout, sys.stderr = (
+                io.TextIOWrapper(io.FileIO(number, mode, closefd=False), write_through=True)
+                for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+            )
             return work()
 
         result = ranks.run(1, child, timeout_s=timeout_s).results[0]

@@ -267,7 +267,7 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         return answers
 
     environment = site.slurm.environment | site.environment
-    where = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
+    where: dict[str, Any] = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
     answers, _, _ = forked(submit_all, timeout_s=200, **where)
     for name, (_, _, expected) in cases.items():
         assert expected in answers[name], f"{name}: {answers[name]}"
