@@ -25,7 +25,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("configs", "planner", "recipes", "launch")
 DISTRIBUTION = "nemo_slipway"
 GIT = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
-WHERE = "import slipway.configs as c, slipway.launch as l; print(slipway.__file__, c.__file__, l.__file__, sep='\\n')"
+WHERE = """
+import slipway, slipway.configs, slipway.launch
+for module in slipway, slipway.configs, slipway.launch:
+    print(module.__file__)
+"""
 
 
 def _tracked() -> list[str]:
