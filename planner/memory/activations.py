@@ -61,7 +61,7 @@ class Saved:
             left -= self.separate_norms
         if "mla_up_proj" in modules:
             left -= self.up_projection
-        if "moe_act" in modules and moe:
+        if "moe_act" in modules and "moe" not in modules and moe:  # recomputing the experts includes their activation
             left -= self.activation_output
         if ("mlp" in modules and not moe) or ("moe" in modules and moe):
             left -= (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slipway import configs, planner
 from slipway.configs import Calibration, Fsdp, Recompute, load
 from slipway.configs.schema import layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import model_flops_per_token
-from slipway.planner.memory import in_flight, memory
+from slipway.planner.memory import Saved, StageMemory, in_flight, memory, stage_memory
 from slipway.planner.numerics import Dtype
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.operations import Term
@@ -272,3 +274,31 @@ def test_what_goes_to_host_memory_takes_its_time_unless_the_link_is_fast() -> No
     assert told("h100", 16)[0] < told("h100", 8)[0] < told("h100", 0)[0]
     assert told("h100", 16)[1] > told("h100", 8)[1] > 0.0
     assert told("gb300", 16)[1] == 0.0
+
+
+MODULES = ["core_attn", "layernorm", "mla_up_proj", "mlp", "moe_act", "moe"]
+COMPONENTS = ["parameters_gib", "gradients_gib", "optimizer_gib", "activations_gib", "logits_gib", "buffers_gib"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_component_is_negative_and_recomputing_more_never_needs_more(data: st.DataObject) -> None:
+    """Any model and any two sets of recomputed modules of which one includes the other."""
+    name = data.draw(st.sampled_from(["llama3_8b", "qwen3_30b_a3b", "deepseek_v3"]))
+    backend = data.draw(st.sampled_from(["auto", "unfused"]))
+    spec = configs.load(name, ["gpus=64", "layout.tp=1", f"layout.attention_backend={backend}"]).spec
+    more = data.draw(st.lists(st.sampled_from(MODULES), unique=True, min_size=1))
+    fewer = data.draw(st.lists(st.sampled_from(more), unique=True, min_size=1))
+
+    def stages(modules: list[str]) -> list[StageMemory]:
+        lay = replace(spec.layout, recompute=Recompute.selective, recompute_modules=modules)
+        return stage_memory(replace(spec, layout=lay))
+
+    for small, large in zip(stages(more), stages(fewer), strict=True):
+        assert all(getattr(small, component) >= 0 for component in COMPONENTS)
+        assert small.total_gib <= large.total_gib * (1 + 1e-12)
+
+
+def test_recomputing_the_experts_frees_their_activation_once() -> None:
+    saved = Saved(*[1.0] * len(fields(Saved)))
+    assert saved.kept(("moe", "moe_act"), moe=True) == saved.kept(("moe",), moe=True)
