@@ -32,6 +32,11 @@ class Dtype(Enum):
         return _ELEMENT_BYTES[self]
 
     @property
+    def output_bytes(self) -> float:
+        """Bytes of one element that the product writes: quantized operands make bf16 outputs."""
+        return FP32_BYTES if self is Dtype.fp32 else BF16_BYTES
+
+    @property
     def quantized(self) -> bool:
         """Whether operands are cast from bf16 and carry scales."""
         return self in (Dtype.fp8, Dtype.fp4)
@@ -121,6 +126,15 @@ class Numerics:
         if self.precision_aware or self.gemm is Dtype.fp32:
             return _MOMENTS_BYTES
         return _MOMENTS_BYTES + _MASTER_BYTES
+
+    @property
+    def adam_bytes(self) -> float:
+        """Read and written to update one parameter by Adam with fp32 states.
+
+        It reads the gradient, two moments and the master weight, and writes the last three; then it writes the model's
+        weight, unless that is the master weight itself.
+        """
+        return 4 * FP32_BYTES + 3 * FP32_BYTES + (0.0 if self.gemm is Dtype.fp32 else BF16_BYTES)
 
     @property
     def unquantized(self) -> Numerics:

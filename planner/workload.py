@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
 from slipway.configs.schema import LayerKind, layer_kinds
 from slipway.planner.calibration import calibration_for
-from slipway.planner.numerics import BF16_BYTES, Numerics, numerics_of
+from slipway.planner.numerics import Numerics, numerics_of
 from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
 from slipway.planner.stages import Chunk, chunks_of
 
@@ -63,7 +63,7 @@ class LayerContext:
     @property
     def element_bytes(self) -> float:
         """Bytes of an activation's element, as its kernels read and write it."""
-        return BF16_BYTES
+        return self.numerics.activation_bytes
 
     @property
     def sequence_shards(self) -> int:

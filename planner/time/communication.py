@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slipway.configs import Fsdp
-from slipway.planner.numerics import BF16_BYTES, FP32_BYTES
+from slipway.planner.numerics import FP32_BYTES
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.links import Link, link
 from slipway.planner.time.operations import Gathers, Group, Module, Operation, Term
@@ -20,8 +20,6 @@ _USER_BUFFER_OVERLAP = 0.7
 _LAST_BUCKET = 0.05
 # Times that an optimizer step takes longer with its states in host memory, over HBM: assumed; no published run shows it.
 _HOST_OPTIMIZER = 8.0
-# Adam reads the gradient, two moments and the master weight; it writes the last three and the bf16 weight.
-_ADAM_BYTES = 4 * FP32_BYTES + 3 * FP32_BYTES + BF16_BYTES
 _NORM_BYTES = FP32_BYTES  # the gradient's norm reads it
 _OPTIMIZER_KERNELS = 4
 
@@ -64,7 +62,7 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
         dense, expert = _exchange(work, dense_link, shard.dense), _exchange(work, expert_link, shard.expert)
         exchanged = max(exchanged, dense + expert)
         updated = shard.dense / dense_ranks + shard.expert / expert_ranks if sharded else float(shard.total)
-        streamed = updated * _ADAM_BYTES + shard.total / dense_ranks * _NORM_BYTES
+        streamed = updated * work.context.numerics.adam_bytes + shard.total / dense_ranks * _NORM_BYTES
         optimizer = max(optimizer, device.stream(streamed, _OPTIMIZER_KERNELS))
     if lay.optimizer_cpu_offload:
         optimizer *= _HOST_OPTIMIZER

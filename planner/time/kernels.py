@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from slipway.configs import Calibration, Gpu
-from slipway.planner.numerics import BF16_BYTES, Dtype, Scaling, dense_peak_tflops
+from slipway.planner.numerics import Dtype, Scaling, dense_peak_tflops
 
 # Output tiles (rows, columns) that a library chooses from, and each one's rate over the best one's: a smaller tile reads
 # its operands more often. Typical of CUTLASS on A100 and H100; calibration fits what is left (gemm_tail).
@@ -69,10 +69,10 @@ class Device:
     def gemm(
         self, m: float, n: float, k: float, dtype: Dtype, scaling: Scaling = Scaling.none, count: int = 1
     ) -> float:
-        """``count`` products [m, k] x [k, n] in one launch, their outputs in 16 bits."""
+        """``count`` products [m, k] x [k, n] in one launch."""
         if m <= 0:
             return 0.0
-        moved = dtype.element_bytes * (m * k + k * n) + BF16_BYTES * m * n
+        moved = dtype.element_bytes * (m * k + k * n) + dtype.output_bytes * m * n
         idle = 1.0 / _filled(m, n, count, self.gpu.multiprocessors) - 1.0
         arithmetic = 2.0 * m * n * k / self.gemm_rate(dtype, scaling) * (1.0 + self.cal.gemm_tail * idle)
         traffic = moved / self.memory_rate
@@ -82,8 +82,8 @@ class Device:
         """``kernels`` kernels that read and write ``moved_bytes`` in all and compute next to nothing."""
         return moved_bytes / self.memory_rate + kernels * self.cal.kernel_us * 1e-6
 
-    def attention(self, flops: float, head_dim: float = _USUAL_HEAD) -> float:
-        """Fused attention of ``flops`` operations over heads of ``head_dim`` channels."""
+    def attention(self, flops: float, dtype: Dtype, head_dim: float = _USUAL_HEAD) -> float:
+        """Fused attention of ``flops`` operations over heads of ``head_dim`` channels, its operands in ``dtype``."""
         width = (1 + _HEAD_AT_HALF_RATE / _USUAL_HEAD) * head_dim / (head_dim + _HEAD_AT_HALF_RATE)
-        rate = self.gpu.bf16_tflops * 1e12 * self.cal.attention_efficiency
+        rate = dense_peak_tflops(self.gpu, dtype) * 1e12 * self.cal.attention_efficiency
         return flops / (rate * width) + self.cal.kernel_us * 1e-6

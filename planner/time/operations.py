@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from slipway.planner.numerics import Dtype
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.links import link
 from slipway.planner.workload import LayerContext
@@ -111,9 +110,9 @@ class LowRankPair:
     rows: float
 
     def price(self, context: LayerContext, device: Device) -> Sequence[Entry]:
-        rank = context.lora_rank
-        down = device.gemm(self.rows, rank, self.inputs, Dtype.bf16)
-        up = device.gemm(self.rows, self.outputs, rank, Dtype.bf16)
+        rank, dtype = context.lora_rank, context.numerics.unquantized.gemm
+        down = device.gemm(self.rows, rank, self.inputs, dtype)
+        up = device.gemm(self.rows, self.outputs, rank, dtype)
         return (Entry(Term.gemm, down + up, 2 * (down + up), 2),)
 
 
@@ -157,18 +156,19 @@ class Attention:
     head_dim: float
     score_bytes: float = 0.0  # of all scores, where attention is unfused
 
-    def seconds(self, device: Device) -> tuple[float, float]:
+    def seconds(self, context: LayerContext, device: Device) -> tuple[float, float]:
         """Of the forward and the backward pass."""
+        dtype = context.numerics.unquantized.gemm
         if not self.score_bytes:
-            forward = device.attention(self.flops, self.head_dim)
+            forward = device.attention(self.flops, dtype, self.head_dim)
             return forward, _ATTENTION_BACKWARD * forward
-        products = device.attention(self.flops)
+        products = device.attention(self.flops, dtype)
         forward = products + device.stream(_SCORES_FORWARD * self.score_bytes, _SCORES_FORWARD_KERNELS)
         streamed = device.stream(_SCORES_BACKWARD * self.score_bytes, _SCORES_BACKWARD_KERNELS)
         return forward, _UNFUSED_BACKWARD * products + streamed
 
     def price(self, context: LayerContext, device: Device) -> Sequence[Entry]:
-        return (Entry(Term.attention, *self.seconds(device), 2),)
+        return (Entry(Term.attention, *self.seconds(context, device), 2),)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class RingExchange:
 
     def price(self, context: LayerContext, device: Device) -> Sequence[Entry]:
         ring, steps = link(device, context.cp, context.tp), context.cp - 1
-        forward, backward = self.attention.seconds(device)
+        forward, backward = self.attention.seconds(context, device)
         waits = ring.latency * steps
         exposed_forward = max(0.0, self.moved_bytes / ring.rate - _RING_OVERLAP * forward) + waits
         exposed_backward = max(0.0, 2 * self.moved_bytes / ring.rate - _RING_OVERLAP * backward) + waits
@@ -194,7 +194,7 @@ class Scan:
     flops: float
 
     def price(self, context: LayerContext, device: Device) -> Sequence[Entry]:
-        scan = _SCAN_OVER_ATTENTION * device.attention(self.flops)
+        scan = _SCAN_OVER_ATTENTION * device.attention(self.flops, context.numerics.unquantized.gemm)
         return (Entry(Term.attention, scan, _SCAN_BACKWARD * scan),)
 
 

@@ -302,3 +302,14 @@ def test_no_component_is_negative_and_recomputing_more_never_needs_more(data: st
 def test_recomputing_the_experts_frees_their_activation_once() -> None:
     saved = Saved(*[1.0] * len(fields(Saved)))
     assert saved.kept(("moe", "moe_act"), moe=True) == saved.kept(("moe",), moe=True)
+
+
+def test_fp32_moves_elements_of_four_bytes() -> None:
+    """Twice the bytes of bf16: memory-bound kernels take about twice the time, and collectives twice that of their bytes."""
+    keys = ["gpus=8", "layout.tp=2", "layout.recompute=none"]
+    bf16, fp32 = (configs.load("llama3_8b", [*keys, f"precision={name}"]).spec for name in ("bf16", "fp32"))
+    instant = replace(calibration_for(bf16), kernel_us=0.0, collective_us=0.0)
+    narrow, wide = (step_time(spec, instant).breakdown for spec in (bf16, fp32))
+    assert wide["elementwise"] == pytest.approx(2 * narrow["elementwise"])
+    assert wide["tp"] == pytest.approx(2 * narrow["tp"])
+    assert wide["attention"] > 1.5 * narrow["attention"], "TF32 has half the rate of bf16"
