@@ -1,4 +1,4 @@
-"""Which fitted constants apply: one set for a GPU as one software generation drives it, in configs/calibration."""
+"""The fitted constants that apply to a spec: one set for a GPU and a software generation, in configs/calibration."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ import yaml
 from slipway.configs import Calibration, Refusal, Spec, nearest
 from slipway.configs.load import ROOT
 
-# A part for which nothing has been fitted borrows from the one most like it.
+# A GPU that no published run was measured on uses the constants of the one that is most like it.
 NEAREST_PART = {"h200": "h100", "a100_40gb": "a100"}
+DEFAULTS = "defaults"  # the name of the constants that are fitted to no GPU: the defaults of configs.Calibration
+
+
+def fitted_part(gpu: str) -> str:
+    """The GPU whose constants apply to ``gpu``: itself, the one most like it, or empty where there is neither."""
+    for part in (gpu, NEAREST_PART.get(gpu, "")):
+        if part and (ROOT / "calibration" / f"{part}.yaml").is_file():
+            return part
+    return ""
 
 
 @functools.cache
 def _file(gpu: str) -> dict[str, Any]:
-    path = ROOT / "calibration" / f"{gpu}.yaml"
-    if not path.is_file():
-        return _file(NEAREST_PART[gpu]) if gpu in NEAREST_PART else {"default": "", "generations": {}}
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    part = fitted_part(gpu)
+    if not part:
+        return {"default": "", "generations": {}}
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "calibration" / f"{part}.yaml").read_text())
     return loaded
 
 
@@ -30,25 +39,36 @@ def generations(gpu: str) -> list[str]:
 
 @functools.cache
 def calibration(gpu: str, software: str = "") -> Calibration:
-    """Constants of ``gpu`` under ``software``; the part's default generation if none is named.
+    """Constants of ``gpu`` under ``software``, or under the GPU's default generation. Their name says whose they are.
 
     Raises:
-        Refusal: a software generation that was never fitted for this part.
+        Refusal: no constants are fitted to this software generation on this GPU.
     """
-    held = _file(gpu)
-    name = software or held["default"]
+    fitted = _file(gpu)
+    name = software or fitted["default"]
     if not name:
-        return Calibration(name="defaults")
-    if name not in held["generations"]:
-        raise Refusal(f"software={name} is not fitted for {gpu}; {nearest(name, held['generations'])}")
-    return Calibration(**{"name": f"{gpu}/{name}", **held["generations"][name]})
+        return Calibration(name=DEFAULTS)
+    if name not in fitted["generations"]:
+        raise Refusal(f"software={name} is not fitted for {gpu}; {nearest(name, fitted['generations'])}")
+    return Calibration(**{"name": f"{fitted_part(gpu)}/{name}", **fitted["generations"][name]})
 
 
 def calibration_for(spec: Spec) -> Calibration:
+    """Constants of the spec's GPU and software generation."""
     return calibration(spec.gpu.name, spec.software)
 
 
 def calibration_or_nearest(gpu: str, software: str) -> Calibration:
-    """As :func:`calibration`, but an unfitted generation falls back to the part's default."""
+    """As :func:`calibration`, but an unfitted generation falls back to the GPU's default."""
     known = _file(gpu)["generations"]
     return calibration(gpu, software if software in known else "")
+
+
+def calibration_warning(gpu: str) -> str:
+    """Why the times predicted for ``gpu`` are less certain than those of a fitted GPU; empty for a fitted one."""
+    part = fitted_part(gpu)
+    if part == gpu:
+        return ""
+    if part:
+        return f"no published run calibrates {gpu}: its times use the constants fitted to {part}"
+    return f"no published run calibrates {gpu}: its times use uncalibrated default constants"

@@ -29,6 +29,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "parameters": {"total": count.total, "active": count.active, "per_rank": count.per_rank},
         "memory": _memory(verdict.memory, verdict.expert_load) if verdict.memory else None,
         "throughput": _throughput(verdict.time) if verdict.time else None,
+        "calibration": verdict.time.calibration if verdict.time else None,
     }
 
 

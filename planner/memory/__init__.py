@@ -13,6 +13,8 @@ from slipway.planner.memory.estimate import (
     in_flight,
     memory,
     stage_memory,
+    workload_expert_load,
+    workload_memory,
 )
 
 __all__ = [
@@ -29,4 +31,6 @@ __all__ = [
     "memory",
     "saved_by_layer",
     "stage_memory",
+    "workload_expert_load",
+    "workload_memory",
 ]

@@ -45,6 +45,7 @@ class StepTime:
     stage_forward_s: list[list[float]] = field(default_factory=list)
     stage_backward_s: list[list[float]] = field(default_factory=list)
     send_s: float = 0.0
+    calibration: str = ""  # name of the constants that it was computed with: part/software generation
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def workload_step_time(work: Workload) -> StepTime:
         stage_forward_s=forward,
         stage_backward_s=backward,
         send_s=parts.send,
+        calibration=cal.name,
     )
 
 

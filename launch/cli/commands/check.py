@@ -142,6 +142,7 @@ def _show_time(terminal: Terminal, time: StepTime) -> None:
     parts = sorted(time.breakdown.items(), key=lambda part: -part[1])
     shown = [f"{name} {s:.2f} s" for name, s in parts if s > SMALLEST_SHARE_SHOWN * time.step_time_s]
     terminal.field("spent", ", ".join(shown))
+    terminal.field("fitted", f"{time.calibration} (configs/calibration)")
 
 
 def show_nearest(terminal: Terminal, nearest: Candidate) -> None:

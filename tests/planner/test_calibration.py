@@ -1,0 +1,36 @@
+"""A prediction names the constants behind it, and warns where they were fitted to another GPU or to none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from slipway import configs, planner
+from slipway.planner.calibration import calibration
+
+
+def _check(gpu: str) -> planner.Verdict:
+    spec = configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.pp=1", "layout.cp=1"]).spec
+    return planner.check(replace(spec, gpu=replace(configs.gpu("h200"), name=gpu)))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name", "warning"),
+    [
+        ("h100", "h100/nemo_2025", ""),
+        ("h200", "h100/nemo_2025", "fitted to h100"),
+        ("mi300x", "defaults", "uncalibrated default constants"),
+    ],
+)
+def test_check_names_its_calibration(gpu: str, name: str, warning: str) -> None:
+    verdict = _check(gpu)
+    assert verdict.time and verdict.time.calibration == name
+    assert planner.as_json(verdict)["calibration"] == name
+    warnings = [v.message for v in verdict.advice if v.rule == "calibration"]
+    assert len(warnings) == bool(warning)
+    assert all(warning in message for message in warnings)
+
+
+def test_a_borrowed_calibration_is_the_lenders() -> None:
+    assert replace(calibration("h200"), name="") == replace(calibration("h100"), name="")
