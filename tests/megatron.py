@@ -52,7 +52,9 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
             expert_tensor_parallel_size=lay.etp or None,
             create_gloo_process_groups=False,
         )
-        config: Any = build(spec, cpu=True).model.config
+        recipe = build(spec, cpu=True)
+        assert issubclass(recipe.model.__fn_or_cls__, GPTModel), "configure_model below is GPTModel's"
+        config: Any = recipe.model.config
         for name, value in {
             "tensor_model_parallel_size": lay.tp,
             "pipeline_model_parallel_size": lay.pp,
@@ -74,7 +76,6 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
         }.items():
             setattr(config, name, value)
         built = fdl.build(config)
-        assert GPTModel
         chunks = []
         for stage in range(lay.vpp):
             model = built.configure_model(_Tokenizer(spec.model.vocab_size), vp_stage=stage if lay.vpp > 1 else None)

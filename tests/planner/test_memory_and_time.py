@@ -92,12 +92,18 @@ def test_every_recipe_is_legal_and_fits_by_default(name: str) -> None:
     assert (verdict.time and 0.05 < verdict.time.mfu < 0.75) or name.endswith("_tiny")
 
 
-def test_selective_and_uniform_recompute_lie_between() -> None:
-    none = memory(_spec()).peak_gib
-    selective = memory(_spec("layout.recompute=selective", "layout.recompute_modules=[mlp]")).peak_gib
-    full = memory(_spec("layout.recompute=full")).peak_gib
-    assert full < selective < none
-    assert Recompute.full.value == "full"
+def test_selective_block_and_uniform_recompute_lie_between_none_and_full() -> None:
+    def peak(*keys: str) -> float:
+        return memory(_spec(*(f"layout.recompute{key}" for key in keys))).peak_gib
+
+    none, full = peak("=none"), peak("=full")
+    assert full < peak("=selective", "_modules=[mlp]") < none
+    blocks = [peak("=full", "_method=block", f"_num_layers={layers}") for layers in (1, 5, 10, 20)]
+    assert none > blocks[0] and blocks == sorted(blocks, reverse=True)
+    assert blocks[-1] == full, "a stage has 20 layers, and all of them are recomputed"
+    units = [peak("=full", "_method=uniform", f"_num_layers={layers}") for layers in (5, 10, 20)]
+    assert full < units[0] and units == sorted(units), "a unit's layers exist at once while its backward pass runs"
+    assert units[-1] < none
 
 
 @pytest.mark.parametrize("modules", ["[core_attn]", "[core_attn,layernorm]"])
