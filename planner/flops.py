@@ -1,8 +1,13 @@
 """Floating-point operations of a model, in both conventions that published numbers use.
 
-"causal" counts the half of the attention matrix that a causal model needs (NeMo since August 2025, Megatron-Core since 0.12);
-"full" counts all of it (NeMo before, Narayanan et al. 2021, PaLM's MFU). Model FLOPs count forward and backward once;
-hardware FLOPs add what recompute does again. A multiply-add is two operations.
+"causal" counts the half of the attention matrix that a causal model needs (NeMo since August 2025, Megatron-Core since
+0.12); "full" counts all of it (NeMo before that, Narayanan et al. 2021, PaLM's MFU). Model FLOPs count the forward and
+the backward pass once, without recompute. A multiply-add is two operations.
+
+Symbols:
+    h      hidden size
+    qk, v  query-key and value channels, summed over all heads
+    w      keys of a sliding window
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ def attention_width(model: Model) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4096)
 def mean_keys(model: Model, full_keys: bool, seq_length: int, *, causal: bool) -> float:
-    """Keys that a query meets, on average over the sequence, in a layer with or without a window."""
+    """Keys that a query attends to, on average over the sequence, in a layer with or without a window."""
     if full_keys or model.window_size >= seq_length:
         return seq_length / 2 if causal else float(seq_length)
     w = model.window_size
@@ -38,7 +43,7 @@ def mean_keys(model: Model, full_keys: bool, seq_length: int, *, causal: bool) -
 
 
 class Norms(NamedTuple):
-    """Norms of a layer, by the name under which selective recompute brings them back."""
+    """Norms of a layer, by the module whose selective recompute brings them back."""
 
     layernorm: int
     mlp: int
@@ -46,10 +51,11 @@ class Norms(NamedTuple):
 
 
 def norms(model: Model, kind: LayerKind, *, all_separate: bool) -> Norms:
-    """A layer's norms, counted.
+    """The number of a layer's norms that each kind of recompute brings back.
 
-    Megatron-Core's layers join a norm to the linear layer that it feeds, but for latent attention and for experts, whose inputs
-    go to more than one (gpt_layer_specs.py); recomputing ``layernorm`` passes over the joined ones, ``mlp`` includes its own.
+    Megatron-Core's layers fuse a norm into the linear layer that it feeds, except before latent attention and before
+    experts, whose inputs go to more than one layer (gpt_layer_specs.py). Recomputing ``layernorm`` skips the fused
+    norms; recomputing ``mlp`` includes the feed-forward's own.
     """
     attention, dense = kind.mixer is Mixer.attention, kind.feed_forward is FeedForward.dense
     separate = int(attention and (all_separate or model.is_mla))
@@ -64,15 +70,15 @@ def recomputes_norms(model: Model) -> bool:
 
 
 def nodes_met(model: Model, nodes: float) -> float:
-    """Nodes among which a token's experts lie, on average, of the ``nodes`` that hold all of them.
+    """Nodes on which a token's experts are, on average, of the ``nodes`` that hold all experts.
 
-    A router with groups looks for experts in a few of them only (DeepSeek-V3's node-limited routing, arXiv:2412.19437, section 2.1.2);
-    neighbouring experts form a group.
+    A router with groups chooses experts from a few of the groups only (DeepSeek-V3's node-limited routing,
+    arXiv:2412.19437, section 2.1.2). Consecutive experts form a group.
     """
     reached, groups, chosen = nodes, model.moe_router_num_groups, model.moe_router_group_topk
     if groups and nodes >= groups:
         reached = nodes * chosen / groups
-    elif groups:  # a node holds several: it is met unless all of the chosen ones are elsewhere
+    elif groups:  # a node holds several groups: it is reached unless all chosen groups are elsewhere
         elsewhere = groups - round(groups / nodes)
         reached = nodes * (1 - math.comb(elsewhere, chosen) / math.comb(groups, chosen))
     return reached * (1 - (1 - 1 / reached) ** model.moe_router_topk)
@@ -95,18 +101,22 @@ def mamba_linear(model: Model) -> int:
     return model.hidden_size * (model.mamba_projection + model.mamba_width)
 
 
-# The state-space dual form works on chunks of the sequence (mamba_ssm's chunk_size): scores within a chunk, states between them.
+# The state-space dual form works on chunks of the sequence (mamba_ssm's chunk_size): scores within a chunk, states
+# between them.
 MAMBA_CHUNK = 128
 
 
 def mamba_scan(model: Model) -> float:
-    """FLOPs per token of the scan: scores of each group, their product with x, states written and read (arXiv:2405.21060, section 6)."""
+    """FLOPs per token of the scan (arXiv:2405.21060, section 6).
+
+    They are the scores of each group, their product with x, and the writing and reading of the states.
+    """
     within = 2.0 * MAMBA_CHUNK * (model.mamba_num_groups * model.mamba_state_dim + model.mamba_width)
     return within + 4.0 * model.mamba_state_dim * model.mamba_width
 
 
 def feed_forward_linear(model: Model, experts: bool) -> int:
-    """Multiply-adds per token of the feed-forward block that one token meets."""
+    """Multiply-adds per token of a feed-forward block; of its experts, those that the token is sent to."""
     h, matrices = model.hidden_size, 3 if model.gated_linear_unit else 2
     if not experts:
         return matrices * h * model.ffn_hidden_size
@@ -119,7 +129,7 @@ def feed_forward_linear(model: Model, experts: bool) -> int:
 
 
 def sent_to_experts(capacity: float, padded: bool) -> float:
-    """Tokens that experts work on, over those routed: 1 where nothing is dropped; padding counts, as it is worked on too."""
+    """Tokens that experts compute, over those routed: 1 where none is dropped. Padding is computed, so it counts."""
     if not capacity:
         return 1.0
     return capacity if padded else min(capacity, 1.0)
@@ -142,19 +152,19 @@ def layer_flops(model: Model, kind: LayerKind, seq_length: int, *, causal: bool)
 @functools.lru_cache(maxsize=1024)
 def forward_flops_per_token(model: Model, seq_length: int, *, causal: bool = True) -> float:
     """FLOPs of one token's forward pass: linear layers, attention, logits, multi-token prediction."""
-    further = (model.mtp_kind,) * model.mtp_num_layers
+    predictions = (model.mtp_kind,) * model.mtp_num_layers
     total = 2.0 * model.hidden_size * model.vocab_size
-    total += len(further) * 2.0 * model.hidden_size * (model.vocab_size + 2 * model.hidden_size)
+    total += len(predictions) * 2.0 * model.hidden_size * (model.vocab_size + 2 * model.hidden_size)
     return total + sum(
-        layer_flops(model, kind, seq_length, causal=causal) for kind in layer_kinds(model.shape) + further
+        layer_flops(model, kind, seq_length, causal=causal) for kind in layer_kinds(model.shape) + predictions
     )
 
 
 def model_flops_per_token(spec: Spec, *, causal: bool = True) -> float:
-    """FLOPs of training on one token: the backward pass costs twice the forward."""
+    """FLOPs of training on one token: the backward pass costs twice the forward pass."""
     return 3.0 * forward_flops_per_token(spec.model, spec.seq_length, causal=causal)
 
 
 def peak_tflops(spec: Spec) -> float:
-    """Dense peak of the GPU in the precision's GEMM dtype; 0 where it has none."""
+    """Dense peak of the GPU in TFLOP/s, in the dtype of the precision's matrix products; 0 where it has none."""
     return dense_peak_tflops(spec.gpu, numerics_of(spec).gemm)

@@ -1,6 +1,10 @@
-"""Parameters of a model and of one rank of it: exact, tensor by tensor, as Megatron-Core builds them.
+"""The number of parameters of a model and of each rank: exact, tensor by tensor, as Megatron-Core builds them.
 
-Checked against megatron-core's own modules in tests/planner/test_parameters.py.
+tests/planner/test_parameters.py compares them with the modules that Megatron-Core builds.
+
+Symbols:
+    h            hidden size
+    tp, ep, etp  tensor-, expert- and expert-tensor-parallel sizes
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from slipway.planner.stages import chunks, layout_key
 
 @dataclass(frozen=True)
 class Shard:
-    """Parameters that one rank holds: ``dense`` are replicated over data and context ranks, ``expert`` over expert-data ranks."""
+    """Parameters of one rank. Data and context ranks replicate ``dense``, expert-data ranks replicate ``expert``."""
 
     dense: int
     expert: int
@@ -31,14 +35,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Of the whole model: ``active`` are those that one token meets."""
+    """Parameters of the whole model, those that are active for one token, and those of one rank of each stage."""
 
     total: int
     active: int
     per_rank: list[int]
 
 
+_CONVOLUTION_KERNEL = 4  # taps of Mamba-2's convolution, d_conv in megatron-core's MambaMixer
+
+
 def norm(model: Model, size: int) -> int:
+    """Parameters of a norm over ``size`` channels: a weight, and a bias in LayerNorm."""
     return size * (2 if model.normalization is Normalization.LayerNorm else 1)
 
 
@@ -59,7 +67,7 @@ def attention(model: Model, tp: int) -> int:
         project = model.num_attention_heads * model.v_head_dim // tp * h
         return norm(model, h) + query + key_value + project
     width = model.num_attention_heads * model.kv_channels // tp
-    groups = max(model.num_query_groups, tp)  # with more tensor ranks than groups each group is held more than once
+    groups = max(model.num_query_groups, tp)  # with more tensor ranks than groups, several ranks hold the same group
     qkv = width + 2 * groups * model.kv_channels // tp
     count = norm(model, h) + h * qkv + width * h
     if model.add_bias_linear or model.add_qkv_bias:
@@ -72,12 +80,13 @@ def attention(model: Model, tp: int) -> int:
 
 
 def mamba(model: Model, tp: int) -> int:
-    """Parameters of one Mamba-2 block on one of ``tp`` ranks, its input norm included (megatron-core's ssm.mamba_mixer)."""
+    """Parameters of one Mamba-2 block on one of ``tp`` ranks, its input norm included (ssm.mamba_mixer)."""
     h, width = model.hidden_size, model.mamba_width // tp
     groups = 2 * model.mamba_num_groups * model.mamba_state_dim // tp
     heads = model.mamba_num_heads // tp
-    convolution = (width + groups) * (4 + 1)  # a kernel of four and a bias
-    return norm(model, h) + h * (2 * width + groups + heads) + convolution + 3 * heads + width + width * h
+    convolution = (width + groups) * (_CONVOLUTION_KERNEL + 1)  # and a bias
+    per_head = 3 * heads  # A, D and the bias of dt
+    return norm(model, h) + h * (2 * width + groups + heads) + convolution + per_head + width + width * h
 
 
 def feed_forward(model: Model, size: int, tp: int, hidden: int = 0) -> int:
@@ -112,12 +121,13 @@ def layer(model: Model, kind: LayerKind, tp: int, ep: int, etp: int) -> Shard:
 
 
 def multi_token_prediction(model: Model, tp: int, ep: int, etp: int) -> Shard:
-    """Parameters on one rank of the layers that predict further tokens: each a decoder layer behind a projection."""
+    """Parameters of the multi-token prediction layers on one rank: each is a projection and a decoder layer."""
     if not model.mtp_num_layers:
         return Shard(0, 0)
     h, one = model.hidden_size, layer(model, model.mtp_kind, tp, ep, etp)
-    beside = 3 * norm(model, h) + 2 * h * h // tp  # of the embedding, of the hidden state, at the end; [h, 2h]
-    return Shard(model.mtp_num_layers * (one.dense + beside), model.mtp_num_layers * one.expert)
+    # norms of the embedding, of the hidden state and of the output; a projection of [h, 2h]
+    projection = 3 * norm(model, h) + 2 * h * h // tp
+    return Shard(model.mtp_num_layers * (one.dense + projection), model.mtp_num_layers * one.expert)
 
 
 def embedding(model: Model, tp: int, seq_length: int) -> int:
@@ -129,11 +139,12 @@ def embedding(model: Model, tp: int, seq_length: int) -> int:
 
 
 def output_layer(model: Model, tp: int) -> int:
+    """Parameters of one rank's rows of the output projection."""
     return model.padded_vocab_size(tp) // tp * model.hidden_size
 
 
 def stage_shards(spec: Spec) -> list[Shard]:
-    """Parameters held by one rank of each pipeline stage."""
+    """Parameters of one rank of each pipeline stage."""
     lay = spec.layout
     return list(_stage_shards(spec.model, layout_key(lay), lay.tp, lay.ep, lay.expert_tp, spec.seq_length))
 
@@ -155,9 +166,9 @@ def _stage_shards(
         if chunk.loses:
             shard += Shard(norm(model, model.hidden_size), 0)
             shard += multi_token_prediction(model, tp, ep, etp)
-            if model.mtp_num_layers and pp > 1:  # it embeds the next token on its own stage
+            if model.mtp_num_layers and pp > 1:  # the last stage embeds the next token itself
                 shard += Shard(embedding(model, tp, seq_length), 0)
-            if not model.tied or pp > 1:  # a tied output on another stage than the embedding is a second copy
+            if not model.tied or pp > 1:  # tied weights on two stages are two copies
                 shard += Shard(output_layer(model, tp), 0)
         out[chunk.stage] = shard
     return tuple(out)
@@ -165,7 +176,7 @@ def _stage_shards(
 
 @functools.lru_cache(maxsize=1024)
 def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
-    """Of the whole model: all, and those that one token meets."""
+    """Parameters of the whole model: all, and those that are active for one token."""
     total = active = embedding(model, 1, seq_length) + norm(model, model.hidden_size)
     if not model.tied:
         total += output_layer(model, 1)
@@ -182,6 +193,6 @@ def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
 
 
 def parameters(spec: Spec) -> ParameterCount:
-    """Of the whole model, what one token meets, and what a rank of each stage holds."""
+    """Parameters of the whole model, those active for one token, and those of one rank of each stage."""
     total, active = model_parameters(spec.model, spec.seq_length)
     return ParameterCount(total, active, [s.total for s in stage_shards(spec)])

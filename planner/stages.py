@@ -1,6 +1,7 @@
-"""Which layers stand on which pipeline stage and model chunk: Megatron-Core's own assignment.
+"""The pipeline stage and model chunk of each layer, as Megatron-Core assigns them.
 
-Source: megatron-core 0.15.3, transformer_block.get_num_layers_to_build and transformer_layer.get_transformer_layer_offset.
+Source: megatron-core 0.15.3, transformer_block.get_num_layers_to_build and
+transformer_layer.get_transformer_layer_offset.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from slipway.configs import Layout, Spec
 
 @dataclass(frozen=True)
 class Chunk:
-    """One model chunk: the decoder layers [start, stop) and whether it embeds and whether it computes the loss."""
+    """One model chunk: the decoder layers [start, stop), and whether it has the embedding and whether the loss."""
 
     stage: int
     start: int
@@ -27,7 +28,10 @@ class Chunk:
 
 
 def stage_layers(num_layers: int, layout: Layout) -> list[int] | None:
-    """Slots on each pipeline stage, an embedding or loss that is accounted for taking one; None if they do not divide."""
+    """Layer slots of each pipeline stage; None if they do not divide.
+
+    An embedding or a loss that the layout accounts for takes one slot.
+    """
     first, last, pp = (
         layout.num_layers_in_first_pipeline_stage,
         layout.num_layers_in_last_pipeline_stage,
@@ -80,7 +84,7 @@ def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bo
 
 
 def layout_key(lay: Layout) -> tuple[int, int, int, int, bool, bool, bool]:
-    """What of a layout decides where layers stand."""
+    """The fields of a layout that decide the stage of each layer."""
     return (
         lay.pp,
         lay.vpp,
@@ -93,15 +97,15 @@ def layout_key(lay: Layout) -> tuple[int, int, int, int, bool, bool, bool]:
 
 
 def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
-    """The chunks of a spec's layout; None if its layers cannot be divided so."""
+    """The chunks of a spec's layout; None if its layers do not divide."""
     return chunks(spec.model.num_layers, layout_key(spec.layout))
 
 
 def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
-    """Layers filled from the front, as many to a chunk as go evenly, so that the last, which has the loss, has the fewest.
+    """Fill the chunks from the front with equally many layers; the last one, which has the loss, gets what remains.
 
-    That is how the published layouts of DeepSeek-V3 and Kimi-K2 split 61 layers. Where it would leave a chunk empty they are spread
-    as evenly as they go, the embedding and the loss each weighing as one.
+    The published layouts of DeepSeek-V3 and Kimi-K2 split 61 layers in this way. Where it would leave a chunk empty,
+    the layers are spread as evenly as possible, and the embedding and the loss each count as one layer.
     """
     count = pp * vpp
     each = -(-num_layers // count)

@@ -1,4 +1,4 @@
-"""What memory and time both derive from a spec, derived once: the calibration, the chunks, the shards, the layer's context.
+"""What memory and time both need of a spec, derived once: calibration, chunks, shards, the context of a layer.
 
 The data flows down from here. Nothing below asks the spec again which layers stand on which stage, how a tensor is
 split, or what its elements cost.

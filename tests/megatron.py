@@ -1,4 +1,7 @@
-"""Ask Megatron-Core itself: build one rank of a spec in a fake world, on the meta device. Imported in forked children only."""
+"""What Megatron-Core itself builds for one rank of a spec: in a fake world, on the meta device.
+
+Import this module in forked children only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from slipway.recipes.reference.layers import layer_spec
 
 @contextlib.contextmanager
 def fake_world(rank: int, world_size: int) -> Iterator[None]:
-    """A process group of ``world_size`` ranks in which only ``rank`` exists: for building a full-size model's shapes."""
+    """A process group of ``world_size`` ranks of which only ``rank`` exists: to build a full-size model's shapes."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
@@ -34,7 +37,7 @@ class _Tokenizer:
 
 
 def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
-    """(decoder layers, parameters) of each model chunk that ``rank`` of ``spec.gpus`` holds. Raises what Megatron raises."""
+    """Decoder layers and parameters of each model chunk of ``rank``. Raises what Megatron raises."""
     import fiddle as fdl
     from megatron.core import parallel_state
     from nemo.collections.llm.gpt.model.base import GPTModel

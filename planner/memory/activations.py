@@ -1,7 +1,7 @@
 """Bytes of activations that one layer keeps for its backward pass, operation by operation.
 
-Sources: Korthikanti et al. arXiv:2205.05198 section 4 for the accounting; Transformer Engine's modules and Megatron-Core's
-layers for which tensors are saved.
+Sources: Korthikanti et al. arXiv:2205.05198 section 4 for the accounting; Transformer Engine's modules and
+Megatron-Core's layers for which tensors are saved.
 
 Symbols (bytes unless a unit is given):
     t       tokens of a micro-batch on one context rank
@@ -88,7 +88,7 @@ class _FeedForwardSaved(NamedTuple):
 
 
 def _mamba(context: LayerContext) -> _MixerSaved:
-    """The fused kernel computes the convolution and the scan's parts again: its inputs and its output are all it keeps."""
+    """The fused kernel recomputes the convolution and the scan, so it keeps only its inputs and its output."""
     m, t, numerics = context.model, context.tokens, context.numerics
     act, gem = numerics.activation_bytes, numerics.saved_input_bytes
     width = m.mamba_width / context.tp
@@ -115,7 +115,8 @@ def _attention(context: LayerContext) -> _MixerSaved:
         # the softmax's output; with dropout its mask and the masked copy
         per_score = (2 * act + _MASK_BYTES) if context.calibration.dropout else act
         scores = heads * t * context.seq_length * per_score
-    # the projection's input; the softmax's log-sum-exp of each head; a bf16 copy where the projection keeps a quantized one
+    # the projection's input; the softmax's log-sum-exp of each head; a bf16 copy where the projection keeps a quantized
+    # one
     output = gem * t * v + FP32_BYTES * heads * t + (act * t * v if gem < act else 0.0)
     return _MixerSaved(inputs, scores, output, up_projection)
 
@@ -147,7 +148,7 @@ def _experts(context: LayerContext, expert_load: float) -> _FeedForwardSaved:
 
 @functools.lru_cache(maxsize=4096)
 def saved_by_layer(context: LayerContext, kind: LayerKind, expert_load: float = 1.0) -> Saved:
-    """Bytes that one micro-batch leaves in one layer of one rank; experts get ``expert_load`` times their even share."""
+    """Bytes that one layer of one rank keeps of a micro-batch; experts get ``expert_load`` times an even load."""
     m, t, h, shard = context.model, context.tokens, context.model.hidden_size, context.sequence_shards
     residual = context.numerics.activation_bytes * t * h / shard
     one_norm = context.numerics.saved_input_bytes * t * h / shard

@@ -31,12 +31,12 @@ GIB = 2**30
 CONTEXT_GIB = 1.0
 NCCL_GIB_PER_GROUP = 0.35
 _ALWAYS_GROUPS = 2  # the world's and the data-parallel group
-# cuBLAS and Transformer Engine workspaces, which the allocator never gets back: between steps, Megatron-LM's golden values
-# are 0.07 GiB (A100) to 0.11 GiB (H100) above the sum of parameters, gradients and states.
+# cuBLAS and Transformer Engine workspaces, which the allocator never gets back: between steps, Megatron-LM's golden
+# values are 0.07 GiB (A100) to 0.11 GiB (H100) above the sum of parameters, gradients and states.
 WORKSPACE_GIB = 0.1
-# Reserved over allocated by PyTorch's caching allocator. From 1.09 on, the planner refuses the two published runs that ran
-# out of memory (Llama 3 70B in fp8 on 32 H100, NeMo's Megatron-Bridge tuning notes). With expandable segments, which our
-# recipes set, it is less.
+# Reserved over allocated by PyTorch's caching allocator. From 1.09 on, the planner refuses the two published runs that
+# ran out of memory (Llama 3 70B in fp8 on 32 H100, NeMo's Megatron-Bridge tuning notes). With expandable segments,
+# which our recipes set, it is less.
 FRAGMENTATION = 1.09
 # The load of the experts at the worst moment of a real run, over an even load: the median that explains 82 of
 # Megatron-LM's golden peaks (quartiles 1.34 to 1.59; python -m benchmarks.accuracy --golden). Published speeds are
@@ -93,7 +93,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Memory:
-    """All stages. ``peak_gib`` is the allocator's peak on the fullest one, as torch.cuda.max_memory_allocated counts."""
+    """All stages. ``peak_gib`` is the allocator's peak on the fullest, as torch.cuda.max_memory_allocated counts it."""
 
     stages: list[StageMemory]
     capacity_gib: float
@@ -290,7 +290,7 @@ def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
 
 
 def has_room(spec: Spec, estimate: Memory, expert_load: float = REAL_EXPERT_LOAD) -> bool:
-    """Whether the spec fits, by ``estimate`` (its memory), and also when experts get ``expert_load`` times an even load."""
+    """Whether the spec fits: by ``estimate``, its memory, and when experts get ``expert_load`` times an even load."""
     return estimate.fits and (not _routes_unevenly(spec) or memory(spec, expert_load=expert_load).fits)
 
 

@@ -16,8 +16,8 @@ from slipway.planner import flops
 from slipway.planner.time.operations import Attention, Linear, LowRankPair, Module, Operation, RingExchange, Stream
 from slipway.planner.workload import LayerContext
 
-# Bytes of one element that a step of the ring moves besides attention: its output is rescaled into an fp32 sum (read and
-# write 4, read 2); its gradients are added to those that the other steps left (read 2 + 2, write 2).
+# Bytes of one element that a step of the ring moves besides attention: its output is rescaled into an fp32 sum (read
+# and write 4, read 2); its gradients are added to those that the other steps left (read 2 + 2, write 2).
 _RESCALED_OUTPUT_BYTES = 10
 _ADDED_GRADIENT_BYTES = 6
 

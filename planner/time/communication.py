@@ -1,4 +1,4 @@
-"""Communication that is no part of one block: tensor-parallel gathers, the data-parallel exchange of gradients and weights."""
+"""Communication outside the blocks: tensor-parallel gathers, the data-parallel exchange of gradients and weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from slipway.planner.time.links import Link, link
 from slipway.planner.time.operations import Gathers, Group, Module, Operation, Term
 from slipway.planner.workload import LayerContext, Workload
 
-# Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least. Assumed: just
-# above the largest fitted tp_overlap of stacks that switch it on (configs/calibration, 0.69).
+# Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least. Assumed:
+# just above the largest fitted tp_overlap of stacks that switch it on (configs/calibration, 0.69).
 _USER_BUFFER_OVERLAP = 0.7
-# Share of the data-parallel exchange that nothing hides: the last gradient bucket is reduced after the backward pass has
-# ended. Assumed: one bucket of twenty.
+# Share of the data-parallel exchange that nothing hides: the last gradient bucket is reduced after the backward pass
+# has ended. Assumed: one bucket of twenty.
 _LAST_BUCKET = 0.05
-# Times that an optimizer step takes longer with its states in host memory, over HBM: assumed; no published run shows it.
+# Times that an optimizer step takes longer with its states in host memory, over HBM: assumed; no published run shows
+# it.
 _HOST_OPTIMIZER = 8.0
 _NORM_BYTES = FP32_BYTES  # the gradient's norm reads it
 _OPTIMIZER_KERNELS = 4

@@ -30,7 +30,8 @@ from slipway.planner.time.operations import (
 )
 from slipway.planner.workload import LayerContext
 
-# Passes over the router's logits: softmax, selection, the counting of tokens, the load-balancing loss; in eight kernels.
+# Passes over the router's logits: softmax, selection, the counting of tokens, the load-balancing loss; in eight
+# kernels.
 _ROUTER_PASSES, _ROUTER_KERNELS = 3, 8
 # Reads and writes of the copies. The all-to-all dispatcher orders them by rank before they travel and by expert after,
 # and back, of which the exchange does a part. The flex dispatcher's kernels place the copies as they move them.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from slipway.configs import Calibration, Gpu
 from slipway.planner.numerics import Dtype, Scaling, dense_peak_tflops
 
-# Output tiles (rows, columns) that a library chooses from, and each one's rate over the best one's: a smaller tile reads
-# its operands more often. Typical of CUTLASS on A100 and H100; calibration fits what is left (gemm_tail).
+# Output tiles (rows, columns) that a library chooses from, and each one's rate over the best one's: a smaller tile
+# reads its operands more often. Typical of CUTLASS on A100 and H100; calibration fits what is left (gemm_tail).
 _TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, 0.93), (128, 64, 0.8), (64, 128, 0.8), (64, 64, 0.62))
 # Ways to split the inner dimension where the outer two make too few tiles, and the rate that remains.
 _SPLITS = ((1, 1.0), (2, 0.93), (4, 0.86))

@@ -18,7 +18,8 @@ from slipway.planner.time.mlp import feed_forward
 from slipway.planner.time.operations import Gathers, Group, Linear, Logits, Module, Operation, Stream, Term
 from slipway.planner.workload import LayerContext
 
-# How sharply a layer is bound by either the CPU or the GPU: from one after the other (1) to the slower one alone (infinity).
+# How sharply a layer is bound by either the CPU or the GPU: from one after the other (1) to the slower one alone
+# (infinity).
 _LAUNCH_SHARPNESS = 3.0
 
 
@@ -80,9 +81,9 @@ class _Ledger:
                 self.backward[term] += seconds
 
     def wait_for_launches(self, host_s: float) -> None:
-        """Add the time that the GPU waits for the CPU, which spends ``host_s`` beside the launches of a pass.
+        """Add the time that the GPU waits for the CPU, which spends ``host_s`` a pass in addition to its launches.
 
-        The CPU cannot launch kernels as fast as the GPU ends them, throughout a layer or in a part of it.
+        The GPU finishes kernels faster than the CPU launches them, throughout a layer or in a part of it.
         """
         context = self.context
         launch = 0.0 if context.cuda_graphs else context.calibration.launch_us * 1e-6
@@ -126,7 +127,7 @@ def _operations(context: LayerContext, kind: LayerKind) -> Iterator[Operation | 
 
 
 def _host_seconds(context: LayerContext, kind: LayerKind) -> float:
-    """CPU time of one pass of a layer beside its launches: the Python that walks through it, the wait for token counts."""
+    """CPU time of a layer's pass without its launches: the Python that runs it, and the wait for token counts."""
     if context.cuda_graphs:
         return 0.0
     cal = context.calibration
@@ -165,7 +166,7 @@ def loss_cost(context: LayerContext) -> Cost:
 
 @functools.lru_cache(maxsize=1024)
 def projection_cost(context: LayerContext) -> Cost:
-    """What stands before a multi-token prediction layer: the next token's embedding, two norms, the projection of both."""
+    """The input of a multi-token prediction layer: the next token's embedding, two norms, the projection of both."""
     h, hidden = context.model.hidden_size, _hidden_state(context)
     lookup, norms_and_concatenation = (2 * hidden, 4 * hidden), (3 * 2 * hidden, 3 * 3 * hidden)
     operations: list[Operation | Module] = [

@@ -28,9 +28,9 @@ def mamba(context: LayerContext) -> Iterator[Operation | Module]:
     # [s, b, h] is copied to [b, s, h] and back (megatron-core's MambaMixer.forward)
     transposed = 2 * (gate + rest) + 2 * gate
     yield Stream(transposed, transposed, 2)
-    # The convolution reads and writes; three kernels read x, B and C; each chunk's state is written, passed on (read and
-    # written) and read in fp32; the gated norm reads two tensors and writes one. The backward pass keeps none of it: it
-    # runs them again, and then their gradients.
+    # The convolution reads and writes; three kernels read x, B and C; each chunk's state is written, passed on (read
+    # and written) and read in fp32; the gated norm reads two tensors and writes one. The backward pass keeps none of
+    # it: it runs them again, and then their gradients.
     states = FP32_BYTES * t * width * m.mamba_state_dim / flops.MAMBA_CHUNK
     once = 2 * rest + 3 * rest + gate + 4 * states + 3 * gate
     yield Stream(once, 3 * once, 7)

@@ -1,8 +1,8 @@
-"""What a layer does, as operations that know their price: the blocks (attention, mlp, experts, ...) describe, these price.
+"""The operations of a layer and their prices: the blocks (attention, mlp, experts, ...) list what this module prices.
 
 An operation's price is a list of entries: seconds of the forward and of the backward pass under one term of the step's
-breakdown. The time of everything that a layer does is written here once; a new kind of cost is a new operation, and a new
-term of the breakdown a new :class:`Term`.
+breakdown. To add a cost, add an operation here and yield it in its block; to add a term of the breakdown, add it to
+:class:`Term`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _RING_OVERLAP = 0.8
 _SCAN_OVER_ATTENTION = 4.0
 _SCAN_BACKWARD = 3  # the scan again, and its two gradients
 
-# Bytes that the loss reads and writes of one logit, forward and backward, by whether it is fused. Unfused, a logit is cast
-# to fp32, searched for its maximum, shifted, exponentiated, summed and divided, by a kernel each.
+# Bytes that the loss reads and writes of one logit, forward and backward, by whether it is fused. Unfused, a logit is
+# cast to fp32, searched for its maximum, shifted, exponentiated, summed and divided, by a kernel each.
 _LOGIT_BYTES = {True: (8.0, 8.0), False: (38.0, 16.0)}
 
 
@@ -135,8 +135,8 @@ class Stream:
 class ExpertBias:
     """The bias of the experts' second linear layer, which Megatron-Core adds expert by expert in fp32.
 
-    It is multiplied by the router's probabilities first (experts.py, _apply_bias): three kernels an expert that read and
-    write fp32 and the casts from and to bf16; four in the backward pass.
+    The router's probabilities multiply it first (experts.py, _apply_bias): for each expert three kernels read and write
+    fp32, and two casts go from and to bf16; the backward pass has four such kernels.
     """
 
     elements: float

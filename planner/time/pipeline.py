@@ -97,7 +97,7 @@ def _kinds(
 
 
 def _offload(work: Workload, stage: Stage) -> Cost:
-    """What copies to host memory and back take beyond what hides them: each layer's copies hide under the next layer."""
+    """Exposed seconds of the copies to host memory and back: each layer's copies hide under the next layer."""
     spec = work.spec
     copies = offloaded_bytes(work) / (spec.gpu.host_link_gb_per_s * 1e9 * _HOST_LINK_EFFICIENCY)
     share = spec.layout.cpu_offload_layers / spec.model.num_layers

@@ -1,6 +1,6 @@
-"""Seconds of one optimizer step from first principles: kernels by shape, communication by link, the pipeline by simulation.
+"""Seconds of one optimizer step: kernels by shape, communication by link, the pipeline by simulation.
 
-Everything that depends only on how a layer is split is computed once and shared by all layouts that split it so.
+A layer is priced once for all layouts that split it alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step, predicted. ``breakdown`` are seconds on the busiest stage; they and the bubble sum to the step."""
+    """The prediction of a step. ``breakdown`` has the seconds of the busiest stage by term; they sum to the step."""
 
     step_time_s: float
     low_s: float

@@ -1,4 +1,4 @@
-"""Hybrids of Mamba-2 and attention: sizes as published, rules as Megatron-Core's, and costs that move as they must."""
+"""Hybrids of Mamba-2 and attention: published sizes, Megatron-Core's rules, and how costs depend on the mix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _spec(*overrides: str, model: str = NANO) -> Spec:
     ).spec
 
 
-# Nano's is what the weights on Hugging Face add up to; the others are their reports' (arXiv:2504.03624, NVIDIA's model card).
+# Nano: the sum of its weights on Hugging Face. The others: their reports (arXiv:2504.03624, NVIDIA's model card).
 @pytest.mark.parametrize(
     ("name", "total", "active", "within"),
     [
@@ -56,7 +56,7 @@ def test_mamba_costs_the_same_a_token_at_any_length_and_attention_does_not() -> 
     assert forward_flops_per_token(hybrid, 65536) > forward_flops_per_token(hybrid, 8192)
 
 
-def test_latent_experts_hold_and_send_less() -> None:
+def test_latent_experts_have_fewer_parameters_and_send_less() -> None:
     latent = _spec("layout.ep=16", model="nemotron3_super_120b_a12b")
     wide = replace(latent, model=replace(latent.model, moe_latent_size=0))
     assert model_parameters(wide.model, 8192)[0] > 3 * model_parameters(latent.model, 8192)[0]
@@ -91,11 +91,11 @@ def test_what_megatron_refuses(override: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["model.num_layers=50", "model.hybrid_override_pattern=MEX"])
-def test_a_pattern_that_is_none(override: str) -> None:
+def test_a_malformed_pattern_is_refused(override: str) -> None:
     with pytest.raises(Refusal, match="symbols M"):
         _spec(override)
 
 
-def test_nothing_is_built_of_what_only_the_planner_knows() -> None:
+def test_a_model_known_to_the_planner_only_is_not_built() -> None:
     with pytest.raises(Refusal, match="known to the planner only"):
         planner.require_legal(_spec())

@@ -1,4 +1,4 @@
-"""Laws that memory and time obey, whatever the constants: conservation, monotonicity, the published FLOP counts."""
+"""Laws of memory and time that do not depend on the constants: conservation, monotonicity, published FLOP counts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ from slipway.planner.time.operations import Term
 from slipway.planner.time.step import layer_cost, step_time, step_time_bound
 from slipway.planner.workload import layer_context
 
+# Llama 3 70B in fp8 with sequences of 4,096 on 32 H100, as Megatron-Bridge's tuning notes have it
+FP8_70B = [
+    "gpus=32",
+    "precision=fp8_current",
+    "layout.seq_length=4096",
+    "layout.gbs=32",
+    "layout.tp=4",
+    "layout.pp=4",
+    "layout.vpp=5",
+    "layout.recompute=selective",
+]
+
 
 def _spec(*overrides: str):  # type: ignore[no-untyped-def]
     return configs.load("llama3_70b", ["layout.tp=4", "layout.pp=4", "layout.vpp=5", "layout.cp=2", *overrides]).spec
@@ -33,11 +45,11 @@ def test_flops_per_token_are_nvidias(name: str, gflops: float) -> None:
 
 
 def test_stages_add_up_and_the_peak_is_the_fullest() -> None:
-    held = memory(_spec())
-    for s in held.stages:
+    estimate = memory(_spec())
+    for s in estimate.stages:
         parts = s.parameters_gib + s.gradients_gib + s.optimizer_gib + s.activations_gib + s.logits_gib + s.buffers_gib
         assert s.total_gib == pytest.approx(parts)
-    assert held.peak_gib == max(s.total_gib for s in held.stages)
+    assert estimate.peak_gib == max(s.total_gib for s in estimate.stages)
 
 
 def test_recompute_trades_memory_for_time() -> None:
@@ -59,7 +71,7 @@ def test_sharding_the_optimizer_saves_what_it_shards() -> None:
     )
 
 
-def test_in_flight_is_the_schedules() -> None:
+def test_in_flight_micro_batches_are_those_of_the_schedule() -> None:
     assert [in_flight(s, 4, 1, 16) for s in range(4)] == [4, 3, 2, 1]
     assert in_flight(0, 4, 1, 2) == 2
     assert in_flight(0, 4, 2, 16) == pytest.approx(
@@ -73,7 +85,7 @@ def test_more_data_parallel_ranks_never_slow_a_step_of_the_same_share() -> None:
     assert times[-1] < 1.1 * times[0]
 
 
-def test_the_interval_holds_the_prediction_and_the_bound_is_below_it() -> None:
+def test_the_interval_contains_the_prediction_and_the_bound_is_below_it() -> None:
     spec = _spec()
     t = step_time(spec)
     assert t.low_s < t.step_time_s < t.high_s
@@ -107,10 +119,9 @@ def test_selective_block_and_uniform_recompute_lie_between_none_and_full() -> No
 
 
 @pytest.mark.parametrize("modules", ["[core_attn]", "[core_attn,layernorm]"])
-def test_published_runs_that_ran_out_of_memory_are_not_said_to_fit(modules: str) -> None:
+def test_published_runs_that_ran_out_of_memory_do_not_fit(modules: str) -> None:
     # Llama 3 70B, fp8, sequence 4,096 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on memory tuning and recompute
-    keys = "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
-    spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules={modules}"]).spec
+    spec = configs.load("llama3_70b", [*FP8_70B, f"layout.recompute_modules={modules}"]).spec
     assert not memory(spec).fits
 
 
@@ -133,19 +144,19 @@ def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
 
 
 @pytest.mark.parametrize("modules", [["layernorm"], ["mla_up_proj"], ["core_attn"], ["mlp"], ["moe_act"], ["moe"]])
-def test_each_recomputed_module_costs_time_and_gives_memory(modules: list[str]) -> None:
+def test_each_recomputed_module_costs_time_and_frees_memory(modules: list[str]) -> None:
     none = configs.load(
         "deepseek_v3", ["gpus=1024", "layout.tp=1", "layout.pp=1", "layout.ep=64", "layout.recompute=none"]
     ).spec
     some = replace(none, layout=replace(none.layout, recompute=Recompute.selective, recompute_modules=modules))
     assert step_time(some).step_time_s > step_time(none).step_time_s
     kept, freed = memory(none).stages[0].activations_gib, memory(some).stages[0].activations_gib
-    # fused attention keeps no scores: recomputing it gives nothing back
+    # fused attention keeps no scores: recomputing it frees nothing
     assert freed == kept if modules == ["core_attn"] else freed < kept
 
 
 def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
-    """core_attn, and its checkpoint runs fused attention a second time."""
+    """It is core_attn, and its recompute runs fused attention a second time."""
     none, default, named = (
         configs.load(
             "llama3_8b", ["gpus=8", "layout.tp=1", f"layout.recompute={kind}", f"layout.recompute_modules=[{modules}]"]
@@ -155,19 +166,23 @@ def test_selective_recompute_without_names_is_megatron_cores_default() -> None:
     assert step_time(default).step_time_s == step_time(named).step_time_s > step_time(none).step_time_s
 
 
-def test_a_norm_joined_to_its_linear_layer_is_recomputed_with_that() -> None:
-    """Llama 3 70B in fp8 on 32 H100: NVIDIA-NeMo Megatron-Bridge, notes on activation recompute (593.6, 586.8 and 702 TFLOP/s per GPU)."""
-    keys = "gpus=32 precision=fp8_current layout.seq_length=4096 layout.gbs=32 layout.tp=4 layout.pp=4 layout.vpp=5 layout.recompute=selective"
+def test_a_norm_fused_into_its_linear_layer_is_recomputed_with_it() -> None:
+    """Llama 3 70B in fp8 on 32 H100: 593.6, 586.8 and 702 TFLOP/s per GPU.
+
+    Source: NVIDIA-NeMo Megatron-Bridge, notes on activation recompute.
+    """
 
     def measure(modules: str) -> tuple[float, float]:
-        spec = configs.load("llama3_70b", [*keys.split(), f"layout.recompute_modules=[{modules}]"]).spec
+        spec = configs.load("llama3_70b", [*FP8_70B, f"layout.recompute_modules=[{modules}]"]).spec
         return memory(spec).peak_gib, step_time(spec).model_tflops_per_gpu
 
     assert measure("mlp")[1] == pytest.approx(593.6, rel=0.03)
     assert measure("mlp,core_attn")[1] == pytest.approx(586.8, rel=0.03)
     assert measure("core_attn,layernorm")[1] == pytest.approx(702, rel=0.03)
     assert measure("mlp")[0] == measure("mlp,core_attn")[0] < measure("core_attn,layernorm")[0]
-    assert measure("mlp,layernorm") == measure("mlp"), "the feed-forward's norm goes with it, the other stays"
+    assert measure("mlp,layernorm") == measure("mlp"), (
+        "the feed-forward's norm is recomputed with it, attention's is not"
+    )
 
 
 def test_recomputing_the_experts_includes_their_activation() -> None:
@@ -180,8 +195,8 @@ def test_recomputing_the_experts_includes_their_activation() -> None:
     assert seconds("moe", "moe_act") == seconds("moe") > seconds("moe_act")
 
 
-def test_a_router_with_groups_meets_fewer_nodes() -> None:
-    """DeepSeek-V3: 8 experts of 256 in 4 groups of 8; counted by drawing."""
+def test_a_router_with_groups_sends_to_fewer_nodes() -> None:
+    """DeepSeek-V3: 8 experts of 256 in 4 groups of 8; compared with random draws."""
     from slipway.planner.flops import nodes_met
 
     deepseek, kimi = configs.model("deepseek_v3"), configs.model("kimi_k2")
@@ -225,7 +240,7 @@ def test_an_unfused_loss_moves_each_logit_more_often_and_keeps_an_fp32_copy() ->
 
 
 def test_a_ring_of_context_ranks_pays_for_adding_up_its_steps() -> None:
-    """Each step's output is rescaled into an fp32 sum: with no bytes to send, two ranks of half the work take more than half the time."""
+    """Each step's output is rescaled into an fp32 sum, so two ranks with half the work take more than half the time."""
     alone = configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.cp=1"]).spec
     ring = replace(alone, layout=replace(alone.layout, cp=2))
     costs = [layer_cost(layer_context(s, calibration_for(s)), layer_kinds(s.model.shape)[0]) for s in (alone, ring)]
@@ -244,14 +259,14 @@ def test_a_gemm_whose_last_wave_is_nearly_empty_is_slower_than_one_that_fills_th
 
 
 def test_a_capacity_bounds_what_an_expert_takes_and_padding_fills_it() -> None:
-    def told(factor: float, padded: bool) -> tuple[float, float]:
+    def peak_and_offload(factor: float, padded: bool) -> tuple[float, float]:
         spec = configs.load("mixtral_8x7b", ["gpus=64", "layout.tp=1", "layout.pp=4", "layout.ep=8"]).spec
         lay = replace(spec.layout, moe_expert_capacity_factor=factor, moe_pad_expert_input_to_capacity=padded)
         spec = replace(spec, layout=lay)
         return memory(spec).peak_stage.activations_gib, step_time(spec).step_time_s
 
     dropless, even, half, padded, twice = (
-        told(*x) for x in ((0.0, False), (1.0, False), (0.5, False), (1.0, True), (2.0, True))
+        peak_and_offload(*x) for x in ((0.0, False), (1.0, False), (0.5, False), (1.0, True), (2.0, True))
     )
     assert half[0] < even[0] == dropless[0] == padded[0] < twice[0]
     assert half[1] < even[1] < dropless[1]  # the busiest expert takes no more than the others
@@ -269,17 +284,17 @@ def test_a_layer_that_predicts_a_further_token_costs_the_last_stage() -> None:
     assert model_flops_per_token(further) > model_flops_per_token(plain)
 
 
-def test_what_goes_to_host_memory_takes_its_time_unless_the_link_is_fast() -> None:
-    def told(gpu: str, layers: int) -> tuple[float, float]:
+def test_offload_to_host_memory_takes_time_unless_the_link_is_fast() -> None:
+    def peak_and_offload(gpu: str, layers: int) -> tuple[float, float]:
         spec = configs.load(
             "llama3_8b", [f"gpu={gpu}", "gpus=8", "layout.tp=1", f"layout.cpu_offload_layers={layers}"]
         ).spec
         return memory(spec).peak_gib, step_time(spec).breakdown.get("offload", 0.0)
 
-    assert told("h100", 0)[1] == 0.0
-    assert told("h100", 16)[0] < told("h100", 8)[0] < told("h100", 0)[0]
-    assert told("h100", 16)[1] > told("h100", 8)[1] > 0.0
-    assert told("gb300", 16)[1] == 0.0
+    assert peak_and_offload("h100", 0)[1] == 0.0
+    assert peak_and_offload("h100", 16)[0] < peak_and_offload("h100", 8)[0] < peak_and_offload("h100", 0)[0]
+    assert peak_and_offload("h100", 16)[1] > peak_and_offload("h100", 8)[1] > 0.0
+    assert peak_and_offload("gb300", 16)[1] == 0.0
 
 
 MODULES = ["core_attn", "layernorm", "mla_up_proj", "mlp", "moe_act", "moe"]
@@ -311,7 +326,7 @@ def test_recomputing_the_experts_frees_their_activation_once() -> None:
 
 
 def test_fp32_moves_elements_of_four_bytes() -> None:
-    """Twice the bytes of bf16: memory-bound kernels take about twice the time, and collectives twice that of their bytes."""
+    """Twice the bytes of bf16: without fixed costs, memory-bound kernels and collectives take twice the time."""
     keys = ["gpus=8", "layout.tp=2", "layout.recompute=none"]
     bf16, fp32 = (configs.load("llama3_8b", [*keys, f"precision={name}"]).spec for name in ("bf16", "fp32"))
     instant = replace(calibration_for(bf16), kernel_us=0.0, collective_us=0.0)

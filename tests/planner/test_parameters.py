@@ -1,4 +1,4 @@
-"""Parameters per rank equal, exactly, those of the module that Megatron-Core builds for that rank."""
+"""Parameters per rank equal exactly those of the module that Megatron-Core builds for that rank."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def spec_of(name: str, layout: str) -> Spec:
 
 @pytest.mark.parametrize("name", sorted(TOTALS))
 def test_whole_models_have_their_published_size(name: str) -> None:
-    published_without_further_tokens = ["layout.tp=1", "model.mtp_num_layers=0"]
-    assert parameters(configs.load(name, published_without_further_tokens).spec).total == TOTALS[name]
+    published_without_multi_token_prediction = ["layout.tp=1", "model.mtp_num_layers=0"]
+    assert parameters(configs.load(name, published_without_multi_token_prediction).spec).total == TOTALS[name]
 
 
-def test_more_tensor_ranks_never_hold_more() -> None:
-    held = [stage_shards(spec_of("llama3_70b", f"tp={tp}"))[0].total for tp in (1, 2, 4, 8)]
-    assert held == sorted(held, reverse=True)
+def test_more_tensor_ranks_never_mean_more_parameters_per_rank() -> None:
+    per_rank = [stage_shards(spec_of("llama3_70b", f"tp={tp}"))[0].total for tp in (1, 2, 4, 8)]
+    assert per_rank == sorted(per_rank, reverse=True)
 
 
 @pytest.mark.nemo

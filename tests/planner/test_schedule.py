@@ -1,4 +1,4 @@
-"""The simulated schedules obey the papers' closed forms, and nothing beats the bound."""
+"""The simulated schedules agree with the papers' closed forms, and none is faster than the lower bound."""
 
 from __future__ import annotations
 
