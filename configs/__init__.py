@@ -36,6 +36,7 @@ from slipway.configs.schema import (
     Precision,
     Recompute,
     Run,
+    Schedule,
     Spec,
     Task,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Recompute",
     "Refusal",
     "Resolved",
+    "Schedule",
     "Run",
     "Spec",
     "Task",

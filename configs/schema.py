@@ -55,6 +55,14 @@ class Dispatcher(Enum):
     flex = "flex"
 
 
+# Made by a call because the field's name for one of them, 1f1b, is not a Python identifier.
+Schedule = Enum(
+    "Schedule",
+    {"auto": "auto", "1f1b": "1f1b", "interleaved": "interleaved", "gpipe": "gpipe", "zero_bubble": "zero_bubble"},
+)
+"""The order of a pipeline's passes. ``auto`` is what Megatron-Core runs: 1F1B, interleaved where ``vpp`` is above 1."""
+
+
 class Call(Enum):
     """The function of nemo.collections.llm that a task calls."""
 
@@ -376,6 +384,7 @@ class Layout:
     split_unevenly: bool = (
         False  # where the layers do not divide: count embedding and loss too, else shorten the last stage
     )
+    schedule: Schedule = Schedule.auto
     flexible_pipeline: bool = False  # layers spread as evenly as they go (pipeline_model_parallel_layout), ends lighter
     cpu_offload_layers: int = 0
     optimizer_cpu_offload: bool = False

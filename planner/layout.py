@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from slipway.configs import Fsdp, Layout, Recompute, Spec
+from slipway.configs import Fsdp, Layout, Recompute, Schedule, Spec
 
 PARALLEL = ("tp", "pp", "vpp", "cp", "ep", "etp")
 """The parallel sizes: how one copy of the model is split over ranks."""
@@ -52,6 +52,8 @@ def describe(spec: Spec) -> str:
     if layout.num_layers_in_last_pipeline_stage:
         words.append(f"(last stage of {layout.num_layers_in_last_pipeline_stage})")
     words += [f"DP{spec.dp}", f"MBS{layout.mbs}", f"GBS{layout.gbs}"]
+    if layout.schedule is not Schedule.auto:
+        words.append(f"schedule {layout.schedule.value}")
     if layout.recompute is not Recompute.none:
         modules = f" ({', '.join(layout.recompute_modules)})" if layout.recompute_modules else ""
         words.append(f"recompute {layout.recompute.value}{modules}")

@@ -10,7 +10,8 @@ from slipway.planner.search import Plan
 from slipway.planner.time.schedule import Kind, simulate
 from slipway.planner.time.step import StepTime
 
-_FORWARD, _BACKWARD = "#4c78a8", "#f58518"
+_FORWARD, _BACKWARD, _WEIGHTS = "#4c78a8", "#f58518", "#54a24b"
+_COLORS = {"F": _FORWARD, "B": _BACKWARD, "W": _WEIGHTS}
 HEIGHT_OF_AXES_IN, HEIGHT_OF_ROW_IN = 1.2, 0.27  # of a plan's picture: title and axis, and each candidate
 
 
@@ -71,10 +72,12 @@ def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     return _save(figure, stem)
 
 
-def draw_timeline(time: StepTime, num_micro_batches: int, stem: Path, title: str = "") -> list[Path]:
+def draw_timeline(
+    time: StepTime, num_micro_batches: int, stem: Path, title: str = "", kind: Kind | None = None
+) -> list[Path]:
     """The pipeline's first rounds: one row for each stage, forward and backward passes with their micro-batch."""
     pp, vpp = len(time.stage_forward_s), len(time.stage_forward_s[0])
-    kind = Kind.interleaved if vpp > 1 else Kind.one_f_one_b
+    kind = kind or (Kind.interleaved if vpp > 1 else Kind.one_f_one_b)
     shown = min(num_micro_batches, 2 * pp)
     if vpp > 1:
         shown = max(pp, shown // pp * pp)
@@ -88,7 +91,7 @@ def draw_timeline(time: StepTime, num_micro_batches: int, stem: Path, title: str
             length,
             left=task.start,
             height=0.86,
-            color=_FORWARD if task.phase == "F" else _BACKWARD,
+            color=_COLORS[task.phase],
             alpha=shade,
             edgecolor="white",
             linewidth=0.4,
@@ -109,5 +112,6 @@ def draw_timeline(time: StepTime, num_micro_batches: int, stem: Path, title: str
     note = (
         f"first {shown} of {num_micro_batches} micro-batches" if shown < num_micro_batches else f"{shown} micro-batches"
     )
-    axes.set_title(f"{title}  ({note}; blue forward, orange backward)".strip(), loc="left", fontsize=9)
+    weights = ", green weight gradients" if kind is Kind.zero_bubble else ""
+    axes.set_title(f"{title}  ({note}; blue forward, orange backward{weights})".strip(), loc="left", fontsize=9)
     return _save(figure, stem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from slipway.configs import Spec
+from slipway.configs import Schedule, Spec
 from slipway.planner.check import Verdict
 from slipway.planner.layout import sizes
 from slipway.planner.memory import Memory, StageMemory
@@ -36,8 +36,10 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def layout_json(spec: Spec) -> dict[str, Any]:
     """The layout with its sizes and what decides memory."""
     layout = spec.layout
+    schedule = {} if layout.schedule is Schedule.auto else {"schedule": layout.schedule.value}
     return {
         **sizes(spec),
+        **schedule,
         "seq_length": spec.seq_length,
         "recompute": layout.recompute.value,
         "recompute_modules": list(layout.recompute_modules),

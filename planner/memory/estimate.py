@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from slipway.configs import Calibration, Fsdp, Recompute, Spec
+from slipway.configs import Calibration, Fsdp, Recompute, Schedule, Spec
 from slipway.configs.schema import FeedForward, LayerKind
 from slipway.planner.memory.activations import LayerBytes, layer_bytes
 from slipway.planner.memory.states import stage_states
@@ -128,10 +128,12 @@ class Memory:
         return self.headroom_gib >= 0
 
 
-def in_flight(stage: int, pp: int, vpp: int, micro_batches: int) -> float:
+def in_flight(stage: int, pp: int, vpp: int, micro_batches: int, schedule: Schedule = Schedule.auto) -> float:
     """Micro-batches whose activations stage ``stage`` keeps at its peak, in units of a whole stage."""
     if pp == 1:
         return 1.0
+    if schedule is Schedule.gpipe:  # every forward pass runs before the first backward pass
+        return float(micro_batches)
     if vpp == 1:
         return float(min(micro_batches, pp - stage))
     chunks = min(micro_batches * vpp, (pp - stage - 1) * 2 + (vpp - 1) * pp + 1)
@@ -229,7 +231,7 @@ class _StageEstimate:
 
     def activations_and_logits(self, index: int, stage: _StageLayers) -> tuple[float, float]:
         lay = self.work.spec.layout
-        depth = in_flight(index, lay.pp, lay.vpp, self.work.num_micro_batches)
+        depth = in_flight(index, lay.pp, lay.vpp, self.work.num_micro_batches, lay.schedule)
         recomputed, gradients = self.recomputed(stage), self.gradients(stage)
         activations = depth * self.kept(stage) + recomputed + gradients
         if stage.embeds:

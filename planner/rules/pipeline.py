@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway.configs import Spec
+from slipway.configs import Schedule, Spec
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
 from slipway.planner.stages import chunks_of, stage_layers
 
@@ -165,6 +165,49 @@ def _interleaved_micro_batches(spec: Spec) -> Broken | None:
         f"{micro_batches} micro-batches are not a multiple of layout.pp={layout.pp} and layout.vpp={layout.vpp}",
         f"Use layout.gbs={nearest_values(layout.gbs, [max(unit, below), below + unit])}, or layout.vpp=1.",
     )
+
+
+_ONLY_PLANNED = (Schedule.gpipe, Schedule.zero_bubble)
+
+
+@rule(
+    "schedule",
+    says="1f1b, gpipe and zero_bubble run one model chunk a stage and interleaved runs several; gpipe and zero_bubble "
+    "need pipeline parallelism",
+    why="interleaving is the only schedule of several chunks, and a single stage has nothing to schedule",
+    source=MCORE + "pipeline_parallel.schedules.get_forward_backward_func; arXiv:1811.06965; arXiv:2401.10241",
+)
+def _schedule(spec: Spec) -> Broken | None:
+    layout, name = spec.layout, spec.layout.schedule.value
+    if layout.schedule is Schedule.auto:
+        return None
+    if layout.schedule is Schedule.interleaved and layout.vpp == 1:
+        return Broken(
+            "layout.schedule=interleaved with layout.vpp=1", "Use layout.vpp=2 or more, or layout.schedule=1f1b."
+        )
+    if layout.schedule is not Schedule.interleaved and layout.vpp > 1:
+        return Broken(
+            f"layout.schedule={name} with layout.vpp={layout.vpp}", "Use layout.vpp=1, or layout.schedule=interleaved."
+        )
+    if layout.schedule in _ONLY_PLANNED and layout.pp == 1:
+        return Broken(f"layout.schedule={name} with layout.pp=1", "Use layout.pp=2 or more, or layout.schedule=auto.")
+    return None
+
+
+@rule(
+    "schedule-planned",
+    says="the gpipe and zero_bubble schedules can be planned, not trained",
+    why="Megatron-Core has 1F1B and interleaved 1F1B only",
+    source=MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
+    severity=Severity.advice,
+)
+def _schedule_planned(spec: Spec) -> Broken | None:
+    if spec.layout.schedule in _ONLY_PLANNED:
+        return Broken(
+            f"layout.schedule={spec.layout.schedule.value} can be planned, not trained",
+            "Train with layout.schedule=auto.",
+        )
+    return None
 
 
 @rule(

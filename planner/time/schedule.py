@@ -9,12 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from slipway.configs import Layout, Schedule
+
 
 class Kind(Enum):
+    """A schedule that is simulated."""
+
     gpipe = "gpipe"
     one_f_one_b = "1f1b"
     interleaved = "interleaved"
     zero_bubble = "zero_bubble"
+
+
+def kind_of(layout: Layout) -> Kind:
+    """The schedule that ``layout.schedule`` chooses; ``auto`` is Megatron-Core's own choice."""
+    if layout.schedule is Schedule.auto:
+        return Kind.interleaved if layout.vpp > 1 else Kind.one_f_one_b
+    return Kind(layout.schedule.value)
 
 
 @dataclass(frozen=True)
@@ -164,9 +175,13 @@ def simulate(
 
 
 def pipeline_time(
-    forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int, send: float
+    forward: Sequence[Sequence[float]],
+    backward: Sequence[Sequence[float]],
+    m: int,
+    send: float,
+    kind: Kind | None = None,
 ) -> tuple[float, float]:
-    """Seconds of a step's pipeline under Megatron's schedule, and the share in which the busiest stage waits.
+    """Seconds of a step's pipeline, and the share in which the busiest stage waits. By default of Megatron's schedule.
 
     Beyond a few rounds the schedule is periodic, so long steps are simulated for a while and extended at the busiest
     stage's pace.
@@ -175,19 +190,25 @@ def pipeline_time(
     work = [sum(f) + sum(b) for f, b in zip(forward, backward, strict=True)]
     if pp == 1:
         return m * work[0], 0.0
-    kind = Kind.interleaved if vpp > 1 else Kind.one_f_one_b
+    kind = kind or (Kind.interleaved if vpp > 1 else Kind.one_f_one_b)
+    pace = max(work)
+    if kind is Kind.gpipe:  # all forward passes, then all backward passes: each phase has its own slowest stage
+        pace = max(f[0] for f in forward) + max(b[0] for b in backward)
     shown = min(m, 2 * pp + (0 if vpp > 1 else m % pp))
     if vpp > 1 and shown % pp:
         shown = -(-shown // pp) * pp  # an illegal remainder is costed as a whole group
     makespan = simulate(kind, forward, backward, shown, send, record=False).makespan
-    total = makespan + (m - shown) * max(work)
+    total = makespan + (m - shown) * pace
     return total, max(1.0 - m * max(work) / total, 0.0) if total else 0.0  # rounding goes below
 
 
-def lower_bound(forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int) -> float:
+def lower_bound(
+    forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int, kind: Kind | None = None
+) -> float:
     """A time that no schedule of these stages can beat: the busiest stage's work, and the first micro-batch's way to it and back."""
     best = reach = 0.0
     for f, b in zip(forward, backward, strict=True):
         best = max(best, m * (sum(f) + sum(b)) + reach)
-        reach += f[0] + b[0]
+        # with zero bubble a stage may end its step with weight gradients, which no other stage waits for
+        reach += f[0] if kind is Kind.zero_bubble else f[0] + b[0]
     return best

@@ -14,7 +14,7 @@ from slipway.planner.time.communication import DataParallel, data_parallel
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
 from slipway.planner.time.pipeline import Stage, send_seconds, stages
-from slipway.planner.time.schedule import lower_bound, pipeline_time
+from slipway.planner.time.schedule import kind_of, lower_bound, pipeline_time
 from slipway.planner.workload import Workload, workload_of
 
 __all__ = [
@@ -81,7 +81,10 @@ def step_time_bound(spec: Spec, cal: Calibration | None = None) -> float:
     work = workload_of(spec, cal)
     parts = _parts(work, account=False)
     pipeline = lower_bound(
-        [stage.forward for stage in parts.stages], [stage.backward for stage in parts.stages], work.num_micro_batches
+        [stage.forward for stage in parts.stages],
+        [stage.backward for stage in parts.stages],
+        work.num_micro_batches,
+        kind_of(spec.layout),
     )
     return (pipeline + parts.once.exposed + parts.once.optimizer + parts.fixed) * parts.stretch
 
@@ -97,7 +100,7 @@ def workload_step_time(work: Workload) -> StepTime:
     parts = _parts(work, account=True)
     forward = [stage.forward for stage in parts.stages]
     backward = [stage.backward for stage in parts.stages]
-    pipeline, bubble = pipeline_time(forward, backward, micro_batches, parts.send)
+    pipeline, bubble = pipeline_time(forward, backward, micro_batches, parts.send, kind_of(spec.layout))
     before = pipeline + parts.once.exposed + parts.once.optimizer + parts.fixed
     total = before * parts.stretch
     rate = spec.batch.tokens / total / spec.gpus

@@ -21,7 +21,7 @@ from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.utils.exp_manager import TimingCallback
 
 from slipway import configs
-from slipway.configs import Adapter, Call, Fsdp, Recompute, Refusal, Spec
+from slipway.configs import Adapter, Call, Fsdp, Recompute, Refusal, Schedule, Spec
 from slipway.configs.load import record_of
 from slipway.configs.schema import Activation
 from slipway.recipes.runtime.checkpoint import Checkpoint
@@ -89,6 +89,12 @@ def _refuse_what_is_only_planned(spec: Spec) -> None:
         raise Refusal(
             "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
             "Use layout.split_unevenly=true.",
+        )
+    if spec.layout.schedule in (Schedule.gpipe, Schedule.zero_bubble):
+        raise Refusal(
+            f"layout.schedule={spec.layout.schedule.value} can be planned for but not trained: Megatron-Core runs 1F1B and "
+            "interleaved 1F1B only",
+            "Use layout.schedule=auto.",
         )
     facts = configs.model(spec.model.name)
     for name in _MODEL_PLANNED_ONLY:

@@ -1,4 +1,4 @@
-"""The rules agree with Megatron-Core in both directions: random toy layouts, asked of the stack itself in a fake world."""
+"""The rules agree with Megatron-Core in both directions: random toy layouts, built by the stack in a fake world."""
 
 from __future__ import annotations
 
@@ -180,6 +180,8 @@ def test_every_rule_says_what_why_and_where_from() -> None:
             "mtp-block",
         ),
         ("llama32_1b", "gpus=8 layout.pp=2", "tied-pp"),
+        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=gpipe", "schedule-planned"),
+        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=zero_bubble", "schedule-planned"),
         ("llama3_8b", "gpus=8 layout.recompute=selective", "recompute-nothing"),
         (
             "llama3_8b",
@@ -235,3 +237,23 @@ def test_fp8_dimensions_are_those_of_transformer_engine(precision: str, tp: int,
     keys = [f"precision={precision}", f"layout.tp={tp}", f"layout.seq_length={tokens}"]
     found = {v.rule for v in violations(configs.load("llama3_8b", keys).spec)}
     assert ("fp8-dimensions" not in found) is legal
+
+
+@pytest.mark.parametrize(
+    ("overrides", "legal"),
+    [
+        ("layout.pp=4 layout.schedule=1f1b", True),
+        ("layout.pp=1 layout.schedule=1f1b", True),
+        ("layout.pp=4 layout.vpp=2 layout.schedule=1f1b", False),
+        ("layout.pp=4 layout.vpp=2 layout.schedule=interleaved", True),
+        ("layout.pp=4 layout.schedule=interleaved", False),
+        ("layout.pp=4 layout.schedule=gpipe", True),
+        ("layout.pp=4 layout.vpp=2 layout.schedule=gpipe", False),
+        ("layout.pp=1 layout.schedule=gpipe", False),
+        ("layout.pp=4 layout.schedule=zero_bubble", True),
+        ("layout.pp=1 layout.schedule=zero_bubble", False),
+    ],
+)
+def test_a_schedule_fits_its_stages_and_chunks(overrides: str, legal: bool) -> None:
+    found = {v.rule for v in violations(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", *overrides.split()]).spec)}
+    assert ("schedule" not in found) is legal

@@ -83,8 +83,10 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
     if plot and verdict.time:
         from slipway.planner.layout import describe
         from slipway.planner.pictures import draw_timeline
+        from slipway.planner.time.schedule import kind_of
 
-        draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, f"{spec.name}: {describe(spec)}")
+        title = f"{spec.name}: {describe(spec)}"
+        draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec)
     return Checked(verdict, chosen_by, nearest)
 

@@ -106,8 +106,11 @@ def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot:
 def _draw(found: Plan, plot: Path) -> None:
     from slipway.planner.layout import describe
     from slipway.planner.pictures import draw_plan, draw_timeline
+    from slipway.planner.time.schedule import kind_of
 
     best = found.candidates[0]
     draw_plan(found, plot)
     timeline = plot.with_name(plot.name + "_timeline")
-    draw_timeline(best.time, best.spec.batch.num_micro_batches, timeline, describe(best.spec))
+    draw_timeline(
+        best.time, best.spec.batch.num_micro_batches, timeline, describe(best.spec), kind_of(best.spec.layout)
+    )
