@@ -13,7 +13,6 @@ Symbols:
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 from slipway.configs import Model, Spec
@@ -67,21 +66,6 @@ def norms(model: Model, kind: LayerKind, *, all_separate: bool) -> Norms:
 def recomputes_norms(model: Model) -> bool:
     """Whether recomputing ``layernorm`` does anything in Megatron-Core's layers of this model."""
     return any(norms(model, kind, all_separate=False).layernorm for kind in set(layer_kinds(model.shape)))
-
-
-def nodes_met(model: Model, nodes: float) -> float:
-    """Nodes on which a token's experts are, on average, of the ``nodes`` that hold all experts.
-
-    A router with groups chooses experts from a few of the groups only (DeepSeek-V3's node-limited routing,
-    arXiv:2412.19437, section 2.1.2). Consecutive experts form a group.
-    """
-    reached, groups, chosen = nodes, model.moe_router_num_groups, model.moe_router_group_topk
-    if groups and nodes >= groups:
-        reached = nodes * chosen / groups
-    elif groups:  # a node holds several groups: it is reached unless all chosen groups are elsewhere
-        elsewhere = groups - round(groups / nodes)
-        reached = nodes * (1 - math.comb(elsewhere, chosen) / math.comb(groups, chosen))
-    return reached * (1 - (1 - 1 / reached) ** model.moe_router_topk)
 
 
 def attention_linear(model: Model) -> int:

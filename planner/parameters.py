@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from slipway.configs import Model, Spec
 from slipway.configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
-from slipway.planner.stages import chunks, layout_key
+from slipway.planner.stages import chunks, chunks_of, layout_key
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class ParameterCount:
 
     total: int
     active: int
-    per_rank: list[int]
+    shards: tuple[Shard, ...]  # of one rank of each stage; empty where the layout cannot be built
+
+    @property
+    def per_rank(self) -> list[int]:
+        return [shard.total for shard in self.shards]
 
 
 _CONVOLUTION_KERNEL = 4  # taps of Mamba-2's convolution, d_conv in megatron-core's MambaMixer
@@ -195,4 +199,5 @@ def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
 def parameters(spec: Spec) -> ParameterCount:
     """Parameters of the whole model, those active for one token, and those of one rank of each stage."""
     total, active = model_parameters(spec.model, spec.seq_length)
-    return ParameterCount(total, active, [s.total for s in stage_shards(spec)])
+    divides = chunks_of(spec) is not None and not spec.model.num_attention_heads % spec.layout.tp
+    return ParameterCount(total, active, tuple(stage_shards(spec)) if divides else ())

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
 from slipway.configs.schema import LayerKind, layer_kinds
 from slipway.planner.calibration import calibration_for
+from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
-from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
+from slipway.planner.parameters import ParameterCount, parameters
 from slipway.planner.stages import Chunk, chunks_of
 
 UNFUSED_BACKENDS = ("unfused", "local")  # Megatron-Core's attention backends that write the scores to memory
@@ -44,7 +45,10 @@ class LayerContext:
     cuda_graphs: bool
     fused_cross_entropy: bool
     lora_rank: int  # 0: every weight is trained
+    qk: float  # query-key channels of one rank, summed over its heads
+    v: float  # value channels of one rank
     expert_capacity: float  # over an expert's even share of tokens; 0: an expert takes whatever it is sent
+    sent_to_experts: float  # tokens that experts compute, over those routed
     pads_experts: bool  # every expert is filled up to its capacity
     sends_once_per_node: bool  # the flex dispatcher sends one copy of a token to a node, however many experts it meets
 
@@ -74,6 +78,7 @@ class LayerContext:
 def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
     """The context of every layer of ``spec``, but for layers that a quantized run keeps in bf16."""
     lay = spec.layout
+    qk, v = attention_width(spec.model)
     modules = tuple(lay.recompute_modules)
     if lay.recompute is Recompute.selective and not modules:
         modules = ("core_attn",)  # Megatron-Core's default
@@ -96,7 +101,10 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         cuda_graphs=lay.cuda_graphs,
         fused_cross_entropy=lay.fused_cross_entropy,
         lora_rank=spec.task.lora_rank,
+        qk=qk / lay.tp,
+        v=v / lay.tp,
         expert_capacity=lay.moe_expert_capacity_factor,
+        sent_to_experts=sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity),
         pads_experts=lay.moe_pad_expert_input_to_capacity,
         sends_once_per_node=lay.dispatcher is Dispatcher.flex,
     )
@@ -111,7 +119,6 @@ class Workload:
     context: LayerContext
     kinds: tuple[LayerKind, ...]  # of every decoder layer, from the first
     chunks: tuple[Chunk, ...]  # in the order in which a micro-batch passes them
-    shards: tuple[Shard, ...]  # parameters of one rank of each stage
     parameters: ParameterCount
     num_micro_batches: int
 
@@ -125,7 +132,6 @@ def workload_of(spec: Spec, calibration: Calibration | None = None) -> Workload:
         context=layer_context(spec, calibration),
         kinds=layer_kinds(spec.model.shape),
         chunks=chunks_of(spec) or (),
-        shards=tuple(stage_shards(spec)),
         parameters=parameters(spec),
         num_micro_batches=spec.batch.num_micro_batches,
     )

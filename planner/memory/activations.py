@@ -101,7 +101,7 @@ def _mamba(context: LayerContext) -> _MixerSaved:
 def _attention(context: LayerContext) -> _MixerSaved:
     m, t, numerics, tp = context.model, context.tokens, context.numerics, context.tp
     act, gem = numerics.activation_bytes, numerics.saved_input_bytes
-    qk, v = (width / tp for width in flops.attention_width(m))
+    qk, v = context.qk, context.v
     heads = m.num_attention_heads / tp
     up_projection = scores = 0.0
     if m.is_mla:
@@ -131,7 +131,7 @@ def _experts(context: LayerContext, expert_load: float) -> _FeedForwardSaved:
     m, t, numerics = context.model, context.tokens, context.numerics
     act, gem, up = numerics.activation_bytes, numerics.saved_input_bytes, 2 if m.gated_linear_unit else 1
     local = t / context.sequence_shards
-    sent = flops.sent_to_experts(context.expert_capacity, context.pads_experts) * expert_load
+    sent = context.sent_to_experts * expert_load
     routed = local * m.moe_router_topk * context.etp * sent
     width = m.moe_ffn_hidden_size / context.etp
     activation_input, activation_output = act * routed * up * width, gem * routed * width

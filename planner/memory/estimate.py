@@ -254,7 +254,7 @@ def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
     kinds = {*work.kinds, work.context.model.mtp_kind}
     estimate = _StageEstimate(work, {kind: layer_bytes(work.context, kind, expert_load) for kind in kinds})
     buffers = estimate.buffers()
-    for index, (stage, shard) in enumerate(zip(_layers_of_stages(work), work.shards, strict=True)):
+    for index, (stage, shard) in enumerate(zip(_layers_of_stages(work), work.parameters.shards, strict=True)):
         states = stage_states(work, shard)
         activations, logits = estimate.activations_and_logits(index, stage)
         yield StageMemory(

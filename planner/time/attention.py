@@ -25,7 +25,7 @@ _ADDED_GRADIENT_BYTES = 6
 def attention(context: LayerContext, full_keys: bool) -> Iterator[Operation | Module]:
     """Operations of one block; without ``full_keys`` a query meets only the keys of its window."""
     m, t, e = context.model, context.tokens, context.element_bytes
-    qk, v = (width / context.tp for width in flops.attention_width(m))
+    qk, v = context.qk, context.v
     if m.is_mla:
         kv = qk + v
         yield from _latent_projections(context, qk, v)

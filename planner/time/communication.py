@@ -59,7 +59,7 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
     expert_link = link(device, expert_ranks, lay.ep * lay.expert_tp)
     sharded = lay.distributed_optimizer or lay.fsdp is not Fsdp.none
     exchanged = optimizer = 0.0
-    for shard in set(work.shards):
+    for shard in set(work.parameters.shards):
         dense, expert = _exchange(work, dense_link, shard.dense), _exchange(work, expert_link, shard.expert)
         exchanged = max(exchanged, dense + expert)
         updated = shard.dense / dense_ranks + shard.expert / expert_ranks if sharded else float(shard.total)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from slipway.planner import flops
+from slipway.configs import Model
 from slipway.planner.numerics import FP32_BYTES
 from slipway.planner.time.links import local_ranks
 from slipway.planner.time.mlp import activation, feed_forward
@@ -51,7 +51,7 @@ def experts(context: LayerContext) -> Iterator[Operation | Module]:
         yield Linear(m.hidden_size, h, local)
     logits = FP32_BYTES * local * m.num_moe_experts * _ROUTER_PASSES
     yield Stream(logits, logits, _ROUTER_KERNELS)
-    routed = local * m.moe_router_topk * flops.sent_to_experts(context.expert_capacity, context.pads_experts)
+    routed = local * m.moe_router_topk * context.sent_to_experts
     yield from _dispatch(context, local, routed, h)
     passes = _ORDERING_PASSES["flex" if context.sends_once_per_node else "alltoall"]
     ordered = passes * e * h * routed
@@ -68,7 +68,7 @@ def _dispatch(context: LayerContext, local: float, routed: float, h: int) -> Ite
         across = moved = e * routed * h
         nodes = context.ep / local_ranks(context.gpu, context.ep, context.etp)
         if context.sends_once_per_node and nodes > 1:
-            across = e * local * h * flops.nodes_met(m, nodes)
+            across = e * local * h * nodes_met(m, nodes)
         group = Group(context.ep, context.etp)
         yield AllToAlls(
             Term.expert_parallel, group, moved, _EXCHANGES, _EXCHANGE_KERNELS, across, hidden=cal.expert_overlap
@@ -91,3 +91,18 @@ def _grouped(context: LayerContext, routed: float, h: int) -> Iterator[Operation
     yield Module("moe_act", (activation(context, rows * count, width),))
     if m.add_bias_linear:
         yield ExpertBias(rows * count * h, count)
+
+
+def nodes_met(model: Model, nodes: float) -> float:
+    """Nodes on which a token's experts are, on average, of the ``nodes`` that hold all experts.
+
+    A router with groups chooses experts from a few of the groups only (DeepSeek-V3's node-limited routing,
+    arXiv:2412.19437, section 2.1.2). Consecutive experts form a group.
+    """
+    reached, groups, chosen = nodes, model.moe_router_num_groups, model.moe_router_group_topk
+    if groups and nodes >= groups:
+        reached = nodes * chosen / groups
+    elif groups:  # a node holds several groups: it is reached unless all chosen groups are elsewhere
+        elsewhere = groups - round(groups / nodes)
+        reached = nodes * (1 - math.comb(elsewhere, chosen) / math.comb(groups, chosen))
+    return reached * (1 - (1 - 1 / reached) ** model.moe_router_topk)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from slipway.configs import Calibration, Fsdp, Spec
 from slipway.planner import flops
+from slipway.planner.numerics import dense_peak_tflops
 from slipway.planner.time.communication import DataParallel, data_parallel
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
@@ -105,7 +106,7 @@ def workload_step_time(work: Workload) -> StepTime:
     total = before * parts.stretch
     rate = spec.batch.tokens / total / spec.gpus
     tflops = rate * flops.model_flops_per_token(spec) / 1e12
-    peak = flops.peak_tflops(spec)
+    peak = dense_peak_tflops(spec.gpu, work.context.numerics.gemm)
     width = math.exp(cal.spread)
     return StepTime(
         step_time_s=total,

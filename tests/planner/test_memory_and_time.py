@@ -197,7 +197,7 @@ def test_recomputing_the_experts_includes_their_activation() -> None:
 
 def test_a_router_with_groups_sends_to_fewer_nodes() -> None:
     """DeepSeek-V3: 8 experts of 256 in 4 groups of 8; compared with random draws."""
-    from slipway.planner.flops import nodes_met
+    from slipway.planner.time.experts import nodes_met
 
     deepseek, kimi = configs.model("deepseek_v3"), configs.model("kimi_k2")
     rng = np.random.default_rng(0)
