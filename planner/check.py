@@ -47,12 +47,5 @@ def check(spec: Spec) -> Verdict:
     work = workload_of(spec)
     if warning := calibration_warning(spec.gpu.name):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
-    return Verdict(
-        spec,
-        broken,
-        advice,
-        work.parameters,
-        workload_memory(work),
-        workload_step_time(work),
-        workload_expert_load(work),
-    )
+    estimate, expert_load = workload_memory(work), workload_expert_load(work)
+    return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load)

@@ -13,9 +13,9 @@ import functools
 from collections import Counter
 from dataclasses import dataclass
 
-from slipway.configs import Model, Spec
+from slipway.configs import Layout, Model, Spec
 from slipway.configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
-from slipway.planner.stages import chunks, chunks_of, layout_key
+from slipway.planner.stages import chunks, layout_key
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class ParameterCount:
 
     total: int
     active: int
-    shards: tuple[Shard, ...]  # of one rank of each stage; empty where the layout cannot be built
-
-    @property
-    def per_rank(self) -> list[int]:
-        return [shard.total for shard in self.shards]
+    per_rank: list[int]  # of each stage; empty where the layout does not divide the layers or the heads
 
 
 _CONVOLUTION_KERNEL = 4  # taps of Mamba-2's convolution, d_conv in megatron-core's MambaMixer
@@ -134,21 +130,8 @@ def multi_token_prediction(model: Model, tp: int, ep: int, etp: int) -> Shard:
     return Shard(model.mtp_num_layers * (one.dense + projection), model.mtp_num_layers * one.expert)
 
 
-def embedding(model: Model, tp: int, seq_length: int) -> int:
-    """Word embedding rows of one rank, and learned positions where the model has them."""
-    count = model.padded_vocab_size(tp) // tp * model.hidden_size
-    if model.position_embedding_type is PositionEmbedding.learned_absolute:
-        count += seq_length * model.hidden_size
-    return count
-
-
-def output_layer(model: Model, tp: int) -> int:
-    """Parameters of one rank's rows of the output projection."""
-    return model.padded_vocab_size(tp) // tp * model.hidden_size
-
-
 def stage_shards(spec: Spec) -> list[Shard]:
-    """Parameters of one rank of each pipeline stage."""
+    """Parameters of one rank of each pipeline stage; empty if the layers do not divide."""
     lay = spec.layout
     return list(_stage_shards(spec.model, layout_key(lay), lay.tp, lay.ep, lay.expert_tp, spec.seq_length))
 
@@ -157,23 +140,27 @@ def stage_shards(spec: Spec) -> list[Shard]:
 def _stage_shards(
     model: Model, key: tuple[int, int, int, int, bool, bool, bool], tp: int, ep: int, etp: int, seq_length: int
 ) -> tuple[Shard, ...]:
-    pp = key[0]
+    pp, placed, kinds = key[0], chunks(model.num_layers, key), layer_kinds(model.shape)
+    if placed is None:
+        return ()
+    output = model.padded_vocab_size(tp) // tp * model.hidden_size
+    learned_positions = model.position_embedding_type is PositionEmbedding.learned_absolute
+    embedding = output + (seq_length * model.hidden_size if learned_positions else 0)
     out = [Shard(0, 0)] * pp
-    kinds = layer_kinds(model.shape)
-    for chunk in chunks(model.num_layers, key) or ():
+    for chunk in placed:
         shard = out[chunk.stage]
         for kind, count in Counter(kinds[chunk.start : chunk.stop]).items():
             one = layer(model, kind, tp, ep, etp)
             shard += Shard(one.dense * count, one.expert * count)
         if chunk.embeds:
-            shard += Shard(embedding(model, tp, seq_length), 0)
+            shard += Shard(embedding, 0)
         if chunk.loses:
             shard += Shard(norm(model, model.hidden_size), 0)
             shard += multi_token_prediction(model, tp, ep, etp)
             if model.mtp_num_layers and pp > 1:  # the last stage embeds the next token itself
-                shard += Shard(embedding(model, tp, seq_length), 0)
+                shard += Shard(embedding, 0)
             if not model.tied or pp > 1:  # tied weights on two stages are two copies
-                shard += Shard(output_layer(model, tp), 0)
+                shard += Shard(output, 0)
         out[chunk.stage] = shard
     return tuple(out)
 
@@ -181,23 +168,14 @@ def _stage_shards(
 @functools.lru_cache(maxsize=1024)
 def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
     """Parameters of the whole model: all, and those that are active for one token."""
-    total = active = embedding(model, 1, seq_length) + norm(model, model.hidden_size)
-    if not model.tied:
-        total += output_layer(model, 1)
-        active += output_layer(model, 1)
-    for shard in (
-        *(layer(model, kind, 1, 1, 1) for kind in layer_kinds(model.shape)),
-        multi_token_prediction(model, 1, 1, 1),
-    ):
-        total += shard.total
-        active += shard.dense
-        if shard.expert:
-            active += shard.expert // model.num_moe_experts * model.moe_router_topk
-    return total, active
+    (whole,) = _stage_shards(model, layout_key(Layout()), 1, 1, 1, seq_length)
+    active_experts = whole.expert // model.num_moe_experts * model.moe_router_topk if whole.expert else 0
+    return whole.total, whole.dense + active_experts
 
 
 def parameters(spec: Spec) -> ParameterCount:
     """Parameters of the whole model, those active for one token, and those of one rank of each stage."""
+    divides = not spec.model.num_attention_heads % spec.layout.tp
+    per_rank = [shard.total for shard in stage_shards(spec)] if divides else []
     total, active = model_parameters(spec.model, spec.seq_length)
-    divides = chunks_of(spec) is not None and not spec.model.num_attention_heads % spec.layout.tp
-    return ParameterCount(total, active, tuple(stage_shards(spec)) if divides else ())
+    return ParameterCount(total, active, per_rank)

@@ -6,14 +6,17 @@ split, or what its elements cost.
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
-from slipway.configs.schema import LayerKind, layer_kinds
+from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
-from slipway.planner.parameters import ParameterCount, parameters
+from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
 from slipway.planner.stages import Chunk, chunks_of
 
 UNFUSED_BACKENDS = ("unfused", "local")  # Megatron-Core's attention backends that write the scores to memory
@@ -44,6 +47,7 @@ class LayerContext:
     tp_comm_overlap: bool
     cuda_graphs: bool
     fused_cross_entropy: bool
+    vocabulary: int  # rows of the embedding and of the logits on all tensor ranks, padding included
     lora_rank: int  # 0: every weight is trained
     qk: float  # query-key channels of one rank, summed over its heads
     v: float  # value channels of one rank
@@ -79,6 +83,7 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
     """The context of every layer of ``spec``, but for layers that a quantized run keeps in bf16."""
     lay = spec.layout
     qk, v = attention_width(spec.model)
+    sent = sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity)
     modules = tuple(lay.recompute_modules)
     if lay.recompute is Recompute.selective and not modules:
         modules = ("core_attn",)  # Megatron-Core's default
@@ -100,14 +105,29 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         tp_comm_overlap=lay.tp_comm_overlap,
         cuda_graphs=lay.cuda_graphs,
         fused_cross_entropy=lay.fused_cross_entropy,
+        vocabulary=spec.model.padded_vocab_size(lay.tp),
         lora_rank=spec.task.lora_rank,
         qk=qk / lay.tp,
         v=v / lay.tp,
         expert_capacity=lay.moe_expert_capacity_factor,
-        sent_to_experts=sent_to_experts(lay.moe_expert_capacity_factor, lay.moe_pad_expert_input_to_capacity),
+        sent_to_experts=sent,
         pads_experts=lay.moe_pad_expert_input_to_capacity,
         sends_once_per_node=lay.dispatcher is Dispatcher.flex,
     )
+
+
+class PlacedLayer(NamedTuple):
+    """A decoder layer, as far as its price depends on where it is in the model."""
+
+    kind: LayerKind
+    unquantized: bool  # a quantized run keeps it in bf16
+
+
+@functools.lru_cache(maxsize=65536)
+def _layers(shape: LayerShape, start: int, stop: int, first: int, last: int) -> tuple[tuple[PlacedLayer, int], ...]:
+    """How many of the layers [start, stop) are alike, where those outside [first, last) are not quantized."""
+    kinds = layer_kinds(shape)
+    return tuple(Counter(PlacedLayer(kinds[i], not first <= i < last) for i in range(start, stop)).items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,19 +139,27 @@ class Workload:
     context: LayerContext
     kinds: tuple[LayerKind, ...]  # of every decoder layer, from the first
     chunks: tuple[Chunk, ...]  # in the order in which a micro-batch passes them
+    shards: tuple[Shard, ...]  # parameters of one rank of each stage
     parameters: ParameterCount
+    layers: tuple[tuple[tuple[PlacedLayer, int], ...], ...]  # of each chunk: how many there are of which
     num_micro_batches: int
 
 
 def workload_of(spec: Spec, calibration: Calibration | None = None) -> Workload:
     """Derive the workload of a legal spec, under ``calibration`` or its GPU's own."""
     calibration = calibration or calibration_for(spec)
+    precision, first, last = spec.precision, 0, spec.model.num_layers
+    if precision.first_last_layers_bf16:
+        first, last = precision.num_layers_at_start_in_bf16, last - precision.num_layers_at_end_in_bf16
+    shape, chunks = spec.model.shape, chunks_of(spec) or ()
     return Workload(
         spec=spec,
         calibration=calibration,
         context=layer_context(spec, calibration),
-        kinds=layer_kinds(spec.model.shape),
-        chunks=chunks_of(spec) or (),
+        kinds=layer_kinds(shape),
+        chunks=chunks,
+        layers=tuple(_layers(shape, chunk.start, chunk.stop, first, last) for chunk in chunks),
+        shards=tuple(stage_shards(spec)),
         parameters=parameters(spec),
         num_micro_batches=spec.batch.num_micro_batches,
     )

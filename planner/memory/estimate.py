@@ -151,9 +151,10 @@ class _StageLayers:
 
 def _layers_of_stages(work: Workload) -> list[_StageLayers]:
     stages = [_StageLayers() for _ in range(work.spec.layout.pp)]
-    for chunk in work.chunks:
+    for chunk, placed in zip(work.chunks, work.layers, strict=True):
         stage = stages[chunk.stage]
-        stage.kinds.update(work.kinds[chunk.start : chunk.stop])
+        for placed_layer, count in placed:
+            stage.kinds[placed_layer.kind] += count
         stage.embeds |= chunk.embeds
         stage.computes_loss |= chunk.loses
     return stages
@@ -202,7 +203,7 @@ class _StageEstimate:
         """Logits of the next token and of every multi-token prediction, and their input and its gradient."""
         context, fused = self.work.context, self.work.spec.layout.fused_cross_entropy
         per_logit = context.calibration.logits_bytes or _LOGITS_BYTES[fused]
-        vocabulary = context.model.padded_vocab_size(context.tp) / context.tp
+        vocabulary = context.vocabulary / context.tp
         return (1 + context.model.mtp_num_layers) * (per_logit * self.tokens * vocabulary + 2 * self.boundary)
 
     def predictions(self, depth: float) -> float:
@@ -225,7 +226,7 @@ class _StageEstimate:
         if lay.fsdp is not Fsdp.none:
             model, tp = context.model, context.tp
             unit = max(layer(model, kind, tp, context.ep, context.etp).total for kind in set(self.work.kinds))
-            table = model.padded_vocab_size(tp) // tp * model.hidden_size
+            table = context.vocabulary // tp * model.hidden_size
             buffers += (_FSDP_GATHERED_UNITS * unit + table) * self.act + (unit + table) * FP32_BYTES  # and gradients
         return buffers
 
@@ -254,8 +255,8 @@ def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
     kinds = {*work.kinds, work.context.model.mtp_kind}
     estimate = _StageEstimate(work, {kind: layer_bytes(work.context, kind, expert_load) for kind in kinds})
     buffers = estimate.buffers()
-    for index, (stage, shard) in enumerate(zip(_layers_of_stages(work), work.parameters.shards, strict=True)):
-        states = stage_states(work, shard)
+    fixed = [stage_states(work, shard) for shard in work.shards]
+    for index, (stage, states) in enumerate(zip(_layers_of_stages(work), fixed, strict=True)):
         activations, logits = estimate.activations_and_logits(index, stage)
         yield StageMemory(
             index,

@@ -23,6 +23,8 @@ _LAST_BUCKET = 0.05
 _HOST_OPTIMIZER = 8.0
 _NORM_BYTES = FP32_BYTES  # the gradient's norm reads it
 _OPTIMIZER_KERNELS = 4
+# Share of a send that stays exposed with interleaving, where the next chunk hides the rest: assumed.
+_INTERLEAVED_SEND = 0.5
 
 
 def tensor_parallel(context: LayerContext, blocks: int) -> Iterator[Operation | Module]:
@@ -59,7 +61,7 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
     expert_link = link(device, expert_ranks, lay.ep * lay.expert_tp)
     sharded = lay.distributed_optimizer or lay.fsdp is not Fsdp.none
     exchanged = optimizer = 0.0
-    for shard in set(work.parameters.shards):
+    for shard in set(work.shards):
         dense, expert = _exchange(work, dense_link, shard.dense), _exchange(work, expert_link, shard.expert)
         exchanged = max(exchanged, dense + expert)
         updated = shard.dense / dense_ranks + shard.expert / expert_ranks if sharded else float(shard.total)
@@ -92,3 +94,13 @@ def _exchange(work: Workload, ring: Link, count: int) -> float:
     if lay.distributed_optimizer:
         return ring.gather(gradients) + ring.gather(weights)
     return ring.all_reduce(gradients)
+
+
+def send_seconds(work: Workload, device: Device) -> float:
+    """Seconds from a stage's end of a pass to its neighbour's start."""
+    spec, lay, context = work.spec, work.spec.layout, work.context
+    if lay.pp == 1:
+        return 0.0
+    boundary = link(device, lay.pp, max(1, spec.gpus // lay.pp))
+    moved = context.element_bytes * context.tokens * context.model.hidden_size / context.sequence_shards
+    return boundary.send(moved) * (_INTERLEAVED_SEND if lay.vpp > 1 else 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipway.configs import Recompute
 from slipway.configs.schema import FeedForward, LayerKind, Mixer
@@ -16,7 +16,7 @@ from slipway.planner.time.kernels import Device
 from slipway.planner.time.mamba import mamba
 from slipway.planner.time.mlp import feed_forward
 from slipway.planner.time.operations import Gathers, Group, Linear, Logits, Module, Operation, Stream, Term
-from slipway.planner.workload import LayerContext
+from slipway.planner.workload import LayerContext, PlacedLayer, Workload
 
 # How sharply a layer is bound by either the CPU or the GPU: from one after the other (1) to the slower one alone
 # (infinity).
@@ -158,7 +158,7 @@ def embedding_cost(context: LayerContext) -> Cost:
 def loss_cost(context: LayerContext) -> Cost:
     """Final norm, logits (never quantized) and cross-entropy over this rank's vocabulary."""
     m, tp = context.model, context.tp
-    operations: list[Operation | Module] = [Logits(context.tokens, m.padded_vocab_size(tp) / tp, m.hidden_size)]
+    operations: list[Operation | Module] = [Logits(context.tokens, context.vocabulary / tp, m.hidden_size)]
     if tp > 1:
         operations.append(Gathers(Term.tensor_parallel, Group(tp, 1), _hidden_state(context), 1, 2))
     return _Ledger(context, operations).cost
@@ -181,3 +181,25 @@ def projection_cost(context: LayerContext) -> Cost:
 def _hidden_state(context: LayerContext) -> float:
     """Bytes of the hidden state of all tokens of a micro-batch on one context rank."""
     return context.element_bytes * context.tokens * context.model.hidden_size
+
+
+@dataclass(frozen=True)
+class ModelCosts:
+    """The price of everything that stands on a pipeline's stages."""
+
+    layers: dict[PlacedLayer, Cost]
+    embedding: Cost
+    loss: Cost
+    prediction: tuple[Cost, ...]  # of one multi-token prediction layer: the layer, and its input
+
+
+def model_costs(work: Workload) -> ModelCosts:
+    """Price every kind of layer of a model, and its two ends."""
+    context, model = work.context, work.context.model
+    unquantized = replace(context, numerics=context.numerics.unquantized)
+    present = {layer for layers in work.layers for layer, _ in layers}
+    layers = {layer: layer_cost(unquantized if layer.unquantized else context, layer.kind) for layer in present}
+    prediction: tuple[Cost, ...] = ()
+    if model.mtp_num_layers:
+        prediction = (layer_cost(context, model.mtp_kind), projection_cost(context))
+    return ModelCosts(layers, embedding_cost(context), loss_cost(context), prediction)

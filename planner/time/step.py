@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from slipway.configs import Calibration, Fsdp, Spec
 from slipway.planner import flops
 from slipway.planner.numerics import dense_peak_tflops
-from slipway.planner.time.communication import DataParallel, data_parallel
+from slipway.planner.time.communication import DataParallel, data_parallel, send_seconds
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
-from slipway.planner.time.pipeline import Stage, send_seconds, stages
+from slipway.planner.time.pipeline import Stage, stages
 from slipway.planner.time.schedule import kind_of, lower_bound, pipeline_time
 from slipway.planner.workload import Workload, workload_of
 
@@ -107,6 +107,7 @@ def workload_step_time(work: Workload) -> StepTime:
     rate = spec.batch.tokens / total / spec.gpus
     tflops = rate * flops.model_flops_per_token(spec) / 1e12
     peak = dense_peak_tflops(spec.gpu, work.context.numerics.gemm)
+    busiest = max(parts.stages, key=lambda stage: stage.work)
     width = math.exp(cal.spread)
     return StepTime(
         step_time_s=total,
@@ -117,20 +118,15 @@ def workload_step_time(work: Workload) -> StepTime:
         model_tflops_full_attention=rate * flops.model_flops_per_token(spec, causal=False) / 1e12,
         mfu=tflops / peak if peak else 0.0,
         bubble_fraction=bubble,
-        breakdown=_breakdown(parts, micro_batches, pipeline, other=parts.fixed + total - before),
+        breakdown={term.value: seconds * micro_batches for term, seconds in busiest.spent.items()}
+        | {
+            "bubble": max(pipeline - busiest.work * micro_batches, 0.0),
+            "dp": parts.once.exposed,
+            "optimizer": parts.once.optimizer,
+            "other": parts.fixed + total - before,
+        },
         stage_forward_s=forward,
         stage_backward_s=backward,
         send_s=parts.send,
         calibration=cal.name,
     )
-
-
-def _breakdown(parts: _Parts, micro_batches: int, pipeline: float, other: float) -> dict[str, float]:
-    """Seconds of a step by what they are spent on, on the busiest stage."""
-    busiest = max(parts.stages, key=lambda stage: stage.work)
-    return {term.value: seconds * micro_batches for term, seconds in busiest.spent.items()} | {
-        "bubble": max(pipeline - busiest.work * micro_batches, 0.0),
-        "dp": parts.once.exposed,
-        "optimizer": parts.once.optimizer,
-        "other": other,
-    }
