@@ -196,8 +196,10 @@ class ModelCosts:
 def model_costs(work: Workload) -> ModelCosts:
     """Price every kind of layer of a model, and its two ends."""
     context, model = work.context, work.context.model
-    unquantized = replace(context, numerics=context.numerics.unquantized)
-    present = {layer for layers in work.layers for layer, _ in layers}
+    present = {layer for layers in set(work.layers) for layer, _ in layers}
+    unquantized = context
+    if any(layer.unquantized for layer in present):
+        unquantized = replace(context, numerics=context.numerics.unquantized)
     layers = {layer: layer_cost(unquantized if layer.unquantized else context, layer.kind) for layer in present}
     prediction: tuple[Cost, ...] = ()
     if model.mtp_num_layers:
