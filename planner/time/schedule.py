@@ -1,6 +1,12 @@
-"""The pipeline as a schedule: GPipe (all forward, all backward), 1F1B, interleaved 1F1B and zero-bubble, simulated with real stage times.
+"""The pipeline's schedule, simulated with the stages' times: GPipe, 1F1B, interleaved 1F1B and zero bubble.
 
-Sources: GPipe arXiv:1811.06965; 1F1B and interleaving arXiv:2104.04473 section 2.2; zero bubble (ZB-H1) arXiv:2401.10241.
+GPipe runs all forward passes and then all backward passes. Sources: GPipe arXiv:1811.06965; 1F1B and interleaving
+arXiv:2104.04473, section 2.2; zero bubble (ZB-H1) arXiv:2401.10241.
+
+Symbols:
+    pp, vpp  pipeline stages, and model chunks on each
+    m        micro-batches of a step
+    F, B, W  forward pass; backward pass; weight gradients, which zero bubble delays
 """
 
 from __future__ import annotations
@@ -55,6 +61,7 @@ class Timeline:
 
 
 Order = list[tuple[str, int, int]]  # (phase, chunk, micro-batch)
+_INPUT_GRADIENT_SHARE = 0.5  # of a backward pass: one of the two products of each linear layer
 
 
 def _one_f_one_b(stage: int, pp: int, m: int) -> Order:
@@ -85,7 +92,7 @@ def _interleaved(stage: int, pp: int, vpp: int, m: int) -> Order:
 
 
 def _zero_bubble(stage: int, pp: int, m: int) -> Order:
-    """ZB-H1: weight gradients are put off until they fill the drain; memory stays that of 1F1B."""
+    """ZB-H1: weight gradients are delayed until they fill the drain; memory stays that of 1F1B."""
     order: Order = []
     delayed = 0
     done_w = 0
@@ -126,52 +133,82 @@ def simulate(
         send: seconds from a stage's end of a pass to its neighbour's earliest start.
         record: keep every task; without, only the makespan and the busy times.
     """
-    pp, vpp, m = len(forward), len(forward[0]), num_micro_batches
-    todo = orders(kind, pp, vpp, m)
-    last = pp * vpp - 1
-    hop = send if pp > 1 else 0.0
-    split = kind is Kind.zero_bubble
-    # when each pass ended, by position of its chunk in the model; negative: not yet
-    ended_f = [[-1.0] * m for _ in range(last + 1)]
-    ended_b = [[-1.0] * m for _ in range(last + 1)]
-    clock, busy, at = [0.0] * pp, [0.0] * pp, [0] * pp
-    tasks: list[Task] = []
-    remaining = sum(len(o) for o in todo)
+    run = _Simulation(kind, forward, backward, num_micro_batches, send)
+    todo = orders(kind, run.pp, run.vpp, num_micro_batches)
+    tasks: list[Task] | None = [] if record else None
+    remaining = sum(len(order) for order in todo)
+    position = [0] * run.pp
     while remaining:
-        before = remaining
-        for stage in range(pp):
-            order, position, now = todo[stage], at[stage], clock[stage]
-            while position < len(order):
-                phase, chunk, i = order[position]
-                place = chunk * pp + stage
-                if phase == "F":
-                    when = 0.0 if place == 0 else ended_f[place - 1][i] + hop
-                    known = place == 0 or ended_f[place - 1][i] >= 0
-                    length = forward[stage][chunk]
-                elif phase == "B":
-                    source = ended_f[place][i] if place == last else ended_b[place + 1][i]
-                    known = source >= 0
-                    when = source if place == last else source + hop
-                    length = backward[stage][chunk] * (0.5 if split else 1.0)
-                else:
-                    known, when, length = ended_b[place][i] >= 0, ended_b[place][i], backward[stage][chunk] * 0.5
-                if not known:
-                    break
-                start = now if now > when else when
-                now = start + length
-                busy[stage] += length
-                if phase == "F":
-                    ended_f[place][i] = now
-                elif phase == "B":
-                    ended_b[place][i] = now
-                if record:
-                    tasks.append(Task(stage, chunk, i, phase, start, now))
-                position += 1
-                remaining -= 1
-            at[stage], clock[stage] = position, now
-        if remaining == before:
-            raise ValueError(f"schedule deadlocks: pp={pp} vpp={vpp} micro-batches={m}")
-    return Timeline(tasks, max(clock), busy)
+        done = [run.advance(stage, todo[stage], position[stage], tasks) for stage in range(run.pp)]
+        if not any(done):
+            raise ValueError(f"schedule deadlocks: pp={run.pp} vpp={run.vpp} micro-batches={num_micro_batches}")
+        position = [before + count for before, count in zip(position, done, strict=True)]
+        remaining -= sum(done)
+    return Timeline(tasks or [], max(run.clock), run.busy)
+
+
+class _Simulation:
+    """Which passes have ended, and when; times in seconds from the step's start."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        forward: Sequence[Sequence[float]],
+        backward: Sequence[Sequence[float]],
+        num_micro_batches: int,
+        send: float,
+    ) -> None:
+        self.pp, self.vpp = len(forward), len(forward[0])
+        self.last = self.pp * self.vpp - 1
+        self.hop = send if self.pp > 1 else 0.0
+        # zero bubble runs the two halves of a backward pass apart: the gradient of the input, and that of the weights
+        share = _INPUT_GRADIENT_SHARE if kind is Kind.zero_bubble else 1.0
+        self.seconds = {
+            "F": forward,
+            "B": [[share * s for s in chunks] for chunks in backward],
+            "W": [[(1 - _INPUT_GRADIENT_SHARE) * s for s in chunks] for chunks in backward],
+        }
+        # by the place of a chunk in the model and by micro-batch; negative: not yet
+        self.ended_forward = [[-1.0] * num_micro_batches for _ in range(self.last + 1)]
+        self.ended_backward = [[-1.0] * num_micro_batches for _ in range(self.last + 1)]
+        self.clock, self.busy = [0.0] * self.pp, [0.0] * self.pp
+
+    def _earliest(self, phase: str, place: int, i: int) -> float:
+        """When the input of a pass arrives; negative if the pass that it waits for has not run."""
+        if phase == "W":
+            return self.ended_backward[place][i]
+        if phase == "F":
+            if place == 0:
+                return 0.0
+            ended = self.ended_forward[place - 1][i]
+        elif place == self.last:
+            return self.ended_forward[place][i]
+        else:
+            ended = self.ended_backward[place + 1][i]
+        return ended if ended < 0 else ended + self.hop
+
+    def advance(self, stage: int, order: Order, position: int, tasks: list[Task] | None) -> int:
+        """Run a stage's passes from ``position`` on until one has to wait for another stage; return how many ran."""
+        now, start_position = self.clock[stage], position
+        while position < len(order):
+            phase, chunk, i = order[position]
+            place = chunk * self.pp + stage
+            arrival = self._earliest(phase, place, i)
+            if arrival < 0:
+                break
+            start = max(now, arrival)
+            seconds = self.seconds[phase][stage][chunk]
+            now = start + seconds
+            self.busy[stage] += seconds
+            if phase == "F":
+                self.ended_forward[place][i] = now
+            elif phase == "B":
+                self.ended_backward[place][i] = now
+            if tasks is not None:
+                tasks.append(Task(stage, chunk, i, phase, start, now))
+            position += 1
+        self.clock[stage] = now
+        return position - start_position
 
 
 def pipeline_time(
@@ -196,7 +233,7 @@ def pipeline_time(
         pace = max(f[0] for f in forward) + max(b[0] for b in backward)
     shown = min(m, 2 * pp + (0 if vpp > 1 else m % pp))
     if vpp > 1 and shown % pp:
-        shown = -(-shown // pp) * pp  # an illegal remainder is costed as a whole group
+        shown = -(-shown // pp) * pp  # an illegal remainder is priced as a whole group
     makespan = simulate(kind, forward, backward, shown, send, record=False).makespan
     total = makespan + (m - shown) * pace
     return total, max(1.0 - m * max(work) / total, 0.0) if total else 0.0  # rounding goes below
@@ -205,7 +242,7 @@ def pipeline_time(
 def lower_bound(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], m: int, kind: Kind | None = None
 ) -> float:
-    """A time that no schedule of these stages can beat: the busiest stage's work, and the first micro-batch's way to it and back."""
+    """Seconds that no schedule can beat: the busiest stage's work, and the first micro-batch's way to it and back."""
     best = reach = 0.0
     for f, b in zip(forward, backward, strict=True):
         best = max(best, m * (sum(f) + sum(b)) + reach)
