@@ -64,11 +64,11 @@ def calibration_or_nearest(gpu: str, software: str) -> Calibration:
     return calibration(gpu, software if software in known else "")
 
 
-def calibration_warning(gpu: str) -> str:
-    """Why the times predicted for ``gpu`` are less certain than those of a fitted GPU; empty for a fitted one."""
-    part = fitted_part(gpu)
-    if part == gpu:
-        return ""
-    if part:
-        return f"no published run calibrates {gpu}: its times use the constants fitted to {part}"
-    return f"no published run calibrates {gpu}: its times use uncalibrated default constants"
+def calibration_warning(gpu: str, constants: Calibration) -> str:
+    """Why the times that ``constants`` predict for ``gpu`` are uncertain; empty where they are fitted to it."""
+    if constants.name == DEFAULTS:
+        return f"no published run calibrates {gpu}: its times use default constants that are fitted to no GPU"
+    if fitted_part(gpu) != gpu:
+        return f"no published run calibrates {gpu}: its times use the constants of {constants.name}"
+    # A source is stated for constants that were not fitted to this GPU and software: it names the lender.
+    return f"the constants {constants.name} are {constants.source}" if constants.source else ""

@@ -231,7 +231,7 @@ def fit_all(truth: Path, only: str) -> dict[str, dict[str, dict[str, object]]]:
         constants[gpu][software] = rounded | KNOWN.get(software, {}) | {"spread": round(spread, 3)}
     for (gpu, software), (lender, lent) in BORROWED.items():
         if lent in constants[lender]:
-            source = f"borrowed from {lender}/{lent}: no speed of this software on this part is there to fit"
+            source = f"borrowed from {lender}/{lent}: no published speed of this software on this GPU to fit"
             known = KNOWN.get(software, {}) | {"spread": BORROWED_SPREAD, "source": source}
             constants[gpu][software] = constants[lender][lent] | known
     return dict(constants)

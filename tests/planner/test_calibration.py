@@ -19,8 +19,10 @@ def _check(gpu: str) -> planner.Verdict:
     ("gpu", "name", "warning"),
     [
         ("h100", "h100/nemo_2025", ""),
-        ("h200", "h100/nemo_2025", "fitted to h100"),
-        ("mi300x", "defaults", "uncalibrated default constants"),
+        ("h200", "h100/nemo_2025", "the constants of h100"),
+        ("a100", "a100/nemo_2025", "borrowed from h100/nemo_2025"),
+        ("a100_40gb", "a100_40gb/nemo_2025", "borrowed from h100/nemo_2025"),
+        ("mi300x", "defaults", "default constants that are fitted to no GPU"),
     ],
 )
 def test_check_names_its_calibration(gpu: str, name: str, warning: str) -> None:
