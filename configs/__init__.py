@@ -3,6 +3,7 @@
 ``load(name, overrides)`` composes one recipe into a :class:`Spec`; ``model(name)`` and ``gpu(name)`` read one fact file.
 """
 
+from slipway.configs.describe import GroupDescription, KeyDescription, describe, describe_groups
 from slipway.configs.errors import Refusal, nearest
 from slipway.configs.load import (
     Resolved,
@@ -51,6 +52,8 @@ __all__ = [
     "Dispatcher",
     "Fsdp",
     "Gpu",
+    "GroupDescription",
+    "KeyDescription",
     "Layout",
     "Model",
     "Optimizer",
@@ -63,6 +66,8 @@ __all__ = [
     "Spec",
     "Task",
     "cluster_names",
+    "describe",
+    "describe_groups",
     "gpu",
     "gpu_names",
     "gpu_of_device",

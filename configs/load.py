@@ -12,13 +12,13 @@ import typing
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from omegaconf import MISSING
 
+from slipway.configs.convert import convert, fields_of, leaves
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.schema import HYBRID_SYMBOLS, Gpu, Model, Optimizer, Precision, Spec, Task
+from slipway.configs.schema import Gpu, Model, Optimizer, Precision, Spec, Task
 
 ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "task", "cluster")
@@ -28,8 +28,6 @@ PARALLEL_KEYS = tuple(
     f"layout.{k}"
     for k in "tp pp vpp cp ep etp fsdp num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage".split()
 )
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,55 +74,9 @@ def gpu_names() -> list[str]:
     return _choices("gpu")
 
 
-def _leaves(cls: type, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key below a schema class, with its type."""
-    hints = typing.get_type_hints(cls)
-    out: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        kind = hints[f.name]
-        if dataclasses.is_dataclass(kind):
-            out.update(_leaves(typing.cast(type, kind), f"{prefix}{f.name}."))
-        else:
-            out[prefix + f.name] = kind
-    return out
-
-
-@functools.cache
 def schema_keys() -> dict[str, Any]:
     """Every key an override may name, with its Python type."""
-    return _leaves(Spec)
-
-
-def _legal(kind: Any) -> str:
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "one of " + ", ".join(e.value for e in kind)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(kind, str(kind).replace("typing.", ""))
-
-
-def _typed(cls: type[_T], values: Any, where: str) -> _T:
-    """``values`` as an instance of the frozen dataclass ``cls``; a Refusal names the key that does not fit."""
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    target = OmegaConf.structured(cls)
-
-    def unlock(node: DictConfig) -> None:  # frozen dataclasses make read-only nodes, which no merge may fill
-        OmegaConf.set_readonly(node, False)
-        for key in node:
-            if not OmegaConf.is_missing(node, key) and isinstance(node._get_node(key), DictConfig):
-                unlock(node[key])
-
-    unlock(target)
-    try:
-        return typing.cast(_T, OmegaConf.to_object(OmegaConf.merge(target, values)))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        kinds = _leaves(cls)
-        if key in kinds:
-            given = OmegaConf.select(OmegaConf.create(values), key)
-            raise Refusal(f"{where}{key}={given} is not legal: it must be {_legal(kinds[key])}.") from None
-        raise Refusal(f"{where}{key} is unknown; {nearest(key, kinds)}") from None
+    return {key: field.kind for key, field in leaves(Spec).items()}
 
 
 def _read(group: str, name: str) -> dict[str, Any]:
@@ -137,13 +89,13 @@ def _read(group: str, name: str) -> dict[str, Any]:
 @functools.cache
 def model(name: str) -> Model:
     """The facts of one architecture, by its file name in configs/model."""
-    return _typed(Model, _read("model", name), f"configs/model/{name}.yaml: ")
+    return convert(Model, _read("model", name), f"configs/model/{name}.yaml: ")
 
 
 @functools.cache
 def gpu(name: str) -> Gpu:
     """The facts of one accelerator, by its file name in configs/gpu."""
-    return _typed(Gpu, _read("gpu", name), f"configs/gpu/{name}.yaml: ")
+    return convert(Gpu, _read("gpu", name), f"configs/gpu/{name}.yaml: ")
 
 
 def gpu_of_device(device_name: str) -> Gpu | None:
@@ -154,19 +106,19 @@ def gpu_of_device(device_name: str) -> Gpu | None:
 @functools.cache
 def precision(name: str) -> Precision:
     """One mixed-precision recipe, by its file name in configs/precision."""
-    return _typed(Precision, _read("precision", name), f"configs/precision/{name}.yaml: ")
+    return convert(Precision, _read("precision", name), f"configs/precision/{name}.yaml: ")
 
 
 @functools.cache
 def optimizer(name: str) -> Optimizer:
     """One optimizer and schedule, by its file name in configs/optim."""
-    return _typed(Optimizer, _read("optim", name), f"configs/optim/{name}.yaml: ")
+    return convert(Optimizer, _read("optim", name), f"configs/optim/{name}.yaml: ")
 
 
 @functools.cache
 def task(name: str) -> Task:
     """One task, by its file name in configs/task."""
-    return _typed(Task, _read("task", name), f"configs/task/{name}.yaml: ")
+    return convert(Task, _read("task", name), f"configs/task/{name}.yaml: ")
 
 
 def headline(name: str) -> tuple[Model, str, int]:
@@ -219,33 +171,6 @@ def _site_file(group: str, value: str) -> Path | None:
     return next((p.resolve() for p in named if p.is_file()), None)
 
 
-_POSITIVE = (
-    "gpus layout.tp layout.pp layout.vpp layout.cp layout.ep layout.mbs layout.gbs model.num_layers model.hidden_size "
-    "model.ffn_hidden_size model.num_attention_heads model.num_query_groups model.kv_channels model.vocab_size "
-    "model.seq_length run.max_steps"
-).split()
-_NOT_NEGATIVE = "layout.etp layout.seq_length optim.lr optim.min_lr run.val_check_interval".split()
-
-
-def _check_values(spec: Spec) -> None:
-    """Sizes that no run can have, whatever its layout, and a name that is no folder's."""
-    if spec.name in ("", ".", "..") or "/" in spec.name or not spec.name.isprintable():
-        raise Refusal(f"name={spec.name!r} is not legal: a run's name is the name of its folder.")
-    for key in (*_POSITIVE, *_NOT_NEGATIVE):
-        value: Any = spec
-        for part in key.split("."):
-            value = getattr(value, part)
-        floor = 1 if key in _POSITIVE else 0
-        if value < floor:
-            raise Refusal(f"{key}={value} is not legal: it must be {'at least 1' if floor else '0 or more'}.")
-    pattern, layers = spec.model.hybrid_override_pattern, spec.model.num_layers
-    if pattern and (len(pattern) != layers or not set(pattern) <= set(HYBRID_SYMBOLS)):
-        symbols = " ".join(HYBRID_SYMBOLS)
-        raise Refusal(
-            f"model.hybrid_override_pattern={pattern} is not legal: it must be model.num_layers={layers} of the symbols {symbols}."
-        )
-
-
 def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     """Compose the recipe ``name`` under ``overrides`` (Hydra's key=value).
 
@@ -269,6 +194,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
 
     groups = [f"{k}={v}" for k, v in given.items() if k in GROUPS and not (k == "cluster" and site)]
     values = [f"++{k}={v}" for k, v in given.items() if k not in GROUPS]
@@ -283,10 +209,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
             composed.cluster = OmegaConf.merge({"name": site.stem}, of_cluster)
             for override in OverridesParser.create().parse_overrides([v for v in values if v.startswith("++cluster.")]):
                 OmegaConf.update(composed, override.key_or_group, override.value(), force_add=True)
-    spec = _typed(Spec, composed, "")
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise Refusal(f"the overrides could not be read: {str(error).splitlines()[0]}") from None
+    spec = convert(Spec, typing.cast("dict[str, Any]", plain), "")
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)
-    _check_values(spec)
+    if wrong := spec.model.pattern_error():
+        raise Refusal(wrong)
     provenance = _provenance(name, given, spec)
     chosen = {k for k in PARALLEL_KEYS if provenance.get(k, "default") != "default"}
     return Resolved(spec, provenance, bool(chosen))
@@ -367,6 +298,6 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
     for group, cls in (("model", Model), ("gpu", Gpu)):
         held = completed.get(group)
         if isinstance(held, dict) and held.get("name") in _choices(group):
-            needed = {f.name for f in dataclasses.fields(cls) if f.default == MISSING} - held.keys()
+            needed = {field.name for field in fields_of(cls).values() if field.required} - held.keys()
             completed[group] = held | {k: v for k, v in _read(group, held["name"]).items() if k in needed}
-    return _typed(Spec, completed, "stored recipe: ")
+    return convert(Spec, completed, "stored recipe: ")

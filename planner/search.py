@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from slipway.configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
-from slipway.configs.schema import layer_kinds
+from slipway.configs.schema import RecomputeMethod, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
 from slipway.planner.layout import PARALLEL, even_pipeline, key
@@ -98,7 +98,7 @@ def _groups(spec: Spec) -> Iterator[Layout]:
                     mbs=mbs,
                     recompute=mode,
                     recompute_modules=list(modules),
-                    recompute_method="",
+                    recompute_method=RecomputeMethod.default,
                     recompute_num_layers=0,
                     fsdp=fsdp,
                 )

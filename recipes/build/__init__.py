@@ -180,7 +180,7 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
     else:
         config.cross_entropy_fusion_impl = "te"
         if layout.attention_backend != "auto":
-            config.attention_backend = AttnBackend[layout.attention_backend]
+            config.attention_backend = AttnBackend[layout.attention_backend.value]
         if layout.tp_comm_overlap:
             config.tp_comm_overlap = True
         if layout.cuda_graphs:
@@ -192,7 +192,7 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
 
     if layout.recompute is Recompute.full:
         config.recompute_granularity = "full"
-        config.recompute_method = layout.recompute_method or "uniform"
+        config.recompute_method = layout.recompute_method.value or "uniform"
         config.recompute_num_layers = layout.recompute_num_layers or 1
     elif layout.recompute is Recompute.selective:
         config.recompute_granularity = "selective"
@@ -273,8 +273,8 @@ def _precision(spec: Spec) -> run.Config:
         grad_reduce_in_fp32=p.grad_reduce_in_fp32,
     )
     if p.gemm == "fp8":
-        plugin.fp8 = p.fp8_format
-        plugin.fp8_recipe = p.fp8_recipe
+        plugin.fp8 = p.fp8_format.value
+        plugin.fp8_recipe = p.fp8_recipe.value
         plugin.fp8_param_gather = p.fp8_param_gather
         if p.fp8_recipe == "delayed":
             plugin.fp8_margin = 0
@@ -293,7 +293,7 @@ def _optim(spec: Spec) -> run.Config:
         raise Refusal(f"optim.schedule={o.schedule} is not built", "Use optim.schedule=cosine.")
     config = run.Config(
         OptimizerConfig,
-        optimizer=o.optimizer,
+        optimizer=o.optimizer.value,
         lr=o.lr,
         weight_decay=o.weight_decay,
         adam_beta1=o.adam_beta1,

@@ -100,7 +100,7 @@ def test_a_cluster_brings_its_gpu_and_its_own_folder(tmp_path: Path, monkeypatch
         (["nodes=0"], "nodes=0 is not legal"),
         (["cluster=mine", "nodes=2", "gpus=7"], "nodes=2 are 8 GPUs on mine, and gpus=7"),
         (["cluster=min"], "unknown cluster 'min'; did you mean mine"),
-        (["name=a/b"], "a run's name is the name of its folder"),
+        (["name=a/b"], "it must be the name of a folder"),
     ):
         with pytest.raises(Refusal, match=expected):
             load("llama3_8b", wrong)

@@ -244,7 +244,11 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         "mount": ({"container_image": "host", "container_mounts": ["/a"]}, [], "Write SOURCE:TARGET"),
         "job_dir": ({"job_dir": "/tmp/a b"}, [], "cannot be quoted in NeMo-Run's scripts"),
         "uneven": ({}, ["nodes=1", "layout.tp=1", "layout.gbs=7", "layout.mbs=2"], "gbs"),
-        "accelerator": ({"accelerator": "tpu"}, [], "cluster.accelerator=tpu is unknown"),
+        "accelerator": (
+            {"accelerator": "tpu"},
+            [],
+            "cluster.accelerator=tpu is not legal: it must be one of auto, gpu, cpu",
+        ),
     }
     asked = {}
     for name, (changes, words, _) in cases.items():

@@ -1,0 +1,223 @@
+"""Plain data to the schema's frozen dataclasses: every value is converted, checked against its field, or refused.
+
+This is the one place where data enter: fact files, recipes under overrides, and stored records all pass through
+:func:`convert`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, TypeVar
+
+from slipway.configs.errors import Refusal, nearest
+from slipway.configs.schema.legal import Constraint
+
+T = TypeVar("T")
+
+TRUE_WORDS = ("true", "yes", "on", "y", "1")
+FALSE_WORDS = ("false", "no", "off", "n", "0")
+
+
+class _Illegal(ValueError):
+    """The value does not fit its field."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a schema class, as conversion and documentation need it."""
+
+    name: str
+    kind: Any
+    """The field's type without its annotations: int, list[str], an enum, another schema class ..."""
+    constraints: tuple[Constraint, ...]
+    required: bool
+    default: Any
+    """The default value; None where ``required``."""
+
+    @property
+    def group(self) -> type | None:
+        """The schema class that the field holds, if it holds one."""
+        return self.kind if dataclasses.is_dataclass(self.kind) and isinstance(self.kind, type) else None
+
+    @property
+    def legal(self) -> str:
+        """What is legal, as it completes the sentence "it must be ..."."""
+        ranges = [constraint.words for constraint in self.constraints]
+        return ", ".join([type_words(self.kind), *ranges])
+
+
+@functools.cache
+def fields_of(cls: type) -> dict[str, Field]:
+    """The fields of a schema class, in order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: _field(f, hints[f.name]) for f in dataclasses.fields(cls)}
+
+
+def _field(declared: dataclasses.Field[Any], hint: Any) -> Field:
+    constraints: tuple[Constraint, ...] = ()
+    if typing.get_origin(hint) is Annotated:
+        hint, *extras = typing.get_args(hint)
+        constraints = tuple(extra for extra in extras if isinstance(extra, Constraint))
+    required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
+    default = None if declared.default is dataclasses.MISSING else declared.default
+    if declared.default_factory is not dataclasses.MISSING:
+        default = declared.default_factory()
+    return Field(declared.name, hint, constraints, required, default)
+
+
+@functools.cache
+def leaves(cls: type, prefix: str = "") -> dict[str, Field]:
+    """Every dotted key below a schema class, with its field."""
+    out: dict[str, Field] = {}
+    for name, field in fields_of(cls).items():
+        if field.group:
+            out.update(leaves(field.group, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = field
+    return out
+
+
+def type_words(kind: Any) -> str:
+    """A field's type in the words of an error message."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(member.value or "'' (empty)" for member in kind)
+    if typing.get_origin(kind) is types.UnionType:
+        return " or ".join(type_words(part) for part in typing.get_args(kind))
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "null",
+        list[str]: "a list of texts",
+        dict[str, str]: "a mapping of names to texts",
+    }
+    return words[kind]
+
+
+def convert(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """``values`` as an instance of the schema class ``cls``.
+
+    Args:
+        values: plain data, nested as the schema is.
+        where: what the message of a refusal starts with, for example the name of the file.
+
+    Raises:
+        Refusal: a key that the schema does not have, a required key without a value, or an illegal value.
+    """
+    return _convert(cls, values, where, "", cls)
+
+
+def _convert(cls: type[T], values: Any, where: str, prefix: str, root: type) -> T:
+    if not isinstance(values, Mapping):
+        key = prefix.removesuffix(".")
+        raise Refusal(f"{where}{key}={values} is not legal: it must be a mapping.")
+    fields = fields_of(typing.cast(type, cls))
+    for key in values:
+        if key not in fields:
+            legal = leaves(root)
+            raise Refusal(f"{where}{prefix}{key} is unknown; {nearest(f'{prefix}{key}', legal)}")
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            if field.group:
+                arguments[name] = _convert(field.group, values[name], where, f"{prefix}{name}.", root)
+            else:
+                arguments[name] = _value(field, values[name], f"{where}{prefix}{name}")
+        elif field.required:
+            raise Refusal(f"{where}{prefix}{name} is missing; it must be {field.legal}.")
+    return cls(**arguments)
+
+
+def _value(field: Field, given: Any, key: str) -> Any:
+    try:
+        value = _converter(field.kind)(given)
+    except _Illegal:
+        raise Refusal(f"{key}={given} is not legal: it must be {type_words(field.kind)}.") from None
+    for constraint in field.constraints:
+        if not constraint.allows(value):
+            shown = repr(value) if isinstance(value, str) else value
+            raise Refusal(f"{key}={shown} is not legal: it must be {constraint.words}.")
+    return value
+
+
+def _converter(kind: Any) -> Callable[[Any], Any]:
+    if typing.get_origin(kind) is types.UnionType:
+        return functools.partial(_to_optional, kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return functools.partial(_to_choice, kind)
+    return _CONVERTERS[kind]
+
+
+def _to_int(given: Any) -> int:
+    if type(given) in (int, str):
+        try:
+            return int(given)
+        except ValueError:
+            pass
+    raise _Illegal
+
+
+def _to_float(given: Any) -> float:
+    if type(given) in (int, float, str):
+        try:
+            return float(given)
+        except ValueError:
+            pass
+    raise _Illegal
+
+
+def _to_bool(given: Any) -> bool:
+    if type(given) in (bool, int):
+        return bool(given)
+    if isinstance(given, str) and given.lower() in TRUE_WORDS + FALSE_WORDS:
+        return given.lower() in TRUE_WORDS
+    raise _Illegal
+
+
+def _to_text(given: Any) -> str:
+    if given is None or isinstance(given, Mapping | list | tuple):
+        raise _Illegal
+    return str(given)
+
+
+def _to_texts(given: Any) -> list[str]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise _Illegal
+    return [_to_text(item) for item in given]
+
+
+def _to_named_texts(given: Any) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise _Illegal
+    return {_to_text(name): _to_text(item) for name, item in given.items()}
+
+
+def _to_choice(kind: type[Enum], given: Any) -> Enum:
+    try:
+        return kind(given)
+    except ValueError:
+        raise _Illegal from None
+
+
+def _to_optional(kind: Any, given: Any) -> Any:
+    if given is None:
+        return None
+    (inner,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    return _converter(inner)(given)
+
+
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    int: _to_int,
+    float: _to_float,
+    bool: _to_bool,
+    str: _to_text,
+    list[str]: _to_texts,
+    dict[str, str]: _to_named_texts,
+}

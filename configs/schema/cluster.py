@@ -1,0 +1,86 @@
+"""Where a run goes: an executor, and the options that the site asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from slipway.configs.schema.legal import Choice, Count, NonNegative
+
+
+class Accelerator(Choice):
+    """``cpu`` runs the ranks of a toy model over Gloo; ``auto`` is cpu for a toy model on a machine without a GPU."""
+
+    auto = "auto"
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a run goes: an executor, and the options that the site asks for."""
+
+    name: str
+    """Name of the file in configs/cluster or in the folder that SLIPWAY_CLUSTERS names."""
+
+    executor: str
+    """What starts the ranks."""
+
+    accelerator: Accelerator = Accelerator.auto
+    """The device that the ranks use."""
+
+    gpu: str = ""
+    """The GPU of the nodes, which becomes the default of ``gpu=``."""
+
+    gpus_per_node: Count = 0
+    """Ranks per node; 0: the GPU's own ``gpus_per_node``."""
+
+    account: str = ""
+    """SLURM account."""
+
+    partition: str = ""
+    """SLURM partition."""
+
+    time: str = "04:00:00"
+    """SLURM time limit, HH:MM:SS."""
+
+    gres: str = ""
+    """SLURM's generic resources, for example gpu:8; empty: the job asks by --gpus-per-node."""
+
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Any other option of sbatch, for example {qos: high, reservation: tuesday}."""
+
+    array: str = ""
+    """SLURM job array: several tasks of one run, one after the other, for example 0-9%1."""
+
+    exclusive: bool = True
+    """Whether the job has its nodes for itself."""
+
+    requeue: bool = False
+    """Whether SLURM requeues the job when a node fails."""
+
+    retries: Count = 0
+    """How often the job requeues itself after a failure or an early stop."""
+
+    grace_minutes: NonNegative = 10.0
+    """Minutes before the time limit at which the run saves, stops and requeues itself."""
+
+    container_image: str = ""
+    """Container image of the ranks; empty: no container."""
+
+    container_mounts: list[str] = field(default_factory=list)
+    """Mounts of the container, HOST:CONTAINER."""
+
+    setup: list[str] = field(default_factory=list)
+    """Shell lines that run before the ranks start, for example module load cuda."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the ranks."""
+
+    secrets_file: str = ""
+    """A file of KEY=value lines that the job itself reads; its content is never copied and never printed."""
+
+    job_dir: str = ""
+    """Folder of the experiments, visible to login and compute nodes; empty: NeMo-Run's own."""
+
+    source: str = ""
+    """Where the values come from."""

@@ -1,0 +1,54 @@
+"""How long a run trains, and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipway.configs.schema.legal import Count, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long a run trains, and what it keeps."""
+
+    dir: str = "runs"
+    """Folder of the runs; each run has a folder of its name in it."""
+
+    max_steps: Size = 100
+    """Optimizer steps of the run."""
+
+    seed: Count = 1234
+    """Seed of the initial weights and of the order of the data."""
+
+    val_check_interval: Count = 0
+    """Steps between two validations; 0: no validation."""
+
+    limit_val_batches: Count = 4
+    """Batches of one validation."""
+
+    log_every_n_steps: Size = 1
+    """Steps between two log lines."""
+
+    checkpoint_every_n_steps: Count = 500
+    """Steps between two checkpoints."""
+
+    checkpoint_every_minutes: Count = 30
+    """Minutes between two checkpoints."""
+
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept."""
+
+    async_save: bool = True
+    """Whether checkpoints are written while training continues."""
+
+    resume: bool = True
+    """Whether a run continues from its newest checkpoint."""
+
+    extend_schedule: bool = False
+    """Whether a longer ``max_steps`` stretches the schedule that a checkpoint has fixed."""
+
+    wandb_project: str = ""
+    """Log to this project of Weights & Biases too; with WANDB_MODE=offline the log stays on disk."""
+
+    mlflow_experiment: str = ""
+    """Log to this MLflow experiment too: into mlruns next to the runs, or to MLFLOW_TRACKING_URI."""
