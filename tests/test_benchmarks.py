@@ -72,8 +72,8 @@ def test_the_predictions_in_the_docs_are_those_of_the_planner() -> None:
 
 def _row(who: str, precision: str, tokens_per_s: float, **more: Any) -> dict[str, Any]:
     case = {"overrides": [f"precision={precision}", "model.num_layers=8", "layout.mbs=1", "layout.recompute=none"]}
-    told = {"step_time_s": 1.0, "model_tflops": 1.0, "mfu": 0.5, "peak_gib": 10.0, "breakdown": {}, "slowest": []}
-    return {"who": who, "case": case, "tokens_per_s": tokens_per_s, **told, **more}
+    measured = {"step_time_s": 1.0, "model_tflops": 1.0, "mfu": 0.5, "peak_gib": 10.0, "breakdown": {}, "slowest": []}
+    return {"who": who, "case": case, "tokens_per_s": tokens_per_s, **measured, **more}
 
 
 def test_the_ratios_compare_equal_shapes_and_precisions() -> None:
