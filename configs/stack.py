@@ -123,7 +123,8 @@ def stack(name: str) -> Stack:
 @functools.cache
 def stacks() -> tuple[Stack, ...]:
     """Every stack of configs/stack, those with the highest precedence first."""
-    return tuple(sorted((stack(path.stem) for path in FOLDER.glob("*.yaml")), key=lambda s: (-s.precedence, s.name)))
+    loaded = (stack(path.stem) for path in FOLDER.glob("*.yaml"))
+    return tuple(sorted(loaded, key=lambda known: (-known.precedence, known.name)))
 
 
 @functools.cache
@@ -134,11 +135,10 @@ def stack_of(source: str, framework: str) -> Stack:
         ValueError: two stacks of equal precedence match.
     """
     citation = f"{source}, {framework}"
-    found = [s for s in stacks() if any(re.search(pattern, citation) for pattern in s.matches)]
+    found = [known for known in stacks() if any(re.search(pattern, citation) for pattern in known.matches)]
     if not found:
         return stack(UNKNOWN)
-    if len(found) > 1 and found[0].precedence == found[1].precedence:
-        raise ValueError(
-            f"its citation matches two stacks: configs/stack/{found[0].name}.yaml and {found[1].name}.yaml"
-        )
-    return found[0]
+    first, *others = found
+    if others and others[0].precedence == first.precedence:
+        raise ValueError(f"its citation matches two stacks: configs/stack/{first.name}.yaml and {others[0].name}.yaml")
+    return first
