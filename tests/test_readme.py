@@ -1,4 +1,4 @@
-"""The README's commands do what it says. make setup, make test and make quickstart are what .ci/run types."""
+"""The README's commands do what it says. .ci/run itself runs make setup, make test and make quickstart."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_rehearsal_agrees(command: str) -> None:
     assert "the same training" in _run(command)
 
 
-def test_what_check_is_shown_to_print_is_what_it_prints() -> None:
+def test_check_prints_what_the_readme_shows() -> None:
     command = next(c for c in COMMANDS if c.startswith("slipway check"))
     shown = TEXT.split("$ " + command)[1].split("```")[0]
     printed = _run(command)
@@ -51,7 +51,7 @@ def test_what_check_is_shown_to_print_is_what_it_prints() -> None:
         assert line.replace(" ...", "").strip() in printed, line
 
 
-def test_the_cluster_file_that_is_shown_is_the_one_that_is_there() -> None:
+def test_the_readme_shows_the_cluster_file_of_the_docs() -> None:
     site = (ROOT / "docs/site.yaml").read_text().split("\n", 1)[1]
     assert f"```yaml\n{site}```" in TEXT
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import pkgutil
 import sys
-import traceback
 from typing import NoReturn
 
 import click
@@ -36,6 +34,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Click's own, with the nearest names where there is no such command."""
         if args and not args[0].startswith("-") and args[0] not in command_names():
+            import difflib
+
             near = difflib.get_close_matches(args[0], command_names(), n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
@@ -119,5 +119,7 @@ def main() -> NoReturn:
 
         if isinstance(error, Refusal):
             _fail(error.sentence(), 2)
+        import traceback
+
         traceback.print_exc()
         _fail("internal error: please report it with the traceback above", 1)

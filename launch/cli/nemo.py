@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator
 
 
@@ -28,6 +27,8 @@ def require_nemo(command: str) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what is printed inside, by libraries too, off the terminal, unless it fails with anything but a Refusal."""
+    import tempfile
+
     from slipway.configs import Refusal
     from slipway.launch.terminal import captured
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TextIO
@@ -17,6 +16,8 @@ PLAIN_WIDTH = 120  # columns of a table where the output is no terminal and COLU
 LABEL_WIDTH = 9  # columns of the labels in front of check's and plan's lines: "layout   ", "memory   "
 NARROWEST_COLUMN = 12  # columns of a table cell below which text is no longer readable
 GAP = "  "  # between two columns of a table
+
+NO_BREAK_SPACE = "\u00a0"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a log's escape sequences must not reach the terminal
 
@@ -116,7 +117,7 @@ class Terminal:
 
     def _write(self, line: str) -> None:
         encoding = self.stream.encoding or "utf-8"
-        print(line.encode(encoding, "replace").decode(encoding), file=self.stream)
+        print(line.replace(NO_BREAK_SPACE, " ").encode(encoding, "replace").decode(encoding), file=self.stream)
 
 
 def _printable(text: str, keep_newlines: bool = False) -> str:
@@ -135,18 +136,20 @@ def _wrap(text: str, width: int) -> list[str]:
     return lines
 
 
+def kept_together(text: str) -> str:
+    """``text`` that a line break must not divide, such as a number and its unit."""
+    return text.replace(" ", NO_BREAK_SPACE)
+
+
 def plural(count: int, noun: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def joined(parts: Iterable[str], separator: str = "; ") -> str:
-    """The parts that are not empty."""
-    return separator.join(part for part in parts if part)
-
-
 def print_json(value: Any) -> None:
     """Print what a command found, for a program to read."""
+    import json
+
     print(json.dumps(value, indent=1))
 
 

@@ -214,11 +214,11 @@ def _speed_up(of_a: list[Summary], of_b: list[Summary]) -> float | None:
 
 def _sentence(a: str, b: str, speed_up: float | None, difference: float, noise: float, pairs: int) -> str:
     if abs(difference) <= noise:
-        verdict = "no difference seen"
+        verdict = "no significant difference"
     else:
-        verdict = "its loss is lower" if difference < 0 else "its loss is higher"
+        verdict = "significantly lower" if difference < 0 else "significantly higher"
         if pairs == 1:
-            verdict += ", of one run each: another seed may move it as far"
+            verdict += " for this seed; another seed may change the loss as much"
     faster = f"{b} is {speed_up:.2f}x as fast as {a}; " if speed_up else ""
     over = f" over {pairs} seeds" if pairs > 1 else ""
     return f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}{over}: {verdict}."
@@ -241,7 +241,7 @@ def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path
     numbers = pages.table(rows, ["", *(run.name for run in runs)])
     page = pages.Page(
         name="compare",
-        title=f"{a.name} against {b.name}",
+        title=f"{b.name} compared with {a.name}",
         lead=compared.result.sentence,
         picture_name="compare.png",
         picture=draw_comparison(compared.pairs, compared.result),

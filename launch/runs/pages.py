@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,29 +22,36 @@ _PAGE = """<!doctype html>
 <title>{title}</title><style>
 :root {{ color-scheme: light; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }}
-body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; overflow-wrap: anywhere; }}
+body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; }}
+h1, p.lead, td {{ overflow-wrap: break-word; }}
 h1 {{ font-size: 1.4rem; margin: .5rem 0; }} h2 {{ font-size: 1.1rem; margin: 1.5rem 0 .5rem; }}
 p.lead {{ margin: .25rem 0 1rem; color: #444; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
 .scroll {{ overflow-x: auto; }}
 td, th {{ text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e3e3e3; vertical-align: top; }}
+td.number, th.number {{ text-align: right; }}
 svg {{ width: 100%; height: auto; display: block; }}
 </style></head><body><h1>{title}</h1><p class="lead">{lead}</p>{body}</body></html>
 """
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = (), links: Sequence[str] = ()) -> str:
-    """Rows of plain text as an HTML table, which scrolls where it is too wide.
+    """Rows of plain text as an HTML table, which scrolls where it is too wide. Numbers are aligned to the right.
 
     Args:
         links: for each row, the relative path that its first cell links to.
     """
-    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)] if head else []
+    numeric = {i for i in range(1, len(head)) if all(re.match(r"[-+]?\d|$", row[i]) for row in rows)}
+
+    def cell(kind: str, column: int, content: str) -> str:
+        return f"<{kind}{' class=number' if column in numeric else ''}>{content}</{kind}>"
+
+    lines = ["".join(cell("th", i, html.escape(title)) for i, title in enumerate(head))] if head else []
     for i, row in enumerate(rows):
-        cells = [html.escape(cell) for cell in row]
+        cells = [html.escape(text) for text in row]
         if links:
             cells[0] = f'<a href="{html.escape(quote(links[i]))}">{cells[0]}</a>'
-        lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+        lines.append("".join(cell("td", column, content) for column, content in enumerate(cells)))
     return f'<div class="scroll"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 

@@ -1,4 +1,4 @@
-"""compare: the statistics find a difference that is there and none that is not."""
+"""compare: its statistics find a difference that exists, and none that does not."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _one(folder: Path, losses: np.ndarray, step_s: float, spec: Spec) -> Side:
     return Side(folder.name, [read_run(write_run(folder, losses, step_s, spec))])
 
 
-def test_no_difference_is_seen_where_there_is_none_and_one_where_there_is(tmp_path: Path, spec: Spec) -> None:
+def test_it_finds_a_difference_only_where_there_is_one(tmp_path: Path, spec: Spec) -> None:
     a = _one(tmp_path / "bf16", curve(0), 0.50, spec)
     b = _one(tmp_path / "fp8", curve(1), 0.40, spec)
     c = _one(tmp_path / "worse", curve(2, shift=0.02), 0.40, spec)
     same, worse = compare(a, b), compare(a, c)
     assert same.speed_up == pytest.approx(1.25)
-    assert "no difference seen" in same.sentence
-    assert "its loss is higher, of one run each: another seed may move it as far" in worse.sentence
+    assert "no significant difference" in same.sentence
+    assert "significantly higher for this seed; another seed may change the loss as much" in worse.sentence
     assert worse.loss_difference == pytest.approx(0.02, abs=0.003)
     result, written = write_comparison(a, b, tmp_path / "out")
     assert {p.suffix for p in written} == {".png", ".html", ".json"}
@@ -45,17 +45,17 @@ def _aligned(a: np.ndarray, b: np.ndarray) -> Aligned:
     return Aligned("step", np.arange(len(a)), a, b)
 
 
-def test_noise_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_difference_as_often_as_it_should() -> None:
     one = [loss_difference([_aligned(curve(2 * i), curve(2 * i + 1))]) for i in range(200)]
     assert 0.86 <= sum(abs(d) <= n for d, n in one) / 200 <= 1.0
     rng = np.random.default_rng(0)
 
     def seeds(count: int) -> list[Aligned]:
-        """Runs part by chance, and stay apart: every pair has a shift of its own, which blocks of one pair cannot see."""
+        """Pairs that each have a random shift of their own, as seeds have: blocks of one pair cannot measure it."""
         return [_aligned(curve(0), curve(0) * (1 + rng.normal(0, 0.01))) for _ in range(count)]
 
     alone = [loss_difference(seeds(1)) for _ in range(200)]
-    assert sum(abs(d) <= n for d, n in alone) / 200 < 0.5, "one pair does not know"
+    assert sum(abs(d) <= n for d, n in alone) / 200 < 0.5, "one pair cannot measure the variation between seeds"
     for count in (2, 3, 5):
         several = [loss_difference(seeds(count)) for _ in range(300)]
         assert 0.92 <= sum(abs(d) <= n for d, n in several) / 300 <= 0.98
@@ -74,7 +74,7 @@ def test_several_seeds_are_compared_pair_by_pair(tmp_path: Path, spec: Spec) -> 
     assert result.loss_noise == pytest.approx(4.30 * 0.001 / 3**0.5, rel=0.01)
     assert (
         result.sentence
-        == "fp8 is 1.25x as fast as bf16; its loss differs by +0.20% +- 0.25% over 3 seeds: no difference seen."
+        == "fp8 is 1.25x as fast as bf16; its loss differs by +0.20% +- 0.25% over 3 seeds: no significant difference."
     )
     with pytest.raises(
         Refusal, match="the seeds must be the same on both sides, each once: bf16 has 1, 2, 3 and fp8 has 1, 2"

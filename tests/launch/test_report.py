@@ -1,4 +1,4 @@
-"""report: from real event files, of runs in every state."""
+"""report: from real event files, for runs in every state."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_a_resumed_run_counts_each_step_once(tmp_path: Path, spec: Spec) -> None
     assert rows["steps trained again after a restart"] == "4"
 
 
-def test_speed_and_memory_are_the_last_starts(tmp_path: Path, spec: Spec) -> None:
-    """It may have had other ranks and another layout; the record is its."""
+def test_speed_and_memory_are_those_of_the_last_start(tmp_path: Path, spec: Spec) -> None:
+    """It may have had another number of ranks and another layout; the record describes it."""
     write_run(tmp_path / "a", np.full(20, 5.0), 0.5, spec, gpu="NVIDIA H200", gib=70.0)
     run = read_run(
         write_run(tmp_path / "a", np.full(10, 4.0), 0.2, spec, first=20, world=4, gpu="NVIDIA H200", gib=40.0)
@@ -65,11 +65,11 @@ def test_speed_and_memory_are_the_last_starts(tmp_path: Path, spec: Spec) -> Non
     assert s.peak_memory_gib == pytest.approx(40.0)
     assert s.tokens_per_s_per_gpu == pytest.approx(spec.batch.tokens / 0.2 / 4)
     assert len(run.of_last_start(LOSS, 3)) == 7
-    assert len(run.of_last_start(LOSS, 30)) == 10, "fewer than the warm-up: all there are"
+    assert len(run.of_last_start(LOSS, 30)) == 10, "fewer than the warm-up: all of them"
 
 
-def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_path: Path) -> None:
-    """By the card's own name: planned for an H100, run on an H200; a card that is not in configs/gpu has no MFU and no prediction."""
+def test_a_run_on_a_gpu_is_compared_with_the_prediction_for_that_gpu(tmp_path: Path) -> None:
+    """The run was planned for an H100 and ran on an H200. A GPU that is not in configs/gpu has no prediction."""
     spec = planner.complete(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.fsdp=true", "layout.gbs=64"]))
     on_h200 = replace(spec, gpu=configs.gpu("h200"))
     predicted = planner.check(on_h200)
@@ -88,7 +88,7 @@ def test_measured_on_a_gpu_it_is_held_against_the_prediction_for_that_gpu(tmp_pa
     assert other.model_tflops_per_gpu == pytest.approx(s.model_tflops_per_gpu)
 
 
-def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
+def test_a_failed_run_reports_the_reason(tmp_path: Path, spec: Spec) -> None:
     folder = write_run(tmp_path / "a", curve(0, 20), 0.5, spec)
     failure = {"step": 20, "rank": 3, "error": "OutOfMemoryError", "message": "Tried to allocate 2 GiB"}
     (folder / FAILURE).write_text(json.dumps(failure))
@@ -100,18 +100,18 @@ def test_a_failed_run_says_why(tmp_path: Path, spec: Spec) -> None:
     )
     (tmp_path / "b/slipway").mkdir(parents=True)
     (tmp_path / "b" / FAILURE).write_text(json.dumps(failure | {"step": 0}))
-    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"], "also one that failed before it had a record"
+    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"], "also a run that failed before it wrote a record"
     assert summarize(read_run(tmp_path / "b")).state == "failed"
 
 
-def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> None:
+def test_a_folder_of_runs_and_a_folder_without_any(tmp_path: Path, spec: Spec) -> None:
     write_run(tmp_path / "x" / "a", curve(0, 20), 0.5, spec)
     write_run(tmp_path / "x" / "b", curve(1, 20), 0.5, spec)
     assert [p.name for p in find_runs(tmp_path / "x")] == ["a", "b"]
     runs = [read_run(p) for p in find_runs(tmp_path / "x")]
-    told = [summarize(run) for run in runs]
-    pages = [write_report(run, one, run.path)[1] for run, one in zip(runs, told, strict=True)]
-    png, page, data = write_overview(runs, told, pages, tmp_path / "x")
+    summaries = [summarize(run) for run in runs]
+    pages = [write_report(run, one, run.path)[1] for run, one in zip(runs, summaries, strict=True)]
+    png, page, data = write_overview(runs, summaries, pages, tmp_path / "x")
     assert png.stat().st_size > 10_000
     for link in re.findall(r'<a href="([^"]*)"', page.read_text()):
         assert (page.parent / link).is_file()
@@ -121,7 +121,7 @@ def test_a_folder_of_runs_and_a_folder_of_none(tmp_path: Path, spec: Spec) -> No
         read_run(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_is_shown(tmp_path: Path, spec: Spec) -> None:
+def test_a_loss_that_is_not_finite_is_reported(tmp_path: Path, spec: Spec) -> None:
     losses = curve(0, 40)
     losses[30:] = np.nan
     broken = read_run(write_run(tmp_path / "broken", losses, 0.5, spec))
@@ -130,10 +130,10 @@ def test_a_loss_that_is_not_finite_is_shown(tmp_path: Path, spec: Spec) -> None:
     assert json.loads(data.read_text(), parse_constant=pytest.fail)["final_loss"] is None
 
 
-def test_smoothing_keeps_a_line_and_halves_the_noise() -> None:
+def test_smoothing_preserves_a_line_and_halves_the_noise() -> None:
     line = np.linspace(3.0, 1.0, 50)
     assert smooth(line)[:35] == pytest.approx(line[:35])
-    assert smooth(line)[-1] == pytest.approx(line[-16:].mean()), "no single step at the end"
+    assert smooth(line)[-1] == pytest.approx(line[-16:].mean()), "the end is an average, not a single step"
     noise = np.random.default_rng(0).normal(0, 0.1, 50)
     assert np.abs(smooth(noise)).mean() < np.abs(noise).mean() / 2
     assert len(smooth(np.zeros(0))) == 0

@@ -1,4 +1,4 @@
-"""Runs as their folders tell them, written by hand: real event files, a record, losses that are known."""
+"""Write the folders of runs whose losses are known: real event files and a record."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
-from slipway.launch.cli.printing import Style, Table, Terminal
+from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
 if TYPE_CHECKING:
     from slipway.planner import Candidate, Verdict
@@ -142,7 +142,7 @@ def _show_time(terminal: Terminal, time: StepTime) -> None:
         f"MFU {time.mfu:.1%}, bubble {time.bubble_fraction:.1%}",
     )
     parts = sorted(time.breakdown.items(), key=lambda part: -part[1])
-    shown = [f"{name} {s:.2f} s" for name, s in parts if s > SMALLEST_SHARE_SHOWN * time.step_time_s]
+    shown = [kept_together(f"{name} {s:.2f} s") for name, s in parts if s > SMALLEST_SHARE_SHOWN * time.step_time_s]
     terminal.field("spent", ", ".join(shown))
     terminal.field("fitted", f"{time.calibration} (configs/calibration)")
 

@@ -65,7 +65,7 @@ class Planned(Answer):
             )
         terminal.table(table)
         terminal.line(
-            f"{plan.considered} layouts costed, {plan.pruned} more proven slower, {plan.did_not_fit} did not fit"
+            f"{plan.considered} layouts predicted, {plan.pruned} ruled out as slower, {plan.did_not_fit} do not fit"
         )
 
 
