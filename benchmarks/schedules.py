@@ -35,7 +35,7 @@ def compare(spec: Spec) -> list[Row]:
     rows = []
     for name, words in _NAMES.items():
         vpp = max(spec.layout.vpp, 2) if name == "interleaved" else 1
-        trial = replace(spec, layout=replace(spec.layout, schedule=Schedule[name], vpp=vpp))
+        trial = replace(spec, layout=replace(spec.layout, schedule=Schedule(name), vpp=vpp))
         verdict = planner.check(trial)
         if verdict.memory and verdict.time:
             time, memory = verdict.time, verdict.memory

@@ -14,10 +14,10 @@ from enum import Enum
 from typing import Any
 
 import yaml
-from omegaconf import MISSING
 
+from slipway.configs.convert import convert
 from slipway.configs.errors import Refusal
-from slipway.configs.load import ROOT, _typed
+from slipway.configs.load import ROOT
 from slipway.configs.schema import Dispatcher
 
 FOLDER = ROOT / "stack"
@@ -47,11 +47,11 @@ class PipelineSplit(Enum):
     front_first = "front_first"  # every stage but the last gets ceil(layers / stages) layers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """One software stack. A decision's default is what Megatron-Core does without options."""
 
-    name: str = MISSING
+    name: str
     matches: list[str] = field(default_factory=list)
     """Regular expressions; one of them must be found in "source, framework" of a row."""
     precedence: int = 0
@@ -117,7 +117,7 @@ def stack(name: str) -> Stack:
     Raises:
         Refusal: no such file, an unknown key, or a value of the wrong type.
     """
-    return _typed(Stack, _inherited(name), f"configs/stack/{name}.yaml: ")
+    return convert(Stack, _inherited(name), f"configs/stack/{name}.yaml: ")
 
 
 @functools.cache

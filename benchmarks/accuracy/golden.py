@@ -14,7 +14,7 @@ from typing import Any
 
 from slipway import configs
 from slipway.configs import Calibration, Data, Fsdp, Layout, Model, Precision, Recompute, Spec
-from slipway.configs.schema import Activation, Normalization, PositionEmbedding
+from slipway.configs.schema import Activation, AttentionBackend, Normalization, PositionEmbedding
 from slipway.planner.published.inferred import fit_pipeline
 from slipway.planner.published.rows import ANY_ADAM, RECOMPUTE_MODULES
 
@@ -165,7 +165,7 @@ def _layout(args: Arguments) -> Layout:
         num_layers_in_first_pipeline_stage=args.number("--decoder-first-pipeline-num-layers", 0),
         num_layers_in_last_pipeline_stage=args.number("--decoder-last-pipeline-num-layers", 0),
         fused_cross_entropy="--cross-entropy-loss-fusion" in args,
-        attention_backend="unfused" if unfused else "auto",
+        attention_backend=AttentionBackend.unfused if unfused else AttentionBackend.auto,
     )
 
 

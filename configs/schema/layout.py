@@ -38,14 +38,14 @@ class Dispatcher(Choice):
     flex = "flex"
 
 
-# Made by a call because the name of one member, 1f1b, is not a Python identifier.
-Schedule = Choice(  # type: ignore[call-overload]
-    "Schedule",
-    {"auto": "auto", "1f1b": "1f1b", "interleaved": "interleaved", "gpipe": "gpipe", "zero_bubble": "zero_bubble"},
-)
-Schedule.__doc__ = (
-    "The order of a pipeline's passes. ``auto`` is what Megatron-Core runs: 1F1B, interleaved where ``vpp`` is above 1."
-)
+class Schedule(Choice):
+    """The order of a pipeline's passes; ``auto`` is Megatron-Core's: 1F1B, interleaved where ``vpp`` is above 1."""
+
+    auto = "auto"
+    one_f_one_b = "1f1b"
+    interleaved = "interleaved"
+    gpipe = "gpipe"
+    zero_bubble = "zero_bubble"
 
 
 class AttentionBackend(Choice):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from slipway import configs, planner
 from slipway.configs import Refusal, Spec
+from slipway.configs.schema import Accelerator
 from slipway.launch.executors.protocol import Launch
 from slipway.launch.executors.select import executor_named, validate
 from slipway.recipes.factory import absolute, check_data, gpu_here, trains_on_cpu
@@ -76,21 +77,20 @@ def with_accelerator(spec: Spec) -> Spec:
     """``spec`` with ``cluster.accelerator`` decided: gpu or cpu.
 
     Raises:
-        Refusal: an unknown accelerator, a model too large for CPU ranks, or no GPU on the machine that must have one.
+        Refusal: a model too large for CPU ranks, or no GPU on the machine that must have one.
     """
     asked = spec.cluster.accelerator
     executor = executor_named(spec.cluster.executor)
-    if asked not in ("auto", "gpu", "cpu"):
-        raise Refusal(f"cluster.accelerator={asked} is unknown", "Use gpu, cpu or auto.")
     small = trains_on_cpu(spec)
-    if asked == "auto":
-        asked = "cpu" if small and executor.falls_back_to_cpu and not gpu_here() else "gpu"
-    if asked == "cpu" and not small:
+    if asked is Accelerator.auto:
+        on_cpu = small and executor.falls_back_to_cpu and not gpu_here()
+        asked = Accelerator.cpu if on_cpu else Accelerator.gpu
+    if asked is Accelerator.cpu and not small:
         raise Refusal(
             f"{spec.name} is too large to train on CPU ranks, and cluster={spec.cluster.name} has no GPUs",
             "Use a toy: llama3_tiny.",
         )
-    if asked == "gpu" and executor.runs_here and not gpu_here():
+    if asked is Accelerator.gpu and executor.runs_here and not gpu_here():
         raise Refusal(
             f"{spec.name} needs {spec.gpus} GPUs and this machine has none",
             "Send it to a cluster with cluster=YOURS.yaml, or rehearse it here with slipway rehearse.",

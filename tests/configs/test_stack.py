@@ -22,7 +22,7 @@ def test_each_file_is_selected_by_its_example_and_gives_a_reason_for_each_decisi
     assert stack_of(source, framework).name == path.stem
     decided = {key for key in contents if key in DECISIONS}
     assert decided == set(contents.get("because", {}))
-    inherited = stack(contents["extends"]) if contents.get("extends") else Stack()
+    inherited = stack(contents["extends"]) if contents.get("extends") else Stack(name=path.stem)
     for key in decided:
         assert getattr(stack(path.stem), key) != getattr(inherited, key), f"{key} is what it would be without the line"
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from slipway.configs import Refusal, Spec, load
+from slipway.configs.schema import DataKind
 from slipway.launch.rehearsal import ranks
 from slipway.launch.rehearsal.rehearse import import_nemo, seed_after_configure
 from slipway.launch.rehearsal.shrink import shrink, single_process
@@ -220,7 +221,7 @@ def test_a_launch_says_what_it_will_do_or_is_refused(tmp_path: Path) -> None:
         ),
         "already holds a run with data.tokenizer": replace(longer, data=replace(longer.data, tokenizer="other")),
         "already holds a run with data.kind = mock": replace(
-            longer, data=replace(longer.data, kind="indexed", paths=["/x"])
+            longer, data=replace(longer.data, kind=DataKind.indexed, paths=["/x"])
         ),
     }
     for expected, other in cases.items():
