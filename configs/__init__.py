@@ -1,6 +1,7 @@
 """Facts as data, and the typed schema they must fit. Imports nothing of ours; no torch, no NeMo.
 
-``load(name, overrides)`` composes one recipe into a :class:`Spec`; ``model(name)`` and ``gpu(name)`` read one fact file.
+``load(name, overrides)`` composes one recipe into a :class:`Spec`; ``model(name)`` and ``gpu(name)`` read one fact
+file.
 """
 
 from slipway.configs.describe import GroupDescription, KeyDescription, describe, describe_groups

@@ -60,7 +60,10 @@ class GroupDescription:
 
 @functools.cache
 def describe(cls: type = Spec) -> tuple[KeyDescription, ...]:
-    """Every dotted key of a schema class, in the schema's order. ``describe(Model)`` gives the keys of a model's file."""
+    """Every dotted key of a schema class, in the schema's order.
+
+    ``describe(Model)`` gives the keys of a model's file.
+    """
     return tuple(key for group in describe_groups(cls) for key in group.keys)
 
 

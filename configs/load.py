@@ -99,7 +99,9 @@ def gpu(name: str) -> Gpu:
 
 
 def gpu_of_device(device_name: str) -> Gpu | None:
-    """The accelerator that a driver calls ``device_name``, if it is one of ours: an H100 PCIe, or a slice of an H100, is not an H100."""
+    """The accelerator that a driver calls ``device_name``, if it is one of ours: an H100 PCIe, or a slice of an H100,
+    is not an H100.
+    """
     return next((gpu(name) for name in gpu_names() if gpu(name).device_name == device_name), None)
 
 
@@ -161,7 +163,9 @@ def _check_keys(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _site_file(group: str, value: str) -> Path | None:
-    """A user's own cluster file: ``cluster=path/to/site.yaml``, or ``cluster=site`` in the folder of SLIPWAY_CLUSTERS."""
+    """A user's own cluster file: ``cluster=path/to/site.yaml``, or ``cluster=site`` in the folder of
+    SLIPWAY_CLUSTERS.
+    """
     if group != "cluster":
         return None
     path = Path(value)
@@ -283,8 +287,8 @@ def _plain(value: Any) -> Any:
 def spec_from_record(record: dict[str, Any]) -> Spec:
     """The spec that a run stored beside its logs, checked by today's schema.
 
-    An earlier version's record lacks what the schema has gained since: what has a default takes it, the facts of a GPU or a
-    model come from today's file of that name.
+    An earlier version's record lacks what the schema has gained since: what has a default takes it, the facts of a
+    GPU or a model come from today's file of that name.
 
     Raises:
         Refusal: a key or value that the schema does not know.

@@ -108,7 +108,9 @@ def check_data(spec: Spec) -> None:
 
 
 def build(recipe: str, **options: Any) -> run.Partial:
-    """The ``run.Partial`` of ``llm.pretrain`` for ``recipe``: on this machine's CPU if it is small enough to train there."""
+    """The ``run.Partial`` of ``llm.pretrain`` for ``recipe``: on this machine's CPU if it is small enough to train
+    there.
+    """
     spec = spec_of(recipe, options)
     check_data(spec)
     cpu = trains_on_cpu(spec) and not gpu_here()
@@ -136,7 +138,8 @@ def factory(function: Callable[..., Any]) -> Callable[..., Any]:
         unknown = set(options) - set(PARAMETERS)
         if unknown:
             raise Refusal(
-                f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; {configs.nearest(sorted(unknown)[0], PARAMETERS)}"
+                f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; "
+                f"{configs.nearest(sorted(unknown)[0], PARAMETERS)}"
             )
         return function(**options)
 
@@ -151,7 +154,9 @@ def factory(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit 2, and what cannot run here is refused now."""
+    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit 2, and what cannot run here is
+    refused now.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -179,6 +184,8 @@ def _refuse_what_needs_a_gpu(recipe: str, options: dict[str, Any]) -> None:
     spec = spec_of(recipe, options)
     if not trains_on_cpu(spec):
         raise Refusal(
-            f"{recipe} needs {spec.gpus} {spec.gpu.name.upper()} GPUs and this machine has none, only {os.cpu_count()} CPU cores",
-            f"Rehearse it here with: slipway rehearse {recipe}; or send it to a cluster with: slipway launch {recipe} cluster=YOURS.",
+            f"{recipe} needs {spec.gpus} {spec.gpu.name.upper()} GPUs and this machine has none, only "
+            f"{os.cpu_count()} CPU cores",
+            f"Rehearse it here with: slipway rehearse {recipe}; or send it to a cluster with: slipway "
+            f"launch {recipe} cluster=YOURS.",
         )

@@ -1,4 +1,5 @@
-"""Our recipes against NeMo's of the same name, value by value, under NeMo's own layout: what a reviewer must see change.
+"""Our recipes against NeMo's of the same name, value by value, under NeMo's own layout: what a reviewer must see
+change.
 
 python -m slipway.recipes.upstream            # rewrite recipes/upstream/*.txt
 """
@@ -91,7 +92,10 @@ def main() -> None:
     for name in configs.recipe_names():
         lines = difference(name)
         if lines:
-            head = f"# {name}: NeMo 2.7.3's recipe -> ours, under NeMo's layout. Written by python -m slipway.recipes.upstream; review every change.\n"
+            head = (
+                f"# {name}: NeMo 2.7.3's recipe -> ours, under NeMo's layout. Written by python -m "
+                "slipway.recipes.upstream; review every change.\n"
+            )
             (FOLDER / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
         print(f"{name}: {len(lines)} differences", flush=True)
 

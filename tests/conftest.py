@@ -1,4 +1,6 @@
-"""Shared fixtures. Everything that needs Megatron runs in forked children, so that one import serves all and none leaks state."""
+"""Shared fixtures. Everything that needs Megatron runs in forked children, so that one import serves all and none
+leaks state.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 
 @pytest.fixture(scope="session")
 def in_child() -> Callable[[Callable[[], Any]], Any]:
-    """Run a function in a forked process that has NeMo imported and the CPU emulation entered; return what it returns."""
+    """Run a function in a forked process that has NeMo imported and the CPU emulation entered; return what it
+    returns.
+    """
     from slipway.launch.rehearsal import ranks
     from slipway.launch.rehearsal.rehearse import import_nemo
 

@@ -1,8 +1,9 @@
 """The typed schema of a training run: frozen dataclasses, one module a group, that every other package reads.
 
-Field names are those of NeMo and Megatron-Core where they have one, so that a test can compare each fact with the class that
-trains. Units stand in the names (``_gib``, ``_tflops``, ``_gb_per_s``); GB is 10^9 bytes and GiB is 2^30 bytes. The text under
-each field is its documentation: :func:`slipway.configs.describe` reads it.
+Field names are those of NeMo and Megatron-Core where they have one, so that a test can compare each fact with the
+class that
+trains. Units stand in the names (``_gib``, ``_tflops``, ``_gb_per_s``); GB is 10^9 bytes and GiB is 2^30 bytes. The
+text under each field is its documentation: :func:`slipway.configs.describe` reads it.
 """
 
 from slipway.configs.schema.calibration import Calibration

@@ -82,7 +82,8 @@ class Calibration:
     """Share of tensor-parallel communication that matrix multiplications hide."""
 
     dp_overlap: float = 0.8
-    """Share of a micro-batch's compute that can hide data-parallel communication; with FSDP, the share that is hidden."""
+    """Share of a micro-batch's compute that can hide data-parallel communication; with FSDP, the share that is hidden.
+    """
 
     expert_overlap: float = 0.0
     """Share of the experts' all-to-all that is hidden."""

@@ -1,7 +1,7 @@
 """What a value of the schema may be: closed sets as enums, ranges as annotations that stand in a field's type.
 
-``tp: Size = 1`` reads as "a whole number, at least 1". :mod:`slipway.configs.convert` enforces the annotations where data
-enter (files, overrides, stored records); an instance that code builds is not checked again.
+``tp: Size = 1`` reads as "a whole number, at least 1". :mod:`slipway.configs.convert` enforces the annotations where
+data enter (files, overrides, stored records); an instance that code builds is not checked again.
 """
 
 from __future__ import annotations

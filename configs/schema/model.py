@@ -169,7 +169,9 @@ class Model:
     """With a window, every n-th layer sees all keys; 1: no layer does."""
 
     hybrid_override_pattern: str = ""
-    """One symbol a layer of a hybrid: M (Mamba-2), * (attention), - (dense feed-forward), E (experts). Empty: no hybrid."""
+    """One symbol a layer of a hybrid: M (Mamba-2), * (attention), - (dense feed-forward), E (experts). Empty: no
+    hybrid.
+    """
 
     mamba_num_heads: Count = 0
     """Heads of a Mamba-2 layer."""
@@ -241,7 +243,9 @@ class Model:
         return 2 * self.mamba_width + 2 * self.mamba_num_groups * self.mamba_state_dim + self.mamba_num_heads
 
     def padded_vocab_size(self, tp: int) -> int:
-        """Rows of the vocabulary after padding to ``make_vocab_size_divisible_by * tp`` (NeMo: _vocab_size_with_padding)."""
+        """Rows of the vocabulary after padding to ``make_vocab_size_divisible_by * tp`` (NeMo:
+        _vocab_size_with_padding).
+        """
         if not self.pad_vocab:
             return self.vocab_size
         multiple = self.make_vocab_size_divisible_by * tp
@@ -253,6 +257,7 @@ class Model:
         if not pattern or (len(pattern) == self.num_layers and set(pattern) <= set(HYBRID_SYMBOLS)):
             return ""
         return (
-            f"model.hybrid_override_pattern={pattern} is not legal: it must be model.num_layers={self.num_layers} of the "
+            f"model.hybrid_override_pattern={pattern} is not legal: it must be "
+            f"model.num_layers={self.num_layers} of the "
             f"symbols {' '.join(HYBRID_SYMBOLS)}."
         )

@@ -74,7 +74,9 @@ class Spec:
 
     @property
     def dp(self) -> int:
-        """Data-parallel size of the dense layers, without context parallelism; 0 where the sizes do not divide the GPUs."""
+        """Data-parallel size of the dense layers, without context parallelism; 0 where the sizes do not divide the
+        GPUs.
+        """
         ranks = self.layout.tp * self.layout.pp * self.layout.cp
         return self.gpus // ranks if self.gpus % ranks == 0 else 0
 

@@ -53,7 +53,8 @@ _SAME_NAME = (
 
 # Facts that come with NeMo's class and are not passed on.
 _MODEL_PLANNED_ONLY = (
-    "gated_linear_unit activation_func normalization position_embedding_type pad_vocab window_size window_every hybrid_override_pattern "
+    "gated_linear_unit activation_func normalization position_embedding_type pad_vocab window_size "
+    "window_every hybrid_override_pattern "
     "mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups moe_latent_size"
 ).split()
 
@@ -80,19 +81,23 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
 
 
 def _refuse_what_is_only_planned(spec: Spec) -> None:
-    """Whatever the planner knows and this builder does not pass on: left out silently, another model or layout would be trained."""
+    """Whatever the planner knows and this builder does not pass on: left out silently, another model or layout would
+    be trained.
+    """
     if spec.task.call is not Call.pretrain or spec.task.adapter is not Adapter.none:
         raise Refusal(
             f"task={spec.task.name} can be planned for but not trained by these recipes", "Use task=pretrain."
         )
     if spec.layout.flexible_pipeline:
         raise Refusal(
-            "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
+            "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass "
+            "on Megatron-Core's pipeline layout",
             "Use layout.split_unevenly=true.",
         )
     if spec.layout.schedule in (Schedule.gpipe, Schedule.zero_bubble):
         raise Refusal(
-            f"layout.schedule={spec.layout.schedule.value} can be planned for but not trained: Megatron-Core runs 1F1B and "
+            f"layout.schedule={spec.layout.schedule.value} can be planned for but not trained: "
+            "Megatron-Core runs 1F1B and "
             "interleaved 1F1B only",
             "Use layout.schedule=auto.",
         )
@@ -101,7 +106,8 @@ def _refuse_what_is_only_planned(spec: Spec) -> None:
         ours, published = getattr(spec.model, name), getattr(facts, name)
         if ours != published:
             raise Refusal(
-                f"model.{name}={getattr(ours, 'value', ours)} can be planned for but not trained: the recipe's NeMo class has "
+                f"model.{name}={getattr(ours, 'value', ours)} can be planned for but not trained: the "
+                "recipe's NeMo class has "
                 f"{getattr(published, 'value', published) or 'none'}",
                 "Leave it out, or make a model of your own in configs/model.",
             )
@@ -124,12 +130,29 @@ def _class_default(cls: type, name: str) -> Any:
 
 
 def _model(spec: Spec, cpu: bool) -> run.Config:
-    """The model's NeMo config: facts where they differ from the class, then parallelism, fusions and recompute."""
-    model, layout = spec.model, spec.layout
+    """The model's NeMo config: facts where they differ from the class, then parallelism, kernels and recompute."""
+    config = run.Config(nemo_config_class(spec))
+    _set_facts(config, spec)
+    _set_parallelism(config, spec)
+    if spec.model.is_moe:
+        _set_experts(config, spec, cpu)
+    _set_fusions(config, spec, cpu)
+    if cpu:
+        from slipway.recipes.reference.layers import layer_spec
+
+        config.use_cpu_initialization = True
+        config.transformer_layer_spec = layer_spec
+    else:
+        _set_kernels(config, spec)
+    _set_recompute(config, spec)
+    return config
+
+
+def _set_facts(config: run.Config, spec: Spec) -> None:
+    """The model's sizes and constants, each only where it differs from the class's own."""
+    model = spec.model
     cls = nemo_config_class(spec)
     fields = {f.name for f in dataclasses.fields(cls)}
-    config = run.Config(cls)
-
     for name in _SAME_NAME:
         fact = getattr(model, name)
         if name in fields and (fact or _class_default(cls, name)) and fact != _class_default(cls, name):
@@ -141,55 +164,65 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         config.max_position_embeddings = max(model.max_position_embeddings, spec.seq_length)
     if model.is_moe and "moe_layer_freq" in fields and model.has_dense_layers:
         config.moe_layer_freq = [int(model.layer_is_moe(i)) for i in range(model.num_layers)]
-
     if model.mtp_num_layers:
         config.mtp_num_layers = model.mtp_num_layers
         config.mtp_loss_scaling_factor = model.mtp_loss_scaling_factor
         config.data_step_fn = run.Partial(gpt_data_step, use_mtp=True)  # the last stage needs the tokens too
+
+
+def _set_parallelism(config: run.Config, spec: Spec) -> None:
+    layout = spec.layout
     if layout.pp > 1 and layout.vpp > 1:
         # Batched point-to-point with PP=2 and interleaving pairs the wrong messages and trains on wrong gradients
         # without an error (Megatron-LM issues 750 and 1450). Separate, overlapped sends are right at every size.
         config.overlap_p2p_comm = True
         config.batch_p2p_comm = False
-    if model.is_moe:
-        config.moe_token_dispatcher_type = layout.dispatcher.value
-        if layout.moe_expert_capacity_factor:
-            config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
-        config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
-        config.moe_grouped_gemm = not cpu
-        config.moe_permute_fusion = not cpu
-        # megatron-core 0.15 hands each context-parallel rank 1/CP of the auxiliary loss's gradient (mended in 0.16).
-        config.moe_aux_loss_coeff = model.moe_aux_loss_coeff * layout.cp
-    if model.tied and layout.pp > 1:
+    if spec.model.tied and layout.pp > 1:
         config.share_embeddings_and_output_weights = True
 
-    # Fusions and kernels. On a GPU Transformer Engine has them all; on CPU the reference has none.
+
+def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
+    layout = spec.layout
+    config.moe_token_dispatcher_type = layout.dispatcher.value
+    if layout.moe_expert_capacity_factor:
+        config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
+    config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
+    config.moe_grouped_gemm = not cpu
+    config.moe_permute_fusion = not cpu
+    # megatron-core 0.15 gives each context-parallel rank 1/CP of the auxiliary loss's gradient (fixed in 0.16).
+    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * layout.cp
+
+
+def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
+    """On a GPU Transformer Engine has every fusion; on a CPU the reference has none."""
     config.apply_rope_fusion = not cpu
     config.gradient_accumulation_fusion = not cpu
     config.masked_softmax_fusion = not cpu
     config.bias_dropout_fusion = not cpu
     # Megatron-Core has no fused squared ReLU and refuses the flag with it
-    config.bias_activation_fusion = not cpu and model.activation_func is not Activation.squared_relu
-    config.cross_entropy_loss_fusion = layout.fused_cross_entropy and not cpu
+    config.bias_activation_fusion = not cpu and spec.model.activation_func is not Activation.squared_relu
+    config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy and not cpu
     config.persist_layer_norm = not cpu
-    if cpu:
-        from slipway.recipes.reference.layers import layer_spec
 
-        config.use_cpu_initialization = True
-        config.transformer_layer_spec = layer_spec
-    else:
-        config.cross_entropy_fusion_impl = "te"
-        if layout.attention_backend != "auto":
-            config.attention_backend = AttnBackend[layout.attention_backend.value]
-        if layout.tp_comm_overlap:
-            config.tp_comm_overlap = True
-        if layout.cuda_graphs:
-            config.enable_cuda_graph = True
-            config.cudagraph_rng = True
-        if layout.cpu_offload_layers:
-            config.cpu_offloading = True
-            config.cpu_offloading_num_layers = layout.cpu_offload_layers
 
+def _set_kernels(config: run.Config, spec: Spec) -> None:
+    """What only a GPU has: the choice of kernels, communication overlap, CUDA graphs, offload."""
+    layout = spec.layout
+    config.cross_entropy_fusion_impl = "te"
+    if layout.attention_backend != "auto":
+        config.attention_backend = AttnBackend[layout.attention_backend.value]
+    if layout.tp_comm_overlap:
+        config.tp_comm_overlap = True
+    if layout.cuda_graphs:
+        config.enable_cuda_graph = True
+        config.cudagraph_rng = True
+    if layout.cpu_offload_layers:
+        config.cpu_offloading = True
+        config.cpu_offloading_num_layers = layout.cpu_offload_layers
+
+
+def _set_recompute(config: run.Config, spec: Spec) -> None:
+    layout = spec.layout
     if layout.recompute is Recompute.full:
         config.recompute_granularity = "full"
         config.recompute_method = layout.recompute_method.value or "uniform"
@@ -198,7 +231,6 @@ def _model(spec: Spec, cpu: bool) -> run.Config:
         config.recompute_granularity = "selective"
         if layout.recompute_modules:
             config.recompute_modules = list(layout.recompute_modules)
-    return config
 
 
 def _strategy(spec: Spec, cpu: bool) -> run.Config:
@@ -261,7 +293,8 @@ def _precision(spec: Spec) -> run.Config:
     p = spec.precision
     if p.gemm == "fp4":
         raise Refusal(
-            f"precision={p.name} can be planned but not trained: NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
+            f"precision={p.name} can be planned but not trained: NeMo 2.7.3 with megatron-core 0.15.3 "
+            "has no recipe for it",
             "Use precision=mxfp8 or bf16.",
         )
     plugin = run.Config(

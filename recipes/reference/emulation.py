@@ -1,6 +1,7 @@
 """The CUDA calls that NeMo and Megatron-Core make unconditionally, answered on a CPU. Entered once, by :func:`enter`.
 
-Nothing here computes a model: streams, events and memory counters become no-ops, tensors asked for on ``cuda`` land on the
+Nothing here computes a model: streams, events and memory counters become no-ops, tensors asked for on ``cuda`` land
+on the
 CPU, and the collectives that NCCL has and Gloo has not are made from those that it has. Each stub says who needs it.
 """
 
@@ -234,6 +235,10 @@ def _gloo_collectives() -> None:
 
 
 def _megatron() -> None:
+    """Replace what Megatron-Core cannot do on a CPU.
+
+    Long because it is a list of independent replacements, each explained where it stands.
+    """
     import megatron.core.dist_checkpointing.strategies.filesystem_async as checkpoint_writer
     import megatron.core.distributed.fsdp.src.megatron_fsdp.param_and_grad_buffer as fsdp_buffers
     import megatron.core.optimizer as optimizer
@@ -331,7 +336,8 @@ def _nemo() -> None:
     # Asserts that CUDA is initialised before it moves tensors that are already where they belong.
     checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
 
-    # Multi-token prediction brings norms of its own, PyTorch's where there is no Transformer Engine: they refuse sequence parallelism.
+    # Multi-token prediction brings norms of its own, PyTorch's where there is no Transformer Engine: they refuse
+    # sequence parallelism.
     import nemo.collections.llm.gpt.model.base as gpt
 
     from slipway.recipes.reference.layers import Norm
@@ -347,7 +353,8 @@ def _nemo() -> None:
 
     gpt.mtp_block_spec = with_reference_norms
 
-    # Its loss is divided by the tokens of each context rank; the sequence's last rank has one fewer. A weight off by CP over the
+    # Its loss is divided by the tokens of each context rank; the sequence's last rank has one fewer. A weight off by CP
+    # over the
     # sequence is nothing at 4,096 tokens and drowns the comparison at a toy's 64, so here the ranks share one count.
     import megatron.core.models.gpt.gpt_model as gpt_model
     from megatron.core.transformer.multi_token_prediction import roll_tensor

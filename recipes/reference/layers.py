@@ -1,4 +1,5 @@
-"""Reference implementations, in plain PyTorch, of the kernels that Transformer Engine has on a GPU. Plugged in by ModuleSpec.
+"""Reference implementations, in plain PyTorch, of the kernels that Transformer Engine has on a GPU. Plugged in by
+ModuleSpec.
 
 They compute what the fused kernels compute, in fp32 where those accumulate in fp32, at any speed.
 """
@@ -168,7 +169,9 @@ def layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> Transf
 
 
 def _accept_duplicated_linear() -> None:
-    """MLA passes ``parallel_mode`` only to a class it knows as TELinear, and there is none without Transformer Engine."""
+    """MLA passes ``parallel_mode`` only to a class it knows as TELinear, and there is none without Transformer
+    Engine.
+    """
     import megatron.core.transformer.multi_latent_attention as mla
 
     mla.TELinear = DuplicatedLinear

@@ -1,4 +1,6 @@
-"""Checkpoints every N steps, every M minutes, and once more when the job is about to be ended. Lightning's own takes one of the first two."""
+"""Checkpoints every N steps, every M minutes, and once more when the job is about to be ended. Lightning's own takes
+one of the first two.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Checkpoint(nl.ModelCheckpoint):
     """:class:`nemo.lightning.ModelCheckpoint` that also saves by the clock, and saves and stops when told to.
 
     It is told by SIGTERM (preemption, scancel) or by the environment's :data:`STOP_AT`, the Unix time that the launcher
-    sets some minutes before the job's time limit. After an early stop the process ends with :data:`STOPPED_EARLY`, so that
+    sets some minutes before the job's time limit. After an early stop the process ends with :data:`STOPPED_EARLY`, so
+    that
     the job's script puts it back in the queue: NeMo's own PreemptionCallback ends with 0, as if training were done.
 
     Args:
@@ -93,7 +96,8 @@ class Checkpoint(nl.ModelCheckpoint):
         if trainer.is_global_zero:
             why = "SIGTERM" if self._told_to_stop else "its time is nearly up"
             print(
-                f"slipway: stopped after step {trainer.global_step} of {trainer.max_steps} ({why}); the checkpoint is saved, and the same "
+                f"slipway: stopped after step {trainer.global_step} of {trainer.max_steps} ({why}); "
+                "the checkpoint is saved, and the same "
                 "command resumes from it.",
                 file=sys.stderr,
                 flush=True,

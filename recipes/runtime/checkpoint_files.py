@@ -1,4 +1,6 @@
-"""What checkpoints a folder holds, which of them are whole, and what a run that starts there will do. Loads nothing into memory."""
+"""What checkpoints a folder holds, which of them are whole, and what a run that starts there will do. Loads nothing
+into memory.
+"""
 
 from __future__ import annotations
 

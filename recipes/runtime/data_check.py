@@ -52,7 +52,8 @@ def check_split(prefix: str, split: str) -> None:
     """Refuse a split that leaves a part without documents: Megatron-Core would look for its tokens for ever.
 
     Args:
-        split: weights of training, validation and test, as 900,50,50; documents are dealt out as Megatron-Core does, by rounding.
+        split: weights of training, validation and test, as 900,50,50; documents are dealt out as Megatron-Core does,
+        by rounding.
     """
     try:
         weights = [float(w) for w in split.split(",")]

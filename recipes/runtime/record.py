@@ -1,4 +1,6 @@
-"""What a run keeps about itself: ``slipway/recipe.json`` beside its logs, and the check that a directory holds this run and no other."""
+"""What a run keeps about itself: ``slipway/recipe.json`` beside its logs, and the check that a directory holds this
+run and no other.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
 
 
 class DataClock(Profiler):
-    """How long training waited for its data: Lightning tells a profiler before and after it asks the loader for a batch."""
+    """How long training waited for its data: Lightning tells a profiler before and after it asks the loader for a
+    batch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,14 +106,18 @@ class DataClock(Profiler):
 
 
 class MLflow(MLFlowLogger):
-    """Lightning's, with whole steps: NeMo logs the step as a float, which MLflow's file store writes and then cannot read."""
+    """Lightning's, with whole steps: NeMo logs the step as a float, which MLflow's file store writes and then cannot
+    read.
+    """
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(metrics, None if step is None else int(step))
 
 
 class RunRecord(pl.Callback):
-    """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk into one sentence."""
+    """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk
+    into one sentence.
+    """
 
     def __init__(self, run_dir: str, record: dict[str, Any], source: dict[str, Any]) -> None:
         self.run_dir = Path(run_dir)
@@ -158,7 +166,8 @@ class RunRecord(pl.Callback):
             self._keep_failure(trainer, exception)
         if _disk_is_full(exception, self.run_dir):
             print(
-                f"slipway: {self.run_dir} is on a full disk: the checkpoint after step {trainer.global_step} was not saved, earlier "
+                f"slipway: {self.run_dir} is on a full disk: the checkpoint after step "
+                f"{trainer.global_step} was not saved, earlier "
                 "ones are kept. Make room and run the same command again: it resumes from the last good one.",
                 file=sys.stderr,
                 flush=True,
@@ -166,7 +175,9 @@ class RunRecord(pl.Callback):
             raise SystemExit(2)
 
     def _keep_failure(self, trainer: pl.Trainer, error: Exception) -> None:
-        """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for want of it."""
+        """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for
+        want of it.
+        """
         text = " ".join(str(error).split())
         failure = {
             "step": trainer.global_step,

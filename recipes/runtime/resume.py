@@ -1,4 +1,6 @@
-"""Resume from the last good checkpoint, and say which. Upstream stops at an unfinished one, or starts from scratch in silence."""
+"""Resume from the last good checkpoint, and say which. Upstream stops at an unfinished one, or starts from scratch in
+silence.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ class _Cosine(CosineAnnealing):
             changed = ", ".join(f"{k} {stored[k]} -> {ours[k]}" for k in stored if stored[k] != ours[k])
             raise Refusal(
                 f"the checkpoint's learning-rate schedule is not the recipe's ({changed})",
-                f"run.extend_schedule=true stretches it to the recipe's; optim.decay_steps={stored.get('max_steps')} keeps the old one.",
+                "run.extend_schedule=true stretches it to the recipe's; "
+                f"optim.decay_steps={stored.get('max_steps')} keeps the old one.",
             )
         super().load_state_dict({**state_dict, **ours})
         if stored != ours:

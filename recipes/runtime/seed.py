@@ -7,7 +7,9 @@ from nemo.lightning.megatron_init import _set_random_seed
 
 
 class Seed(pl.Callback):
-    """Seeds every rank before the model is built: NeMo's strategy seeds Megatron-Core with 1234, whatever the recipe says."""
+    """Seeds every rank before the model is built: NeMo's strategy seeds Megatron-Core with 1234, whatever the recipe
+    says.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -1,4 +1,6 @@
-"""Which code a run is of: the commit, whether it was changed since, the lock's hash, the versions that matter. No NeMo."""
+"""Which code a run is of: the commit, whether it was changed since, the lock's hash, the versions that matter. No
+NeMo.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def _version(package: str) -> str:
 
 
 def source() -> dict[str, Any]:
-    """The record of the code of a run, which is stored with the run. What cannot be found out starts with "unknown: "."""
+    """The record of the code of a run, which is stored with the run.
+
+    What cannot be found out starts with "unknown: ".
+    """
     root = repository()
     built_from = os.environ.get(COMMIT) or f"unknown: this is no git repository, and {COMMIT} is not set"
     return {
@@ -72,6 +77,7 @@ def require_supported_pair() -> None:
     found = version("megatron-core")
     if found.split(".")[:2] != wanted["megatron-core"].split(".")[:2]:
         raise Refusal(
-            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: {wanted['megatron-core']} does",
+            f"megatron-core {found} does not train with nemo_toolkit {version('nemo_toolkit')}: "
+            f"{wanted['megatron-core']} does",
             f"pip install megatron-core=={wanted['megatron-core']}",
         )

@@ -1,4 +1,6 @@
-"""The command line: exit codes, one sentence on stderr, JSON as the design says, and a start that imports nothing heavy."""
+"""The command line: exit codes, one sentence on stderr, JSON as the design says, and a start that imports nothing
+heavy.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,8 @@ def test_check_imports_nothing_heavy() -> None:
         "from slipway.launch.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = [m for m in ('torch', 'nemo', 'nemo_run', 'megatron', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules]\n"
+        "heavy = [m for m in ('torch', 'nemo', 'nemo_run', 'megatron', 'scipy', 'matplotlib', "
+        "'tensorboard') if m in sys.modules]\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

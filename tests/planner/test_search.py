@@ -39,7 +39,9 @@ def test_candidates_are_legal_fit_and_are_ranked() -> None:
 
 
 def test_experts_have_room_for_real_routing() -> None:
-    """What fits with an even load only is not chosen, unless nothing else fits; the load that fits is the one that fills the GPU."""
+    """What fits with an even load only is not chosen, unless nothing else fits; the load that fits is the one that
+    fills the GPU.
+    """
     spec = configs.load("mixtral_8x22b").spec
     even, real = (plan(spec, 1, expert_load=load).candidates[0] for load in (1.0, REAL_EXPERT_LOAD))
     assert expert_load_that_fits(even.spec) < REAL_EXPERT_LOAD <= expert_load_that_fits(real.spec)

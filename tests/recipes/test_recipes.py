@@ -51,7 +51,11 @@ def test_one_named_factory_a_recipe_in_its_familys_module() -> None:
 
 
 def test_importing_the_factories_imports_neither_torch_nor_nemo() -> None:
-    code = "import sys; from slipway.recipes import llama3, deepseek; import slipway.launch.cli; sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'nemo_run', 'scipy', 'hydra', 'matplotlib')))"
+    code = (
+        "import sys; from slipway.recipes import llama3, deepseek; import slipway.launch.cli; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'nemo', 'nemo_run', 'scipy', 'hydra', "
+        "'matplotlib')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

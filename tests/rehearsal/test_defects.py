@@ -92,7 +92,8 @@ def test_megatron_fsdp_scales_the_right_buffer() -> None:
         recipe.trainer.strategy.ddp.gradient_reduce_div_fusion = False
 
     assert _worst(ours, whole) <= RELATIVE_TOLERANCE
-    # the scale goes to a buffer whose memory has been given back: wrong losses on a good day, a corrupted heap on this one
+    # the scale goes to a buffer whose memory has been given back: wrong losses on a good day, a corrupted heap on this
+    # one
     try:
         wrong = _worst(run_toy(toy, change=upstream)[0], whole) > 5 * RELATIVE_TOLERANCE
     except ranks.RankFailure:
