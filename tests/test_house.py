@@ -1,4 +1,4 @@
-"""The house is built as docs/explanation says: arrows one way, small functions, every module says what it is for."""
+"""The structure of the code: imports go one way, functions are small (docs/explanation/architecture.md)."""
 
 from __future__ import annotations
 

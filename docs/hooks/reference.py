@@ -93,10 +93,7 @@ def _command(command: Any, name: str, parent: Any, level: int) -> list[str]:
 
 def keys() -> str:
     """Every key of a recipe, and every key of the files that describe a model, a GPU or a cluster."""
-    try:
-        from slipway.configs.describe import describe_groups
-    except ImportError:  # until the schema documents itself
-        return "# Keys\n\n`slipway show NAME` prints every key of a recipe.\n\n## model\n\n## cluster\n"
+    from slipway.configs.describe import describe_groups
 
     out = [
         "# Keys",
@@ -160,10 +157,6 @@ PHASES = {
 
 
 def _rule(rule: Any) -> str:
-    if not hasattr(rule, "severity"):
-        return (
-            f"### {rule.id}\n\n{_sentence(rule.says)}\n\n*Why:* {_sentence(rule.why)}\n\n*Source:* {cell(rule.source)}"
-        )
     advice = rule.severity.value == "advice"
     effect = "Advice only: the run is legal, and `check` prints a warning." if advice else PHASES[rule.phase.value]
     return "\n\n".join(
