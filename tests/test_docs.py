@@ -97,14 +97,18 @@ def test_the_site_builds_without_a_broken_link_and_loads_nothing_from_the_networ
 
 def test_every_command_key_and_rule_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "hooks"))
+    from slipway.configs.load import schema_keys
     from slipway.launch.cli.app import command_names
     from slipway.planner import RULES
 
-    pages = importlib.import_module("reference").pages()
+    reference = importlib.import_module("reference")
+    pages = reference.pages()
     for name in command_names():
         assert f"### slipway {name}\n" in pages["commands"]
     for rule in RULES:
         assert f"### {rule.id}\n" in pages["rules"]
+    for key in schema_keys():
+        assert f"| {reference.code(key)} |" in pages["keys"]
 
 
 def test_the_files_that_are_named_exist() -> None:
