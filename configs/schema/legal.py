@@ -37,7 +37,7 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class Minimum:
     """A number with a lower bound, which is itself legal. NaN and infinity are not."""
 
     floor: float
@@ -91,16 +91,16 @@ class FolderName:
         return "the name of a folder: printable, without a slash"
 
 
-Size = Annotated[int, AtLeast(1)]
+Size = Annotated[int, Minimum(1)]
 """A whole number, at least 1."""
 
-Count = Annotated[int, AtLeast(0)]
+Count = Annotated[int, Minimum(0)]
 """A whole number, 0 or more."""
 
 Positive = Annotated[float, Above(0)]
 """A finite number above 0."""
 
-NonNegative = Annotated[float, AtLeast(0)]
+NonNegative = Annotated[float, Minimum(0)]
 """A finite number, 0 or more."""
 
 Fraction = Annotated[float, Between(0, 1)]
