@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.schedules import compare
 from slipway import configs, planner
 
 
@@ -134,3 +135,15 @@ def test_two_precisions_are_trained_and_their_losses_compared(tmp_path: Path) ->
     printed = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
     assert "bf16 is" in printed and "over 2 seeds: no significant difference" in printed
     assert (tmp_path / "curves/fp32-bf16/compare.html").is_file()
+
+
+def test_check_prices_every_schedule() -> None:
+    keys = ["gpus=64", "layout.tp=4", "layout.pp=4", "layout.gbs=64", "layout.vpp=5"]
+    spec = configs.load("llama3_70b", keys).spec
+    rows = {row.schedule: row for row in compare(spec)}
+    plain, zero = rows["1F1B"], rows["zero bubble (ZB-H1)"]
+    assert rows["interleaved 1F1B"].bubble < plain.bubble
+    assert zero.bubble < plain.bubble
+    assert zero.step_time_s < plain.step_time_s
+    assert zero.peak_gib == plain.peak_gib < rows["GPipe"].peak_gib
+    assert rows["GPipe"].step_time_s == pytest.approx(plain.step_time_s, rel=0.02)
