@@ -6,22 +6,9 @@ file.
 
 from slipway.configs.describe import GroupDescription, KeyDescription, describe, describe_groups
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.load import (
-    Resolved,
-    cluster_names,
-    gpu,
-    gpu_names,
-    gpu_of_device,
-    headline,
-    load,
-    model,
-    model_names,
-    optimizer,
-    precision,
-    precision_names,
-    recipe_names,
-    task,
-)
+from slipway.configs.facts import gpu, gpu_of_device, headline, model, optimizer, precision, task
+from slipway.configs.files import cluster_names, gpu_names, model_names, precision_names, recipe_names
+from slipway.configs.load import Resolved, load
 from slipway.configs.schema import (
     Adapter,
     Batch,

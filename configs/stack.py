@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import yaml
-
 from slipway.configs.convert import convert
 from slipway.configs.errors import Refusal
-from slipway.configs.load import ROOT
+from slipway.configs.files import ROOT, parse_yaml
 from slipway.configs.schema import Dispatcher
 
 FOLDER = ROOT / "stack"
@@ -96,8 +94,7 @@ def _file(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise Refusal(f"configs/stack has no file {name}.yaml", "See the field `extends` of the files there.")
-    contents: dict[str, Any] = yaml.safe_load(path.read_text())
-    return contents
+    return parse_yaml(path)
 
 
 def _inherited(name: str) -> dict[str, Any]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import yaml
-
 from slipway.configs import Calibration, Refusal, Spec, nearest
-from slipway.configs.load import ROOT
+from slipway.configs.files import ROOT, read
 
 # A GPU that no published run was measured on uses the constants of the one that is most like it.
 NEAREST_PART = {"h200": "h100", "a100_40gb": "a100"}
@@ -28,8 +26,7 @@ def _file(gpu: str) -> dict[str, Any]:
     part = fitted_part(gpu)
     if not part:
         return {"default": "", "generations": {}}
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "calibration" / f"{part}.yaml").read_text())
-    return loaded
+    return read("calibration", part)
 
 
 def generations(gpu: str) -> list[str]:

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from slipway import configs
 from slipway.configs import Model
-from slipway.configs.load import ROOT
+from slipway.configs.files import ROOT, parse_yaml
 from slipway.configs.schema import Activation, Normalization, PositionEmbedding
 from slipway.planner.published.table import in_notes, whole_number
 
@@ -27,8 +25,7 @@ _NOT_THE_NAME = r"\(.*?\)|\b(LoRA|SFT|PEFT|\d+-node)\b"  # what was done with a 
 
 @functools.cache
 def _aliases() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "aliases.yaml").read_text())
-    return loaded
+    return parse_yaml(ROOT / "aliases.yaml")
 
 
 def plain(name: str) -> str:

@@ -25,7 +25,10 @@ from slipway.configs.load import ROOT, record_of, spec_from_record
         ("precision=fp9", "unknown precision 'fp9'"),
         ("layout.recompute=half", "it must be one of none, selective, full"),
         ("tp", "'tp' is not an override"),
-        ("model.num_layers=[1", "the overrides could not be read"),
+        ("layout.gbs=${gpus}", "layout.gbs=${gpus} refers to another value with ${...}, which is not supported"),
+        ("run.dir=${oc.env:HOME}", "not supported"),
+        ("data.paths=[a,${nope}]", "not supported"),
+        ("model.num_layers=[1", "the override model.num_layers=[1 could not be read"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_sentence(override: str, words: str) -> None:

@@ -1,0 +1,58 @@
+"""One fact file at a time, typed: a model, a GPU, a precision, an optimizer, a task."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+from slipway.configs.compose import chosen_groups
+from slipway.configs.convert import convert
+from slipway.configs.files import gpu_names, read
+from slipway.configs.schema import Gpu, Model, Optimizer, Precision, Task
+
+T = TypeVar("T")
+
+
+def _fact(cls: type[T], group: str, name: str) -> T:
+    return convert(cls, read(group, name), f"configs/{group}/{name}.yaml: ")
+
+
+@functools.cache
+def model(name: str) -> Model:
+    """The facts of one architecture, by the name of its file in configs/model."""
+    return _fact(Model, "model", name)
+
+
+@functools.cache
+def gpu(name: str) -> Gpu:
+    """The facts of one accelerator, by the name of its file in configs/gpu."""
+    return _fact(Gpu, "gpu", name)
+
+
+@functools.cache
+def precision(name: str) -> Precision:
+    """One mixed-precision recipe, by the name of its file in configs/precision."""
+    return _fact(Precision, "precision", name)
+
+
+@functools.cache
+def optimizer(name: str) -> Optimizer:
+    """One optimizer and schedule, by the name of its file in configs/optim."""
+    return _fact(Optimizer, "optim", name)
+
+
+@functools.cache
+def task(name: str) -> Task:
+    """One task, by the name of its file in configs/task."""
+    return _fact(Task, "task", name)
+
+
+def gpu_of_device(device_name: str) -> Gpu | None:
+    """The accelerator that the driver calls ``device_name``; None for any other, such as an H100 PCIe or a MIG slice."""
+    return next((gpu(name) for name in gpu_names() if gpu(name).device_name == device_name), None)
+
+
+def headline(recipe: str) -> tuple[Model, str, int]:
+    """A recipe's model, GPU and number of GPUs, straight from its files: what a list of recipes shows."""
+    chosen = chosen_groups(recipe)
+    return model(chosen["model"]), chosen["gpu"], int(read("recipe", recipe)["gpus"])

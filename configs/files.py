@@ -1,0 +1,122 @@
+"""The YAML files of configs/: a folder for each group, a file for each choice.
+
+A site may keep its clusters in a folder of its own, which the environment variable SLIPWAY_CLUSTERS names.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slipway.configs.errors import Refusal, nearest
+
+ROOT = Path(__file__).parent
+GROUPS = ("model", "gpu", "precision", "optim", "data", "task", "cluster")
+SITE_FOLDER = "SLIPWAY_CLUSTERS"
+"""Environment variable: a folder of cluster files, which come before those of configs/cluster."""
+
+_FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FAST_LOADER):
+    """YAML with the numbers that people expect: 1e-5 is a number; 12:00:00 and 2026-01-31 are text."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "int", "float")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|nan))$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        Refusal: the file is not YAML or does not hold a mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise Refusal(f"{path} does not hold a mapping of keys to values")
+    return content
+
+
+def _folders(group: str) -> list[Path]:
+    own = os.environ.get(SITE_FOLDER) if group == "cluster" else None
+    return [*([Path(own)] if own else []), ROOT / group]
+
+
+def choices(group: str) -> list[str]:
+    """The names that ``group=NAME`` accepts, sorted."""
+    return sorted({path.stem for folder in _folders(group) for path in folder.glob("*.yaml")})
+
+
+@functools.cache
+def read(group: str, name: str) -> dict[str, Any]:
+    """The content of configs/GROUP/NAME.yaml. Callers must not change it.
+
+    Raises:
+        Refusal: there is no such file.
+    """
+    path = ROOT / group / f"{name}.yaml"
+    if not path.is_file():
+        raise Refusal(f"unknown {group} {name!r}; {nearest(name, choices(group))}")
+    return parse_yaml(path)
+
+
+@functools.cache
+def root() -> dict[str, Any]:
+    """The content of configs/spec.yaml, the base of every recipe. Callers must not change it."""
+    return parse_yaml(ROOT / "spec.yaml")
+
+
+def site_file(cluster: str) -> Path | None:
+    """The cluster file outside configs/ that ``cluster=`` names: a path, or a name in the site's own folder."""
+    path = Path(cluster)
+    if path.suffix in (".yaml", ".yml"):
+        return path.resolve() if path.is_file() else None
+    named = [folder / f"{cluster}.yaml" for folder in _folders("cluster")[:-1]]
+    return next((path.resolve() for path in named if path.is_file()), None)
+
+
+def cluster_names() -> list[str]:
+    """Every ``cluster=NAME``: those of configs/cluster and of the folder that SLIPWAY_CLUSTERS names."""
+    return choices("cluster")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that can be trained, as ``slipway list`` shows them."""
+    return choices("recipe")
+
+
+def model_names() -> list[str]:
+    """Every ``model=NAME``."""
+    return choices("model")
+
+
+def precision_names() -> list[str]:
+    """Every ``precision=NAME``."""
+    return choices("precision")
+
+
+def gpu_names() -> list[str]:
+    """Every ``gpu=NAME``."""
+    return choices("gpu")

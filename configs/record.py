@@ -1,0 +1,58 @@
+"""A spec as plain data, for the record that each run keeps of itself, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from enum import Enum
+from typing import Any
+
+from slipway.configs.convert import convert, fields_of
+from slipway.configs.files import choices, read
+from slipway.configs.schema import Gpu, Model, Spec
+
+
+def record_of(spec: Spec) -> dict[str, Any]:
+    """The spec as plain data, which :func:`spec_from_record` reads."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(spec)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def spec_from_record(record: dict[str, Any]) -> Spec:
+    """The spec that a run stored in its folder, checked against today's schema.
+
+    The record of an earlier version lacks the keys that the schema has gained since. Keys with a default take it; required
+    facts of a GPU or a model come from today's file of the same name.
+
+    Raises:
+        Refusal: a key or value that the schema does not know.
+    """
+    completed = _with_task(record)
+    for group, cls in (("model", Model), ("gpu", Gpu)):
+        stored = completed.get(group)
+        if isinstance(stored, dict) and stored.get("name") in choices(group):
+            required = {field.name for field in fields_of(cls).values() if field.required}
+            missing = {
+                key: value for key, value in read(group, stored["name"]).items() if key in required - stored.keys()
+            }
+            completed[group] = stored | missing
+    return convert(Spec, completed, "stored recipe: ")
+
+
+def _with_task(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with ``task.lora_rank`` in place of ``run.lora_rank``, which runs had before tasks existed."""
+    if "lora_rank" not in record.get("run", {}):
+        return dict(record)
+    run = dict(record["run"])
+    rank = run.pop("lora_rank")
+    task = {"task": read("task", "lora") | {"lora_rank": rank}} if rank else {}
+    return record | {"run": run} | task
