@@ -1,8 +1,8 @@
 """One recipe, the choices of its groups and the overrides, composed into one nested mapping.
 
-The files are Hydra's (a defaults list, then values), and tests/configs compares the composition with Hydra's own. Hydra itself
-does not run here: it scans the environment for plugins, which imports unrelated packages and takes longer than everything else
-that ``slipway check`` does.
+The files are Hydra's (a defaults list, then values), and tests/configs compares the composition with Hydra's own.
+Hydra itself does not run here: it scans the environment for plugins, which imports unrelated packages and takes longer
+than everything else that ``slipway check`` does.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def task(name: str) -> Task:
 
 
 def gpu_of_device(device_name: str) -> Gpu | None:
-    """The accelerator that the driver calls ``device_name``; None for any other, such as an H100 PCIe or a MIG slice."""
+    """The accelerator that the driver calls ``device_name``; None for any other (an H100 PCIe, a MIG slice)."""
     return next((gpu(name) for name in gpu_names() if gpu(name).device_name == device_name), None)
 
 

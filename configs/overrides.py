@@ -1,7 +1,7 @@
 """The user's ``key=value`` overrides: which keys there are, and what a value means in Hydra's grammar.
 
-Plain words and numbers, which nearly all values are, are read here; quotes, lists and mappings go to Hydra's own parser,
-whose import takes longer than the whole of ``slipway list``.
+Plain words and numbers, which most values are, are read here. Quotes, lists and mappings go to Hydra's own parser, whose
+import is slow.
 """
 
 from __future__ import annotations
