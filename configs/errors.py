@@ -1,4 +1,4 @@
-"""The one exception a user's mistake becomes: what was given, what is legal, how to mend it. Exit code 2."""
+"""The exception for requests that cannot be met, which the command line prints in one sentence with exit code 2."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 class Refusal(Exception):
-    """A request that cannot be met, told in one sentence.
+    """A request that cannot be met.
 
     Args:
-        message: one clear sentence that names what was given and what is legal.
-        fix: the change that mends it, if there is one that can be named.
-        rule: the id of the rule that was broken, where a named rule was.
+        message: one sentence that names what was given and what is legal.
+        fix: how to change the request so that it can be met; empty where no single change does.
+        rule: the id of the rule that was broken; empty where none was.
     """
 
     def __init__(self, message: str, fix: str = "", rule: str = "") -> None:
@@ -22,13 +22,13 @@ class Refusal(Exception):
         self.rule = rule
 
     def sentence(self) -> str:
-        """The message and its fix on one line, as it is printed on stderr."""
+        """The message and its fix on one line, as stderr shows them."""
         text = " ".join(self.message.split())
         return f"{text.rstrip('.')}. {self.fix}" if self.fix else text
 
 
 def nearest(given: str, legal: Iterable[str], count: int = 3) -> str:
-    """The legal names that look most like ``given``, else all of them, ready to stand in a sentence."""
+    """A clause that names the legal names closest to ``given``, or all of them where none is close."""
     names = sorted(legal)
     near = difflib.get_close_matches(given, names, n=count, cutoff=0.5)
     return "did you mean " + " or ".join(near) + "?" if near else "legal: " + ", ".join(names)

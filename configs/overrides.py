@@ -1,7 +1,7 @@
 """The user's ``key=value`` overrides: which keys there are, and what a value means in Hydra's grammar.
 
-Plain words and numbers, which most values are, are read here. Quotes, lists and mappings go to Hydra's own parser, whose
-import is slow.
+Plain words and numbers, which most values are, are read here. Quotes, lists and mappings go to Hydra's own parser,
+whose import is slow.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def _plain(value: Any) -> Any:
 def spec_from_record(record: dict[str, Any]) -> Spec:
     """The spec that a run stored in its folder, checked against today's schema.
 
-    The record of an earlier version lacks the keys that the schema has gained since. Keys with a default take it; required
-    facts of a GPU or a model come from today's file of the same name.
+    The record of an earlier version lacks the keys that the schema has gained since. Keys with a default take it;
+    required facts of a GPU or a model come from today's file of the same name.
 
     Raises:
         Refusal: a key or value that the schema does not know.

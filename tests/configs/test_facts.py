@@ -28,11 +28,13 @@ EXEMPT = {
     "mtp_loss_scaling_factor": "as mtp_num_layers",
 }
 
+FEWEST_FACTS = 15  # of a model that NeMo's class must state, so that the comparison cannot pass by comparing nothing
+
 
 @pytest.mark.nemo
 def test_every_fact_equals_nemos_class(in_child: Any) -> None:
     names = [n for n in configs.model_names() if configs.model(n).nemo_config and not n.endswith("_tiny")]
-    assert len(names) == 19
+    assert names
 
     def read() -> dict[str, dict[str, Any]]:
         from nemo.collections import llm
@@ -78,4 +80,4 @@ def test_every_fact_equals_nemos_class(in_child: Any) -> None:
         if real[name].get("vocab_size"):
             assert real[name]["vocab_size"] == model.vocab_size
     assert not wrong
-    assert compared > 19 * 15
+    assert compared > FEWEST_FACTS * len(names)
