@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs a command of the image: nemo, slipway, a command of slipway without its first word, or any other program. Works as any user.
+# Runs a program of the image, or a command of slipway (docker run IMAGE check ...). Works as any user.
 set -euo pipefail
 
 # A user without an entry in /etc/passwd has no home to write caches into.
@@ -8,10 +8,10 @@ if [ ! -w "${HOME:-/nonexistent}" ]; then
     mkdir -p "$HOME"
 fi
 
-# What is no program is for slipway, which knows its commands and suggests the nearest to a misspelled one. A command of slipway also
-# comes before another program of its name, such as ImageMagick's compare; to ask takes a tenth of a second.
+# A word that is no program is for slipway, which knows its commands and suggests the nearest to a misspelled one. A command of
+# slipway also takes precedence over a program of its name, such as ImageMagick's compare; asking takes a tenth of a second.
 is_program() { [[ "$1" == */* ]] || type -P -- "$1" > /dev/null; }
-is_command() { [[ "$1" != */* ]] && slipway --commands | grep -qxF -- "$1"; }
+is_command() { [[ "$1" != */* && " $(slipway --commands | tr '\n' ' ') " == *" $1 "* ]]; }
 if [ $# -gt 0 ] && { ! is_program "$1" || is_command "$1"; }; then
     set -- slipway "$@"
 fi

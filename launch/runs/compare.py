@@ -74,13 +74,16 @@ def read_side(given: str) -> Side:
     Raises:
         Refusal: there is no run.
     """
-    paths = find_runs(Path(given)) or [run for found in sorted(glob.glob(given)) for run in find_runs(Path(found))]
+    folder = Path(given)
+    paths, name = find_runs(folder), folder.name
+    if not folder.exists():
+        paths = [run for found in sorted(glob.glob(given)) for run in find_runs(Path(found))]
+        name = re.sub(r"[*?]|\[.*?\]", "", folder.name).strip("-_.")  # without the pattern's wildcards
     if not paths:
         raise Refusal(
             f"{given} holds no run",
             "Give the folder that holds slipway/recipe.json, a folder of such folders, or a pattern.",
         )
-    name = re.sub(r"[*?]|\[.*?\]", "", Path(given).name).strip("-_.")  # without the pattern's wildcards
     return Side(name or given, [read_run(path) for path in paths])
 
 

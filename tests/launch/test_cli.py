@@ -1,19 +1,22 @@
-"""The command line: exit codes, one sentence on stderr, JSON as the design says, and a start that imports nothing
-heavy.
-"""
+"""The command line: its help, exit codes and JSON, one sentence on stderr, and a start that imports nothing heavy."""
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from slipway import configs
 
+ROOT = Path(__file__).parents[2]
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
 
@@ -51,7 +54,7 @@ def test_check_prints_the_promised_object() -> None:
     } <= set(out["throughput"])
 
 
-def test_an_illegal_layout_is_answered_and_refused() -> None:
+def test_an_illegal_layout_is_refused_with_the_nearest_legal_one() -> None:
     done = slipway("check", "llama3_70b", "layout.tp=3", "--json", code=2)
     out = json.loads(done.stdout)
     assert out["legal"] is False and out["fits"] is False
@@ -59,7 +62,7 @@ def test_an_illegal_layout_is_answered_and_refused() -> None:
     assert out["violations"][0]["rule"] == "tp-heads"
     near = out["nearest"]
     moved = abs(math.log2(near["tp"] / 3)) + math.log2(near["pp"] * near["cp"])
-    assert moved <= math.log2(4 / 3) + 2, "no farther than TP4 with FSDP, which fits"
+    assert moved <= math.log2(4 / 3) + 2, "no further away than TP4 with FSDP, which fits"
     again = slipway(
         "check",
         "llama3_70b",
@@ -70,7 +73,7 @@ def test_an_illegal_layout_is_answered_and_refused() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_too_large_is_answered_with_what_would_fit() -> None:
+def test_a_recipe_that_is_too_large_gets_a_layout_that_fits() -> None:
     done = slipway("check", "llama3_70b", "layout.tp=8", "--json", code=2)
     out = json.loads(done.stdout)
     assert out["legal"] is True and out["fits"] is False
@@ -128,21 +131,85 @@ def test_list_and_show_need_no_nemo() -> None:
     assert "optim.config.adam_eps: 1e-05 -> 1e-08" in difference
 
 
-def test_check_imports_nothing_heavy() -> None:
+def _imported_by(*words: str) -> set[str]:
+    """The top-level modules that a command imports."""
     code = (
-        "import sys; sys.argv = ['slipway', 'check', 'llama3_70b', 'layout.tp=4', 'layout.pp=4', 'layout.cp=2']\n"
+        "import sys\n"
         "from slipway.launch.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = [m for m in ('torch', 'nemo', 'nemo_run', 'megatron', 'scipy', 'matplotlib', "
-        "'tensorboard') if m in sys.modules]\n"
-        "assert not heavy, heavy"
+        "print({name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return set(ast.literal_eval(done.stderr))
 
 
-def test_doctor_names_what_is_and_what_should_be() -> None:
+def test_check_imports_nothing_heavy() -> None:
+    heavy = {"torch", "nemo", "nemo_run", "megatron", "scipy", "matplotlib", "tensorboard", "rich", "typer"}
+    assert not heavy & _imported_by("check", "llama3_70b", "layout.tp=4", "layout.pp=4", "layout.cp=2")
+
+
+def test_help_imports_no_more_than_the_commands_names() -> None:
+    assert not {"numpy", "omegaconf", "hydra", "yaml", "rich", "torch"} & _imported_by("--help")
+
+
+def test_a_command_is_a_module_and_help_describes_it() -> None:
+    names = sorted(path.stem for path in (ROOT / "launch/cli/commands").glob("[!_]*.py"))
+    assert slipway("--commands").stdout.split() == names
+    general = slipway("--help").stdout
+    assert slipway("-h").stdout == slipway().stdout == general
+    for name in names:
+        assert re.search(rf"^  {name} +\S.*[a-z]$", general, re.M), f"{name}: one line, not cut short"
+        own = slipway(name, "-h").stdout
+        assert own.startswith(f"Usage: slipway {name} ")
+
+
+def test_a_misspelled_command_is_told_the_nearest() -> None:
+    assert "No such command 'chekc'. Did you mean check?" in slipway("chekc", "llama3_8b", code=2).stderr
+
+
+def test_an_internal_error_shows_its_traceback_and_asks_for_a_report() -> None:
+    code = (
+        "import slipway.planner, sys\n"
+        "slipway.planner.check = lambda spec: 1 / 0\n"
+        "from slipway.launch.cli import main\n"
+        "main()"
+    )
+    words = ["check", "llama3_8b", "layout.tp=1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("slipway: internal error: please report it")
+
+
+@pytest.fixture
+def entrypoint(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The image's entry point as a user without a home, on a PATH that also has ImageMagick's compare."""
+    (tmp_path / "compare").write_text("#!/bin/sh\necho ImageMagick\n")
+    (tmp_path / "compare").chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | {"PATH": path}
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(ROOT / "docker/entrypoint.sh"), *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    return call
+
+
+def test_the_image_takes_commands_of_slipway_and_other_programs(
+    entrypoint: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    assert "llama3_8b" in entrypoint("list").stdout
+    assert entrypoint("slipway", "--version").stdout == entrypoint("--version").stdout
+    assert entrypoint("echo", "a b", "c").stdout == "a b c\n"
+    assert entrypoint("/bin/sh", "-c", "echo $HOME").stdout.startswith("/tmp/home-")
+    assert "Usage: slipway compare" in entrypoint("compare", "-h").stdout, "not another program of that name"
+    assert "Did you mean check?" in entrypoint("chekc").stderr
+
+
+def test_doctor_says_what_it_found_and_what_it_expected() -> None:
     done = subprocess.run([SLIPWAY, "doctor", "--json"], capture_output=True, text=True, timeout=60, check=False)
     findings = {f["subject"]: f for f in json.loads(done.stdout)}
     assert done.returncode == (0 if all(f["good"] for f in findings.values()) else 2)

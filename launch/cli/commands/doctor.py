@@ -79,7 +79,7 @@ class Measured(Answer):
     "--only",
     default="",
     metavar="SECTIONS",
-    help="Examine only some sections: packages, gpu, network, slurm, container, space, environment.",
+    help="Examine only some sections, for example packages,gpu,slurm.",
 )
 @click.option(
     "--sniff",
