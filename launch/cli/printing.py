@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +14,8 @@ from typing import Any, TextIO
 PLAIN_WIDTH = 120  # columns of a table where the output is no terminal and COLUMNS is not set
 LABEL_WIDTH = 9  # columns of the labels in front of check's and plan's lines: "layout   ", "memory   "
 NARROWEST_COLUMN = 12  # columns of a table cell below which text is no longer readable
+WORD_BREAKS = "/_.,=:-"  # marks after which a word that is too long is divided
+LONGEST_WHOLE_WORD = 44  # columns: a word up to this length is divided only if there is no other way
 GAP = "  "  # between two columns of a table
 
 NO_BREAK_SPACE = "\u00a0"
@@ -60,14 +61,14 @@ class Table:
 
     def _widths(self, cells: list[list[str]], width: int) -> list[int]:
         widths = [max(len(line) for row in cells for line in row[i].split("\n")) for i in range(len(self.head))]
-        excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
-        while excess > 0:
-            wrappable = [i for i, w in enumerate(widths) if i not in self.right and w > NARROWEST_COLUMN]
-            if not wrappable:
-                break
-            widest = max(wrappable, key=lambda i: widths[i])
-            widths[widest] -= 1
-            excess -= 1
+        words = [max((len(word) for row in cells for word in row[i].split()), default=0) for i in range(len(self.head))]
+        whole = [max(NARROWEST_COLUMN, min(word, LONGEST_WHOLE_WORD)) for word in words]
+        for least in (whole, [NARROWEST_COLUMN] * len(widths)):
+            while sum(widths) + len(GAP) * (len(widths) - 1) > width:
+                wrappable = [i for i, w in enumerate(widths) if i not in self.right and w > least[i]]
+                if not wrappable:
+                    break
+                widths[max(wrappable, key=lambda i: widths[i])] -= 1
         return widths
 
     def _row(self, row: Sequence[str], widths: list[int]) -> list[str]:
@@ -127,13 +128,22 @@ def _printable(text: str, keep_newlines: bool = False) -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` columns, broken at spaces, else within a word that is too long."""
+    return [part for line in text.split("\n") for part in _wrap_line(line, max(width, 1))]
+
+
+def _wrap_line(line: str, width: int) -> list[str]:
     lines = []
-    for line in text.split("\n"):
-        if len(line) <= width:
-            lines.append(line)  # as it is: spaces that align it included
-        else:
-            lines += textwrap.wrap(line, max(width, 1), break_on_hyphens=False) or [""]
-    return lines
+    while len(line) > width:
+        indent = len(line) - len(line.lstrip(" "))
+        cut = line.rfind(" ", indent, width + 1)
+        if cut <= indent:
+            cut = max(line.rfind(mark, indent, width) for mark in WORD_BREAKS) + 1
+        if cut <= indent:
+            cut = width
+        lines.append(line[:cut].rstrip(" "))
+        line = line[cut:].lstrip(" ")
+    return [*lines, line]
 
 
 def kept_together(text: str) -> str:

@@ -17,7 +17,7 @@ from slipway import configs, planner
 from slipway.configs import Spec
 from slipway.launch.cli.app import main
 from slipway.launch.cli.commands.check import Checked
-from slipway.launch.cli.printing import Style, Table, Terminal
+from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 from slipway.launch.runs import pages
 from slipway.launch.runs.pictures import as_label
 from slipway.recipes.runtime.run_files import FAILURE
@@ -154,6 +154,26 @@ def test_output_keeps_to_the_width_that_is_asked_for(monkeypatch: pytest.MonkeyP
         _, printed, _ = _slipway(*words)
         longest = max(printed.splitlines(), key=len)
         assert len(longest) <= max(width, 80), longest  # a table of numbers needs 80
+
+
+def test_a_long_word_is_divided_where_it_is_readable_and_a_unit_stays_with_its_number() -> None:
+    table = Table(["key", "value"])
+    table.add("layout.num_layers_in_first_pipeline_stage", "a few words that can be wrapped")
+    key, *rest = (line.split("  ")[0].strip() for line in table.lines(70)[2:])
+    assert (key, rest[0]) == ("layout.num_layers_in_first_pipeline_stage", ""), "words are wrapped before names"
+    narrow = [line.split("  ")[0].strip() for line in table.lines(40)[2:]]
+    assert "".join(narrow) == key and all(part.endswith(("_", "stage")) for part in narrow if part)
+    terminal = Terminal(io.StringIO())
+    terminal.wraps, terminal.width = True, 30
+    terminal.field("spent", "attention 1 s, " + kept_together("gemm 22.0 s"))
+    assert _printed(terminal).splitlines()[1].strip() == "gemm 22.0 s"
+
+
+def test_check_names_the_schedule_of_a_pipeline() -> None:
+    for overrides, name in ((["layout.vpp=2"], "interleaved"), ([], "1f1b")):
+        _, printed, _ = _slipway("check", "llama3_70b", "layout.tp=8", "layout.pp=4", *overrides)
+        assert f"schedule {name}\n" in printed
+    assert "schedule" not in _slipway("check", "llama3_8b", "layout.tp=8")[1]
 
 
 def test_nothing_but_the_printing_module_and_the_progress_bar_prints_with_rich() -> None:

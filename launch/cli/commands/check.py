@@ -94,11 +94,14 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
 def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str) -> None:
     """Print the verdict: the run, its rules, its memory by stage, its time."""
     from slipway.planner.layout import describe
+    from slipway.planner.time.schedule import kind_of
 
     spec, count = verdict.spec, verdict.parameters
     gpus = f"{spec.gpus} x {spec.gpu.name.upper()}"
     terminal.line(f"{spec.name} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}", Style.BOLD)
     terminal.field("layout", f"{describe(spec)}   ({chosen_by})")
+    if spec.layout.pp > 1:
+        terminal.field("schedule", kind_of(spec.layout).value)
     terminal.field("size", f"{count.total:,} parameters, {count.active:,} active per token")
     for violation in verdict.violations:
         terminal.field("illegal", f"{violation.rule}: {violation.message} {violation.fix}", Style.BAD)

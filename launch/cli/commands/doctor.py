@@ -39,10 +39,9 @@ class Examined(Answer):
 
         bad = [finding for finding in self.findings if not finding.good]
         if bad:
+            first = f"{bad[0].subject} ({bad[0].found})"
             raise Refusal(
-                f"{len(bad)} of {len(self.findings)} things are not as they should be, "
-                f"first {bad[0].subject}: {bad[0].found}",
-                bad[0].fix,
+                f"{len(bad)} of {len(self.findings)} checks failed, first {first}", f"To fix it: {bad[0].fix}"
             )
 
 
