@@ -57,9 +57,9 @@ def test_transformers_gives_the_loss_that_megatron_gave(recipe: str, tmp_path: P
         emulation.enter()
         import fiddle as fdl
 
-        from slipway.recipes.build import _data
+        from slipway.recipes.build.data import pretraining_data
 
-        data = fdl.build(_data(spec, True))
+        data = fdl.build(pretraining_data(spec, cpu=True))
         data.setup()
         gbs = spec.layout.gbs
         losses = []

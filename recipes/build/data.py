@@ -1,0 +1,52 @@
+"""The data module of pretraining, and the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nemo_run as run
+
+from slipway.configs import Refusal, Spec
+from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
+
+
+def tokenizer(spec: Spec) -> run.Config:
+    """A Hugging Face tokenizer, or one of integers where ``data.tokenizer`` is empty."""
+    if spec.data.tokenizer:
+        from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+        return run.Config(AutoTokenizer, pretrained_model_name=spec.data.tokenizer)
+    return run.Config(NullTokenizer, vocab_size=spec.model.vocab_size)
+
+
+def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
+    """Random tokens, or Megatron .bin/.idx files.
+
+    Raises:
+        Refusal: ``data=indexed`` without paths.
+    """
+    common: dict[str, Any] = {
+        "seq_length": spec.seq_length,
+        "global_batch_size": spec.layout.gbs,
+        "micro_batch_size": spec.layout.mbs,
+        "tokenizer": tokenizer(spec),
+        "num_workers": 0 if cpu else spec.data.num_workers,
+        "pin_memory": not cpu,
+        "persistent_workers": not cpu and spec.data.num_workers > 0,
+        # The reference attention is causal by itself, but NeMo asks for a mask where Transformer Engine is missing.
+        "create_attention_mask": cpu,
+    }
+    if spec.data.kind == "mock":
+        return run.Config(MockData, **common)
+    if not spec.data.paths:
+        raise Refusal(
+            "data=indexed needs data.paths, which is empty",
+            "Prepare data with slipway data prepare, and set data.paths=[PREFIX].",
+        )
+    return run.Config(
+        IndexedData,
+        paths=list(spec.data.paths),
+        split=spec.data.split,
+        seed=spec.run.seed,
+        **common,
+    )

@@ -1,0 +1,154 @@
+"""The model: NeMo's class of its family, and the configuration of its sizes, parallelism, kernels and recompute."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import nemo_run as run
+from megatron.core.transformer.enums import AttnBackend
+from nemo.collections import llm
+from nemo.collections.llm.gpt.model.base import gpt_data_step
+
+from slipway.configs import Layout, Recompute, Spec
+from slipway.configs.schema import Activation
+
+_NEMO_MODEL = {
+    "llama2": "LlamaModel",
+    "llama3": "LlamaModel",
+    "mixtral": "MixtralModel",
+    "gpt3": "GPTModel",
+    "nemotron4": "NemotronModel",
+    "qwen3": "Qwen3Model",
+    "deepseek": "DeepSeekModel",
+}
+
+# Facts whose field in NeMo's configuration has the same name and the same meaning.
+_SAME_NAME = (
+    "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels init_method_std "
+    "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_base add_bias_linear add_qkv_bias "
+    "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
+    "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
+    "make_vocab_size_divisible_by"
+).split()
+
+
+def nemo_config_class(spec: Spec) -> type:
+    """NeMo's configuration class of the model, whose defaults are the published sizes."""
+    return getattr(llm, spec.model.nemo_config)
+
+
+def model_module(spec: Spec, *, cpu: bool, tokenizer: run.Config) -> run.Config:
+    """The configuration of the model's Lightning module."""
+    kind = getattr(llm, _NEMO_MODEL[spec.model.family])
+    return run.Config(kind, config=_model_config(spec, cpu), tokenizer=tokenizer)
+
+
+def _model_config(spec: Spec, cpu: bool) -> run.Config:
+    config = run.Config(nemo_config_class(spec))
+    _set_sizes(config, spec)
+    _set_parallelism(config, spec)
+    if spec.model.is_moe:
+        _set_experts(config, spec, cpu)
+    _set_fusions(config, spec, cpu)
+    if cpu:
+        from slipway.recipes.reference.layers import layer_spec
+
+        config.use_cpu_initialization = True
+        config.transformer_layer_spec = layer_spec
+    else:
+        _set_kernels(config, spec.layout)
+    _set_recompute(config, spec.layout)
+    return config
+
+
+def _set_sizes(config: run.Config, spec: Spec) -> None:
+    """Set the model's sizes and constants, each only where it differs from the default of NeMo's class."""
+    model = spec.model
+    defaults = _defaults(nemo_config_class(spec))
+    for name in _SAME_NAME:
+        fact = getattr(model, name)
+        if name in defaults and (fact or defaults[name]) and fact != defaults[name]:
+            setattr(config, name, fact)
+    config.seq_length = spec.seq_length
+    # Where NeMo's class states a vocabulary size, NeMo ignores the tokenizer's.
+    if defaults["vocab_size"] is not None and model.vocab_size != defaults["vocab_size"]:
+        config.vocab_size = model.vocab_size
+    if defaults.get("max_position_embeddings") is not None:
+        config.max_position_embeddings = max(model.max_position_embeddings, spec.seq_length)
+    if model.is_moe and "moe_layer_freq" in defaults and model.has_dense_layers:
+        config.moe_layer_freq = [int(model.layer_is_moe(layer)) for layer in range(model.num_layers)]
+    if model.mtp_num_layers:
+        config.mtp_num_layers = model.mtp_num_layers
+        config.mtp_loss_scaling_factor = model.mtp_loss_scaling_factor
+        config.data_step_fn = run.Partial(gpt_data_step, use_mtp=True)  # the last stage needs the tokens too
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    """The default of each field of a dataclass; None where it has none."""
+    return {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(config_class)
+    }
+
+
+def _set_parallelism(config: run.Config, spec: Spec) -> None:
+    layout = spec.layout
+    if layout.pp > 1 and layout.vpp > 1:
+        # With PP=2 and interleaving, batched point-to-point pairs the wrong messages: training continues with wrong
+        # gradients and without an error (Megatron-LM issues 750 and 1450). Separate, overlapped sends are correct at
+        # every size.
+        config.overlap_p2p_comm = True
+        config.batch_p2p_comm = False
+    if spec.model.tied and layout.pp > 1:
+        config.share_embeddings_and_output_weights = True
+
+
+def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
+    layout = spec.layout
+    config.moe_token_dispatcher_type = layout.dispatcher.value
+    if layout.moe_expert_capacity_factor:
+        config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
+    config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
+    config.moe_grouped_gemm = not cpu
+    config.moe_permute_fusion = not cpu
+    # megatron-core 0.15 gives each context-parallel rank 1/CP of the gradient of the auxiliary loss (0.16 does not).
+    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * layout.cp
+
+
+def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
+    """Turn every fusion on for GPUs with Transformer Engine, and off for the reference kernels, which have none."""
+    config.apply_rope_fusion = not cpu
+    config.gradient_accumulation_fusion = not cpu
+    config.masked_softmax_fusion = not cpu
+    config.bias_dropout_fusion = not cpu
+    # Megatron-Core has no fused squared ReLU, and refuses the flag with it.
+    config.bias_activation_fusion = not cpu and spec.model.activation_func is not Activation.squared_relu
+    config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy and not cpu
+    config.persist_layer_norm = not cpu
+
+
+def _set_kernels(config: run.Config, layout: Layout) -> None:
+    """Set what only GPUs have: the choice of kernels, overlapped communication, CUDA graphs, offload."""
+    config.cross_entropy_fusion_impl = "te"
+    if layout.attention_backend != "auto":
+        config.attention_backend = AttnBackend[layout.attention_backend.value]
+    if layout.tp_comm_overlap:
+        config.tp_comm_overlap = True
+    if layout.cuda_graphs:
+        config.enable_cuda_graph = True
+        config.cudagraph_rng = True
+    if layout.cpu_offload_layers:
+        config.cpu_offloading = True
+        config.cpu_offloading_num_layers = layout.cpu_offload_layers
+
+
+def _set_recompute(config: run.Config, layout: Layout) -> None:
+    if layout.recompute is Recompute.full:
+        config.recompute_granularity = "full"
+        config.recompute_method = layout.recompute_method.value or "uniform"
+        config.recompute_num_layers = layout.recompute_num_layers or 1
+    elif layout.recompute is Recompute.selective:
+        config.recompute_granularity = "selective"
+        if layout.recompute_modules:
+            config.recompute_modules = list(layout.recompute_modules)

@@ -1,0 +1,67 @@
+"""How the model is spread over the ranks: NeMo's Megatron strategy, and Megatron-Core's data parallelism."""
+
+from __future__ import annotations
+
+import nemo_run as run
+from megatron.core.distributed import DistributedDataParallelConfig
+from nemo import lightning as nl
+
+from slipway.configs import Fsdp, Spec
+from slipway.recipes.build.precision import dtype
+
+
+def strategy(spec: Spec, *, cpu: bool) -> run.Config:
+    """The configuration of :class:`nemo.lightning.MegatronStrategy`, or of its version for CPU ranks."""
+    layout = spec.layout
+    kind = nl.MegatronStrategy
+    if cpu:
+        from slipway.recipes.reference.strategy import CpuStrategy
+
+        kind = CpuStrategy
+    config = run.Config(
+        kind,
+        tensor_model_parallel_size=layout.tp,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        pipeline_dtype=dtype(spec) if layout.pp > 1 else None,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        expert_tensor_parallel_size=layout.etp or None,
+        num_layers_in_first_pipeline_stage=layout.num_layers_in_first_pipeline_stage or None,
+        num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage or None,
+        account_for_embedding_in_pipeline_split=layout.account_for_embedding,
+        account_for_loss_in_pipeline_split=layout.account_for_loss,
+        ddp=_data_parallelism(spec),
+        gradient_as_bucket_view=True,
+        ckpt_async_save=spec.run.async_save,
+        ckpt_parallel_load=True,
+        # Otherwise a checkpoint of the distributed optimizer can be loaded only with the TP and PP that wrote it.
+        ckpt_optim_fully_reshardable=True,
+    )
+    if layout.fsdp is Fsdp.megatron:
+        config.fsdp = "megatron"
+        config.save_ckpt_format = "fsdp_dtensor"
+        config.ckpt_optim_fully_reshardable = False  # an option of torch_dist; fsdp_dtensor always reshards
+    return config
+
+
+def _data_parallelism(spec: Spec) -> run.Config:
+    layout = spec.layout
+    ddp = run.Config(
+        DistributedDataParallelConfig,
+        use_distributed_optimizer=layout.distributed_optimizer,
+        grad_reduce_in_fp32=spec.precision.grad_reduce_in_fp32,
+        overlap_grad_reduce=layout.overlap_grad_reduce,
+        overlap_param_gather=layout.overlap_param_gather and layout.distributed_optimizer,
+        check_for_nan_in_grad=True,
+        average_in_collective=True,
+    )
+    if layout.fsdp is Fsdp.megatron:
+        ddp.use_megatron_fsdp = True
+        ddp.data_parallel_sharding_strategy = "optim_grads_params"
+        ddp.average_in_collective = False
+        # Without the fusion, or with bf16 gradients, megatron-core 0.15 scales the wrong buffer.
+        ddp.gradient_reduce_div_fusion = True
+        ddp.grad_reduce_in_fp32 = True
+    return ddp
