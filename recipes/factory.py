@@ -1,6 +1,6 @@
-"""What every factory shares: its parameters, and the way from them to a checked recipe.
+"""The factory of a recipe: its parameters, and the way from them to a checked recipe.
 
-NeMo-Run splits a factory's arguments on every comma, so all parameters are scalars.
+NeMo-Run splits the arguments of a factory at every comma, so all parameters are scalars.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from slipway import configs, planner
-from slipway.configs import Refusal, Spec
+from slipway.configs import Model, Refusal, Spec
+from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.source import require_supported_pair
 
 if TYPE_CHECKING:
     import nemo_run as run
 
-# parameter -> (type, the Spec key it sets). The first four keep upstream's names.
+# parameter -> (type, the Spec key that it sets). The first four have the names that NeMo's own factories give them.
 PARAMETERS: dict[str, tuple[Any, str]] = {
     "dir": (Optional[str], "run.dir"),
     "name": (Optional[str], "name"),
@@ -29,18 +30,10 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "num_gpus_per_node": (Optional[int], ""),
     "gpu": (Optional[str], "gpu"),
     "precision": (Optional[str], "precision"),
-    "tp": (Optional[int], "layout.tp"),
-    "pp": (Optional[int], "layout.pp"),
-    "vpp": (Optional[int], "layout.vpp"),
-    "cp": (Optional[int], "layout.cp"),
-    "ep": (Optional[int], "layout.ep"),
-    "etp": (Optional[int], "layout.etp"),
-    "mbs": (Optional[int], "layout.mbs"),
-    "gbs": (Optional[int], "layout.gbs"),
-    "seq_length": (Optional[int], "layout.seq_length"),
+    **{size: (Optional[int], f"layout.{size}") for size in (*PARALLEL, "mbs", "gbs", "seq_length")},
     "recompute": (Optional[str], "layout.recompute"),
     "fsdp": (Optional[str], "layout.fsdp"),
-    "data": (Optional[str], ""),  # one .bin/.idx prefix; more of them by data.paths in a YAML overlay
+    "data": (Optional[str], ""),  # one .bin/.idx prefix; several are given by data.paths in a YAML overlay
     "tokenizer": (Optional[str], "data.tokenizer"),
     "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
@@ -48,23 +41,24 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "extend_schedule": (Optional[bool], "run.extend_schedule"),
 }
 
-FACTORIES: dict[str, Callable[..., Any]] = {}
+CPU_PARAMETER_LIMIT = 50_000_000  # with more parameters, one step takes minutes on a laptop
 
 
 def overrides(recipe: str, options: dict[str, Any]) -> list[str]:
     """Factory arguments as the ``key=value`` overrides that every command takes."""
-    given = {k: v for k, v in options.items() if v is not None}
-    out = [f"{PARAMETERS[k][1]}={v}" for k, v in given.items() if PARAMETERS[k][1]]
+    given = {name: value for name, value in options.items() if value is not None}
+    keys = [f"{PARAMETERS[name][1]}={value}" for name, value in given.items() if PARAMETERS[name][1]]
     if "num_nodes" in given or "num_gpus_per_node" in given:
-        default = configs.load(recipe, [o for o in out if o.startswith("gpu=")]).spec
+        default = configs.load(recipe, [key for key in keys if key.startswith("gpu=")]).spec
         per_node = given.get("num_gpus_per_node", min(default.gpu.gpus_per_node, default.gpus))
-        out.append(f"gpus={int(given.get('num_nodes', 1)) * int(per_node)}")
+        keys.append(f"gpus={int(given.get('num_nodes', 1)) * int(per_node)}")
     if "data" in given:
-        out += ["data=indexed", f"data.paths=[{given['data']}]"]
-    return out
+        keys += ["data=indexed", f"data.paths=[{given['data']}]"]
+    return keys
 
 
 def gpu_here() -> bool:
+    """Whether this machine has a GPU that torch can use."""
     import torch
 
     return torch.cuda.is_available()
@@ -74,7 +68,7 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
     """The complete, legal spec that a factory call asks for.
 
     Raises:
-        Refusal: whatever makes it illegal, with the nearest legal change.
+        Refusal: what makes it illegal, with the nearest legal change.
     """
     spec = planner.complete(configs.load(recipe, overrides(recipe, options)))
     planner.require_legal(spec)
@@ -82,7 +76,7 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
 
 
 def absolute(spec: Spec) -> Spec:
-    """``spec`` with every path from the root: a job does not start where it was submitted."""
+    """``spec`` with absolute paths, because a job does not start in the folder from which it was submitted."""
 
     def full(path: str) -> str:
         return str(Path(path).expanduser().resolve())
@@ -90,14 +84,18 @@ def absolute(spec: Spec) -> Spec:
     tokenizer = spec.data.tokenizer
     data = replace(
         spec.data,
-        paths=[full(p) for p in spec.data.paths],
+        paths=[full(path) for path in spec.data.paths],
         tokenizer=full(tokenizer) if tokenizer and Path(tokenizer).exists() else tokenizer,
     )
     return replace(spec, run=replace(spec.run, dir=full(spec.run.dir)), data=data)
 
 
 def check_data(spec: Spec) -> None:
-    """Refuse data that is not there or not whole, and a vocabulary that does not fit the model."""
+    """Check the files that a run reads.
+
+    Raises:
+        Refusal: data or a tokenizer that is missing or incomplete, or a vocabulary that is larger than the model's.
+    """
     from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
 
     for prefix in spec.data.paths:
@@ -108,9 +106,7 @@ def check_data(spec: Spec) -> None:
 
 
 def build(recipe: str, **options: Any) -> run.Partial:
-    """The ``run.Partial`` of ``llm.pretrain`` for ``recipe``: on this machine's CPU if it is small enough to train
-    there.
-    """
+    """The ``run.Partial`` that trains ``recipe``: on this machine's CPU if it is small enough to train there."""
     spec = spec_of(recipe, options)
     check_data(spec)
     cpu = trains_on_cpu(spec) and not gpu_here()
@@ -121,49 +117,71 @@ def build(recipe: str, **options: Any) -> run.Partial:
     return builder.build(spec, cpu=cpu)
 
 
-CPU_PARAMETER_LIMIT = 50_000_000  # more than this takes minutes a step on a laptop
-
-
 def trains_on_cpu(spec: Spec) -> bool:
-    """Whether the recipe is a toy that a laptop can train."""
+    """Whether the model is a toy that a laptop can train."""
     return planner.parameters(spec).total <= CPU_PARAMETER_LIMIT
 
 
-def factory(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a family's one-line factory its parameters, and remember it for registration and for ``slipway list``."""
+@functools.cache
+def factory(recipe: str) -> Callable[..., Any]:
+    """The factory of a recipe, as ``slipway.recipes.FAMILY.RECIPE`` offers it. Imports neither torch nor NeMo."""
 
-    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
-        unknown = set(options) - set(PARAMETERS)
+        unknown = sorted(set(options) - set(PARAMETERS))
         if unknown:
-            raise Refusal(
-                f"{function.__name__} has no parameter {sorted(unknown)[0]!r}; "
-                f"{configs.nearest(sorted(unknown)[0], PARAMETERS)}"
-            )
-        return function(**options)
+            raise Refusal(f"{recipe} has no parameter {unknown[0]!r}; {configs.nearest(unknown[0], PARAMETERS)}")
+        return build(recipe, **options)
 
+    model, gpu, gpus = configs.headline(recipe)
+    call.__name__ = call.__qualname__ = recipe
+    call.__module__ = f"slipway.recipes.{model.family}"
+    call.__doc__ = (
+        f"Pretrain {recipe}: {', '.join(_features(model))}. By default on {gpus:,} x {gpu.upper()}.\n\n"
+        f"Each parameter sets a key of the recipe (slipway.recipes.factory.PARAMETERS); slipway show {recipe} prints "
+        f"the others.\n\nSource of the sizes: {model.source}."
+    )
     parameters = [
-        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
-        for n, (kind, _) in PARAMETERS.items()
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+        for name, (kind, _) in PARAMETERS.items()
     ]
-    returns = inspect.signature(function).return_annotation
-    call.__signature__ = inspect.Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    FACTORIES[function.__name__] = call
+    call.__signature__ = inspect.Signature(parameters, return_annotation="run.Partial")  # type: ignore[attr-defined]
     return call
 
 
-def at_front_door(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit 2, and what cannot run here is
-    refused now.
-    """
+def _features(model: Model) -> list[str]:
+    """A model in a few words: its size, and what is particular to it."""
+    words = [
+        f"{model.num_layers} layers",
+        f"hidden size {model.hidden_size:,}",
+        f"sequences of {model.seq_length:,} tokens",
+    ]
+    if model.is_mla:
+        words.append("multi-latent attention")
+    elif model.num_query_groups < model.num_attention_heads:
+        words.append(f"{model.num_query_groups} query groups")
+    if model.is_moe:
+        shared = " and a shared one" if model.moe_shared_expert_intermediate_size else ""
+        words.append(f"{model.moe_router_topk} of {model.num_moe_experts} experts{shared}")
+    if model.is_moe and model.num_dense_layers:
+        words.append(f"{model.num_dense_layers} dense layers")
+    if model.mtp_num_layers:
+        words.append("multi-token prediction")
+    if model.tied:
+        words.append("tied embeddings")
+    return words
+
+
+def at_front_door(recipe: str) -> Callable[..., Any]:
+    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit code 2."""
+    function = factory(recipe)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             require_supported_pair()
             options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
-            _refuse_what_needs_a_gpu(function.__name__, options)
+            _refuse_what_needs_a_gpu(recipe, options)
             return function(*args, **kwargs)
         except Refusal as refusal:
             print(f"slipway: {refusal.sentence()}", file=sys.stderr)

@@ -1,29 +1,28 @@
-"""The ``nemo_run.cli`` entry point: puts our factories where ``nemo llm pretrain --factory NAME`` looks.
+"""The ``nemo_run.cli`` entry point: puts our factories where ``nemo llm pretrain --factory NAME`` finds them.
 
-Factories of one (target, name) overwrite each other, and the order of entry points is not ours to choose: importing
-``nemo.collections.llm`` first means that its own are registered by then, whoever comes first, and never again after.
+Factories of the same target and name overwrite each other, and the order of entry points is not ours to choose.
+Importing ``nemo.collections.llm`` first registers NeMo's own factories before ours, and they are never registered
+again.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before anything touches CUDA: without it the allocator fragments, and runs that fit die of it.
+# Before anything touches CUDA: without it the allocator fragments, and runs that fit run out of memory.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import nemo_run as run
 from nemo.collections import llm
 
-from slipway.recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
-from slipway.recipes.factory import FACTORIES, at_front_door
-
-FAMILIES = (llama2, llama3, mixtral, gpt3, nemotron4, qwen3, deepseek)
+from slipway import configs
+from slipway.recipes.factory import at_front_door
 
 
 def register() -> None:
-    """Register every factory as ``--factory NAME`` of NeMo's ``llm pretrain``."""
-    for name, function in FACTORIES.items():
-        run.cli.factory(at_front_door(function), target=llm.pretrain, name=name)
+    """Register the factory of every recipe as ``--factory NAME`` of NeMo's ``llm pretrain``."""
+    for name in configs.recipe_names():
+        run.cli.factory(at_front_door(name), target=llm.pretrain, name=name)
 
 
 register()

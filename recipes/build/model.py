@@ -10,18 +10,9 @@ from megatron.core.transformer.enums import AttnBackend
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 
-from slipway.configs import Layout, Recompute, Spec
+from slipway.configs import Layout, Recompute, Refusal, Spec
 from slipway.configs.schema import Activation
-
-_NEMO_MODEL = {
-    "llama2": "LlamaModel",
-    "llama3": "LlamaModel",
-    "mixtral": "MixtralModel",
-    "gpt3": "GPTModel",
-    "nemotron4": "NemotronModel",
-    "qwen3": "Qwen3Model",
-    "deepseek": "DeepSeekModel",
-}
+from slipway.recipes.family import family
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
 _SAME_NAME = (
@@ -39,8 +30,18 @@ def nemo_config_class(spec: Spec) -> type:
 
 
 def model_module(spec: Spec, *, cpu: bool, tokenizer: run.Config) -> run.Config:
-    """The configuration of the model's Lightning module."""
-    kind = getattr(llm, _NEMO_MODEL[spec.model.family])
+    """The configuration of the model's Lightning module.
+
+    Raises:
+        Refusal: no recipe trains the model's family, or NeMo has no configuration of the model.
+    """
+    if not spec.model.nemo_config:
+        raise Refusal(
+            f"model={spec.model.name} can be planned for but not trained: its file in "
+            "configs/model names no configuration class of NeMo",
+            "Choose a model that slipway list shows.",
+        )
+    kind = getattr(llm, family(spec.model.family).nemo_model)
     return run.Config(kind, config=_model_config(spec, cpu), tokenizer=tokenizer)
 
 

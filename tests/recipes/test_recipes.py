@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import pytest
 from slipway import configs
 from slipway.configs import Refusal
 from slipway.recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
-from slipway.recipes.factory import FACTORIES, PARAMETERS, overrides
+from slipway.recipes.factory import PARAMETERS, overrides
 
 ROOT = Path(__file__).parents[2]
 NEMO = Path(sys.executable).parent / "nemo"
+FAMILIES = (llama2, llama3, mixtral, gpt3, nemotron4, qwen3, deepseek)
 
 
 def _nemo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -33,21 +36,28 @@ def _nemo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_one_named_factory_a_recipe_in_its_familys_module() -> None:
-    assert set(FACTORIES) == set(configs.recipe_names())
-    modules = {
-        "llama2": llama2,
-        "llama3": llama3,
-        "mixtral": mixtral,
-        "gpt3": gpt3,
-        "nemotron4": nemotron4,
-        "qwen3": qwen3,
-        "deepseek": deepseek,
-    }
+def test_every_recipe_has_a_factory_in_its_familys_module() -> None:
+    found = {name for module in FAMILIES for name in dir(module)}
+    assert found == set(configs.recipe_names())
     for name in configs.recipe_names():
-        factory = getattr(modules[configs.load(name).spec.model.family], name)
-        assert factory is FACTORIES[name]
-        assert factory.__doc__
+        module = import_module(f"slipway.recipes.{configs.headline(name)[0].family}")
+        factory = getattr(module, name)
+        assert (factory.__module__, factory.__name__) == (module.__name__, name)
+        assert factory.__doc__.startswith(f"Pretrain {name}: ")
+    assert "8 of 256 experts and a shared one" in str(deepseek.deepseek_v3.__doc__)
+    with pytest.raises(AttributeError, match=r"'slipway.recipes.llama3' has no recipe 'mixtral_8x7b'"):
+        llama3.mixtral_8x7b  # noqa: B018
+
+
+def test_a_new_model_needs_only_its_yaml_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", root)
+    for group in ("model", "recipe"):
+        text = (root / group / "llama32_3b.yaml").read_text().replace("llama32_3b", "llama32_new")
+        (root / group / "llama32_new.yaml").write_text(text.replace("num_layers: 28", "num_layers: 30"))
+    monkeypatch.setattr(import_module("slipway.configs.load"), "ROOT", root)
+    assert str(llama3.llama32_new.__doc__).startswith("Pretrain llama32_new: 30 layers")
+    assert "llama32_new" in dir(llama3)
 
 
 def test_importing_the_factories_imports_neither_torch_nor_nemo() -> None:
