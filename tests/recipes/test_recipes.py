@@ -55,7 +55,7 @@ def test_a_new_model_needs_only_its_yaml_files(tmp_path: Path, monkeypatch: pyte
     for group in ("model", "recipe"):
         text = (root / group / "llama32_3b.yaml").read_text().replace("llama32_3b", "llama32_new")
         (root / group / "llama32_new.yaml").write_text(text.replace("num_layers: 28", "num_layers: 30"))
-    monkeypatch.setattr(import_module("slipway.configs.load"), "ROOT", root)
+    monkeypatch.setattr(import_module("slipway.configs.files"), "ROOT", root)
     assert str(llama3.llama32_new.__doc__).startswith("Pretrain llama32_new: 30 layers")
     assert "llama32_new" in dir(llama3)
 
