@@ -45,7 +45,7 @@ def check(spec: Spec) -> Verdict:
     if broken:
         return Verdict(spec, broken, advice, parameters(spec), None, None)
     work = workload_of(spec)
-    if warning := calibration_warning(spec.gpu.name, work.calibration):
+    if warning := calibration_warning(spec.gpu, work.calibration):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)
     return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load)

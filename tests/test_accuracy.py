@@ -15,6 +15,7 @@ import pytest
 from benchmarks.accuracy.cross_validation import judge, regret
 from benchmarks.accuracy.report import report
 from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
+from slipway import configs
 from slipway.planner.calibration import calibration
 from slipway.planner.published.rows import spec_of_row
 from slipway.planner.time.step import step_time
@@ -63,7 +64,7 @@ def test_figures_without_tables_says_what_it_skipped(tmp_path: Path) -> None:
 
 def _write_tables(folder: Path) -> None:
     """Tables whose speeds are what the constants of H100 under NeMo in 2025 predict."""
-    constants = calibration("h100", "nemo_2025")
+    constants = calibration(configs.gpu("h100"), "nemo_2025")
     rows = []
     for model, gpus, tp, pp in (("Llama3 8B", 8, 1, 1), ("Llama3 8B", 16, 2, 1), ("Llama3 70B", 64, 4, 4)):
         for mbs in (1, 2):

@@ -67,3 +67,6 @@ class Gpu:
 
     host_link_gb_per_s: Positive
     """Bandwidth to host memory per GPU in one direction, GB/s."""
+
+    calibrated_as: str = ""
+    """The GPU whose fitted constants (configs/calibration) apply while none are fitted to this one; empty: defaults."""

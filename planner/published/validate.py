@@ -89,7 +89,7 @@ def predict(rows: Sequence[dict[str, str]]) -> list[Predicted]:
         if read.spec is None:
             out.append(Predicted(row, read, None, None, None, rate, peak))
             continue
-        constants = calibration_or_nearest(read.spec.gpu.name, read.software)
+        constants = calibration_or_nearest(read.spec.gpu, read.software)
         time = step_time(read.spec, constants)
         memory_gib = _as_reported(_memory_figure(row, read.stack), memory(read.spec, constants))
         out.append(Predicted(row, read, time.step_time_s, time.tokens_per_s_per_gpu, memory_gib, rate, peak))

@@ -7,6 +7,7 @@ import torch
 from nemo import lightning as nl
 
 from slipway.configs import Precision, Refusal, Spec
+from slipway.configs.schema import Gemm
 
 # Delayed scaling of Transformer Engine (DelayedScaling): the scale comes from the largest of the last 1,024 amax
 # values, without a margin. These are also NeMo's values.
@@ -14,9 +15,14 @@ _AMAX_HISTORY_LENGTH = 1024
 _AMAX_MARGIN = 0
 
 
+# What NeMo's plugin calls the precision of a run whose matrix products take operands of this format: fp8 is set beside
+# bf16. A format that is not here can be planned but not trained.
+_PLUGIN_PRECISION = {Gemm.fp32: "32", Gemm.bf16: "bf16-mixed", Gemm.fp8: "bf16-mixed"}
+
+
 def dtype(spec: Spec) -> torch.dtype:
     """The type of the parameters and of what pipeline stages send."""
-    return torch.float32 if spec.precision.gemm == "fp32" else torch.bfloat16
+    return torch.float32 if spec.precision.gemm is Gemm.fp32 else torch.bfloat16
 
 
 def precision_plugin(spec: Spec) -> run.Config:
@@ -26,7 +32,7 @@ def precision_plugin(spec: Spec) -> run.Config:
         Refusal: NeMo has no recipe for the format.
     """
     precision = spec.precision
-    if precision.gemm == "fp4":
+    if precision.gemm not in _PLUGIN_PRECISION:
         raise Refusal(
             f"precision={precision.name} can be planned but not trained: NeMo 2.7.3 with megatron-core 0.15.3 "
             "has no recipe for it",
@@ -34,13 +40,13 @@ def precision_plugin(spec: Spec) -> run.Config:
         )
     plugin = run.Config(
         nl.MegatronMixedPrecision,
-        precision="32" if precision.gemm == "fp32" else "bf16-mixed",
+        precision=_PLUGIN_PRECISION[precision.gemm],
         params_dtype=dtype(spec),
         pipeline_dtype=dtype(spec),
         autocast_enabled=False,
         grad_reduce_in_fp32=precision.grad_reduce_in_fp32,
     )
-    if precision.gemm == "fp8":
+    if precision.gemm is Gemm.fp8:
         _set_fp8(plugin, precision)
     return plugin
 
