@@ -13,7 +13,9 @@ from slipway.configs.errors import Refusal, nearest
 from slipway.configs.files import GROUPS, ROOT, read, recipe_names
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.record import record_of, spec_from_record
+from slipway.configs.schedule import batch_ramp_error, batches_of, has_length, schedule_of
 from slipway.configs.schema import Spec
+from slipway.configs.schema.stages import amount
 
 __all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "load", "record_of", "schema_keys", "spec_from_record"]
 
@@ -74,8 +76,48 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     if error := spec.model.pattern_error():
         raise Refusal(error)
     provenance = _provenance(name, given, spec)
+    spec = _with_schedule(spec, provenance)
     layout_given = any(provenance[key] != "default" for key in PARALLEL_KEYS)
     return Resolved(spec=spec, provenance=provenance, layout_given=layout_given)
+
+
+def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
+    """The spec with what follows from its schedule: the length of the run where nobody gave it, and no ramp of the
+    recipe's towards a batch that the user gave.
+
+    Raises:
+        Refusal: values of the schedule that contradict each other.
+    """
+    ramp = "optim.batch_ramp"
+    if provenance["layout.gbs"] == "override" != provenance[ramp] and spec.optim.batch_ramp:
+        spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, batch_ramp=[]))
+        provenance[ramp] = "turned off by the override of layout.gbs"
+    error = spec.optim.error() or batch_ramp_error(spec)
+    if error:
+        raise Refusal(*error)
+    steps = _length(spec, provenance)
+    if steps is None:
+        return spec
+    provenance["run.max_steps"] = "run.max_tokens" if spec.run.max_tokens else "the length of optim's schedule"
+    return dataclasses.replace(spec, run=dataclasses.replace(spec.run, max_steps=max(1, steps)))
+
+
+def _length(spec: Spec, provenance: Mapping[str, str]) -> int | None:
+    """The steps that follow from the run's tokens or from its schedule; None where ``run.max_steps`` is given.
+
+    Raises:
+        Refusal: steps and tokens are both given.
+    """
+    run, by_steps, by_tokens = spec.run, provenance["run.max_steps"], provenance["run.max_tokens"]
+    if by_steps == by_tokens == "override" and run.max_tokens:
+        raise Refusal(
+            f"run.max_steps={run.max_steps} and run.max_tokens={run.max_tokens} are both given", "Give one of them."
+        )
+    if run.max_tokens and (by_steps == "default" or by_tokens == "override"):
+        return batches_of(spec).steps_for(amount(run.max_tokens))
+    if by_steps == "default" and has_length(spec.optim):
+        return schedule_of(spec).learning_rate.steps
+    return None
 
 
 def _on_nodes(spec: Spec, nodes: str, given: dict[str, str]) -> Spec:

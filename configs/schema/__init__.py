@@ -27,6 +27,7 @@ from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Optimizer
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe, Gemm, Precision
 from slipway.configs.schema.run import Run
 from slipway.configs.schema.spec import Spec
+from slipway.configs.schema.stages import Changed, Shape, Unit
 from slipway.configs.schema.task import Adapter, Call, Task
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "Calibration",
     "Call",
+    "Changed",
     "Choice",
     "Cluster",
     "Data",
@@ -64,7 +66,9 @@ __all__ = [
     "RecomputeMethod",
     "Run",
     "Schedule",
+    "Shape",
     "Spec",
     "Task",
+    "Unit",
     "layer_kinds",
 ]

@@ -141,6 +141,9 @@ class Model:
     moe_aux_loss_coeff: NonNegative = 0.0
     """Weight of the load-balancing loss."""
 
+    moe_router_enable_expert_bias: bool = False
+    """Whether the router balances its experts with a bias that each step corrects (arXiv:2408.15664)."""
+
     moe_router_num_groups: Count = 0
     """Groups of experts for group-limited routing; 0: the router chooses among all experts."""
 

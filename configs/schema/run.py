@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slipway.configs.schema.legal import Count, Size
+from slipway.configs.schema.stages import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,10 @@ class Run:
     """Folder of the runs; each run has a folder of its name in it."""
 
     max_steps: Size = 100
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; where nobody gives them, those of ``max_tokens``, else of the schedule in optim."""
+
+    max_tokens: Tokens = ""
+    """Tokens of the run, in place of ``max_steps``, such as 15.6T."""
 
     seed: Count = 1234
     """Seed of the initial weights and of the order of the data."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from slipway import configs
 from slipway.configs import Layout, Model, Spec
+from slipway.configs.schema import LrSchedule
 from slipway.planner.layout import on_one_rank
 
 MAX_RANKS = 8
@@ -37,7 +38,13 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
         lr=LEARNING_RATE,
         min_lr=MIN_LEARNING_RATE,
         warmup_steps=WARMUP_STEPS,
+        warmup_tokens="",
         decay_steps=DECAY_STEPS,
+        decay_tokens="",
+        schedule=LrSchedule.cosine,
+        stages=[],
+        batch_ramp=[],
+        changes=[],
         precision_aware=False,
     )
     return replace(

@@ -20,6 +20,7 @@ from slipway.planner.rules import experts as _experts  # noqa: F401
 from slipway.planner.rules import recompute as _recompute  # noqa: F401
 from slipway.planner.rules import data_parallel as _data_parallel  # noqa: F401
 from slipway.planner.rules import precision as _precision  # noqa: F401
+from slipway.planner.rules import schedule as _schedule  # noqa: F401
 
 # isort: on
 from slipway.planner.rules.recompute import SELECTIVE_MODULES

@@ -68,7 +68,8 @@ def _whole_nodes(spec: Spec) -> Broken | None:
     why="every rank gets the same number of micro-batches",
     source=MCORE + "num_microbatches_calculator",
 )
-def _batch(spec: Spec) -> Broken | None:
+def batch_is_divided(spec: Spec) -> Broken | None:
+    """Whether the global batch gives every rank whole micro-batches."""
     layout, dp = spec.layout, spec.dp
     unit = layout.mbs * dp
     if not dp or layout.gbs % unit == 0:

@@ -152,7 +152,8 @@ def _pp_account(spec: Spec) -> Broken | None:
     source=MCORE + "pipeline_parallel.schedules.forward_backward_pipelining_with_interleaving",
     phase=Phase.step,
 )
-def _interleaved_micro_batches(spec: Spec) -> Broken | None:
+def interleaved_micro_batches(spec: Spec) -> Broken | None:
+    """Whether interleaving gets whole groups of micro-batches."""
     layout, sequences = spec.layout, spec.layout.mbs * spec.dp
     if layout.vpp == 1 or layout.pp == 1 or not sequences or layout.gbs % sequences:
         return None

@@ -36,6 +36,8 @@ def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
         # The reference attention is causal by itself, but NeMo asks for a mask where Transformer Engine is missing.
         "create_attention_mask": cpu,
     }
+    if spec.optim.batch_ramp:
+        common["rampup_batch_size"] = list(spec.optim.batch_ramp)
     if spec.data.kind == "mock":
         return run.Config(MockData, **common)
     if not spec.data.paths:

@@ -20,7 +20,7 @@ _SAME_NAME = (
     "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_base add_bias_linear add_qkv_bias "
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
     "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
-    "make_vocab_size_divisible_by"
+    "make_vocab_size_divisible_by moe_router_enable_expert_bias"
 ).split()
 
 

@@ -7,20 +7,15 @@ import torch
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 
-from slipway.configs import Refusal, Spec
+from slipway.configs import Spec
+from slipway.configs.schedule import stage_lines, warmup_line
 from slipway.recipes.build.precision import dtype
-from slipway.recipes.runtime.schedule import CosineSchedule
+from slipway.recipes.runtime.schedule import StagedSchedule
 
 
 def optimizer_module(spec: Spec) -> run.Config:
-    """The configuration of :class:`nemo.lightning.MegatronOptimizerModule`.
-
-    Raises:
-        Refusal: the schedule is not built.
-    """
+    """The configuration of :class:`nemo.lightning.MegatronOptimizerModule`."""
     optim = spec.optim
-    if optim.schedule != "cosine":
-        raise Refusal(f"optim.schedule={optim.schedule} is not built", "Use optim.schedule=cosine.")
     config = run.Config(
         OptimizerConfig,
         optimizer=optim.optimizer.value,
@@ -44,10 +39,9 @@ def optimizer_module(spec: Spec) -> run.Config:
         config.optimizer_cpu_offload = True
         config.optimizer_offload_fraction = 1.0  # all states
     schedule = run.Config(
-        CosineSchedule,
-        decay_steps=optim.decay_steps or spec.run.max_steps,
-        warmup_steps=optim.warmup_steps,
-        min_lr=optim.min_lr,
+        StagedSchedule,
+        stages=stage_lines(optim, spec.run.max_steps),
+        warmup=warmup_line(optim),
         extend=spec.run.extend_schedule,
     )
     return run.Config(nl.MegatronOptimizerModule, config=config, lr_scheduler=schedule)

@@ -12,6 +12,7 @@ from slipway.recipes.build.logging import run_dir
 from slipway.recipes.build.precision import precision_plugin
 from slipway.recipes.build.strategy import strategy
 from slipway.recipes.runtime.record import DataClock, RunRecord
+from slipway.recipes.runtime.schedule import ChangingLoss
 from slipway.recipes.runtime.seed import Seed
 from slipway.recipes.runtime.source import source
 
@@ -32,6 +33,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
             run.Config(TimingCallback),
             run.Config(Seed, seed=settings.seed),
             run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source()),
+            *_changing_loss(spec),
         ],
         profiler=run.Config(DataClock),
         max_steps=settings.max_steps,
@@ -44,3 +46,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
         use_distributed_sampler=False,  # Megatron's sampler splits the data
         enable_progress_bar=True,
     )
+
+
+def _changing_loss(spec: Spec) -> list[run.Config]:
+    return [run.Config(ChangingLoss, changes=list(spec.optim.changes))] if spec.optim.changes else []

@@ -10,6 +10,8 @@ from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.lightning.data import WrappedDataLoader
 from nemo.lightning.io.mixin import IOMixin
 
+from slipway.recipes.runtime.batch import Ramping
+
 MOCK_SEED = 42
 
 
@@ -24,7 +26,7 @@ class NullTokenizer(_NullTokenizer, IOMixin):
         super().__init__(vocab_size - 1)  # upstream counts its end-of-document id on top
 
 
-class MockData(MockDataModule):
+class MockData(Ramping, MockDataModule):
     """Random tokens, the same in every layout.
 
     Upstream passes the attention-mask flag where the seed belongs, and keeps no state: a resumed run would train on its
@@ -63,5 +65,5 @@ class MockData(MockDataModule):
         self._test_ds = dataset("test", self.num_test_samples, self.num_train_samples + self.num_val_samples)
 
 
-class IndexedData(PreTrainingDataModule):
+class IndexedData(Ramping, PreTrainingDataModule):
     """Megatron .bin/.idx prefixes, as ``slipway data prepare`` writes them."""

@@ -176,7 +176,7 @@ def test_ours_win_at_the_front_door_and_overrides_apply(tmp_path: Path) -> None:
     )
     text = re.sub(r"[^\w=.,() -]+", " ", done.stdout)
     assert done.returncode == 0, done.stderr
-    for expected in ("CosineSchedule(", "max_steps=10", "lr=0.0001", "num_nodes=8", "tensorwise"):
+    for expected in ("StagedSchedule(", "max_steps=10", "lr=0.0001", "num_nodes=8", "tensorwise"):
         assert expected in text, expected
 
 

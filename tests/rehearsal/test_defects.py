@@ -195,13 +195,21 @@ def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any
         import torch
         from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 
-        from slipway.recipes.runtime.schedule import CosineSchedule
+        from slipway.configs.schedule import Batches, LearningRate
+        from slipway.recipes.runtime.schedule import StagedRate
 
-        def make(kind: Any, **arguments: Any) -> Any:
-            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-            return optimizer, kind(warmup_steps=2, min_lr=0.1, **arguments).scheduler(None, optimizer)["lr_scheduler"][
-                "scheduler"
-            ]
+        def optimizer_at_one() -> Any:
+            return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+        def upstream(steps: int) -> Any:
+            optimizer = optimizer_at_one()
+            made = CosineAnnealingScheduler(warmup_steps=2, min_lr=0.1, max_steps=steps, constant_steps=0)
+            return optimizer, made.scheduler(None, optimizer)["lr_scheduler"]["scheduler"]
+
+        def ours(extend: bool = False) -> Any:
+            optimizer = optimizer_at_one()
+            rate = LearningRate("2 steps", ("cosine until 40 steps to 0.1",), Batches((), 1, 1))
+            return optimizer, StagedRate(optimizer, rate, extend)
 
         def advance(optimizer: Any, policy: Any, steps: int) -> float:
             for _ in range(steps):
@@ -210,28 +218,28 @@ def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any
             return float(optimizer.param_groups[0]["lr"])
 
         out: dict[str, Any] = {}
-        optimizer, policy = make(CosineAnnealingScheduler, max_steps=10, constant_steps=0)
+        optimizer, policy = upstream(10)
         advance(optimizer, policy, 10)
         state = policy.state_dict()
-        optimizer, policy = make(CosineAnnealingScheduler, max_steps=40, constant_steps=0)
+        optimizer, policy = upstream(40)
         policy.load_state_dict(state)
         out["upstream"] = advance(optimizer, policy, 5)
-        optimizer, policy = make(CosineSchedule, decay_steps=40)
+        optimizer, policy = ours()
         try:
             policy.load_state_dict(state)
         except configs.Refusal as error:
             out["refused"] = error.sentence()
-        optimizer, policy = make(CosineSchedule, decay_steps=40, extend=True)
+        optimizer, policy = ours(extend=True)
         policy.load_state_dict(state)
         out["ours"] = advance(optimizer, policy, 5)
-        optimizer, policy = make(CosineSchedule, decay_steps=40)
+        optimizer, policy = ours()
         out["fresh"] = advance(optimizer, policy, 15)
         return out
 
     seen = in_child(rates)
     assert seen["upstream"] == pytest.approx(0.1), "upstream stays at min_lr"
     assert seen["ours"] == pytest.approx(seen["fresh"])
-    assert "max_steps 10 -> 40" in seen["refused"]
+    assert "cosine until 10 steps to 0.1 -> warmup 2 steps; cosine until 40 steps" in seen["refused"]
     assert "run.extend_schedule=true" in seen["refused"]
 
 
