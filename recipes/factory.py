@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,15 +64,29 @@ def gpu_here() -> bool:
     return torch.cuda.is_available()
 
 
+def require_gpu(accelerator: str) -> None:
+    """Require a GPU on this machine where Lightning's ``accelerator`` is ``gpu``.
+
+    Raises:
+        Refusal: there is none.
+    """
+    if accelerator == "gpu" and not gpu_here():
+        raise Refusal(
+            f"this recipe trains on GPUs, and torch finds none on {socket.gethostname()}",
+            "Rehearse it here with: slipway rehearse RECIPE; or send it to a cluster with: slipway launch RECIPE "
+            "cluster=YOURS.",
+        )
+
+
 def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
-    """The complete, legal spec that a factory call asks for.
+    """The complete, legal spec that a factory call asks for, with absolute paths.
 
     Raises:
         Refusal: what makes it illegal, with the nearest legal change.
     """
     spec = planner.complete(configs.load(recipe, overrides(recipe, options)))
     planner.require_legal(spec)
-    return spec if _runs_here() else absolute(spec)
+    return absolute(spec)
 
 
 def absolute(spec: Spec) -> Spec:
@@ -106,7 +120,10 @@ def check_data(spec: Spec) -> None:
 
 
 def build(recipe: str, **options: Any) -> run.Partial:
-    """The ``run.Partial`` that trains ``recipe``: on this machine's CPU if it is small enough to train there."""
+    """The ``run.Partial`` that trains ``recipe``.
+
+    It depends on the arguments and on this machine only: a toy is built for CPU ranks where there is no GPU.
+    """
     spec = spec_of(recipe, options)
     check_data(spec)
     cpu = trains_on_cpu(spec) and not gpu_here()
@@ -180,30 +197,9 @@ def at_front_door(recipe: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             require_supported_pair()
-            options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
-            _refuse_what_needs_a_gpu(recipe, options)
             return function(*args, **kwargs)
         except Refusal as refusal:
             print(f"slipway: {refusal.sentence()}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return call
-
-
-def _runs_here() -> bool:
-    """Whether the ``nemo`` command will train in this process, rather than submit, render or export."""
-    elsewhere = ("run.executor", "executor=", "--dryrun", "--to-yaml", "--to-json", "--to-toml", "--help")
-    return Path(sys.argv[0]).name in ("nemo", "nemorun") and not any(a.startswith(elsewhere) for a in sys.argv[1:])
-
-
-def _refuse_what_needs_a_gpu(recipe: str, options: dict[str, Any]) -> None:
-    if not _runs_here() or gpu_here():
-        return
-    spec = spec_of(recipe, options)
-    if not trains_on_cpu(spec):
-        raise Refusal(
-            f"{recipe} needs {spec.gpus} {spec.gpu.name.upper()} GPUs and this machine has none, only "
-            f"{os.cpu_count()} CPU cores",
-            f"Rehearse it here with: slipway rehearse {recipe}; or send it to a cluster with: slipway "
-            f"launch {recipe} cluster=YOURS.",
-        )

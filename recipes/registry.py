@@ -16,6 +16,7 @@ import nemo_run as run
 from nemo.collections import llm
 
 from slipway import configs
+from slipway.recipes import front_door
 from slipway.recipes.factory import at_front_door
 
 
@@ -26,3 +27,4 @@ def register() -> None:
 
 
 register()
+front_door.install()

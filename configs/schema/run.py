@@ -22,7 +22,7 @@ class Run:
     """Tokens of the run, in place of ``max_steps``, such as 15.6T."""
 
     seed: Count = 1234
-    """Seed of the initial weights and of the order of the data."""
+    """Seed of the initial weights and of the data: the order of samples, and the tokens of mock data."""
 
     val_check_interval: Count = 0
     """Steps between two validations; 0: no validation."""

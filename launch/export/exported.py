@@ -47,11 +47,9 @@ def train(path: Path) -> None:
         Refusal: the file holds no recipe, or the recipe needs GPUs and this machine has none.
     """
     recipe = load(path)
-    from slipway.recipes.factory import gpu_here
-
-    if recipe.trainer.accelerator == "gpu" and not gpu_here():
-        gpus = f"{recipe.trainer.num_nodes} x {recipe.trainer.devices} GPUs"
-        raise Refusal(f"{path} needs {gpus} and this machine has none")
     import nemo_run
 
+    from slipway.recipes.factory import require_gpu
+
+    require_gpu(recipe.trainer.accelerator)
     nemo_run.run(recipe, direct=True)

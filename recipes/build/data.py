@@ -39,7 +39,7 @@ def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
     if spec.optim.batch_ramp:
         common["rampup_batch_size"] = list(spec.optim.batch_ramp)
     if spec.data.kind == "mock":
-        return run.Config(MockData, **common)
+        return run.Config(MockData, seed=spec.run.seed, **common)
     if not spec.data.paths:
         raise Refusal(
             "data=indexed needs data.paths, which is empty",

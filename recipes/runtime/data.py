@@ -1,9 +1,10 @@
-"""Data modules and the null tokenizer: NeMo's own, with the faults that stop a recipe mended."""
+"""Data modules and the null tokenizer: NeMo's own, with fixes for the defects that stop a recipe."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from nemo.collections.common.tokenizers.null_tokenizer import NullTokenizer as _NullTokenizer
 from nemo.collections.llm.gpt.data.mock import MockDataModule, _MockGPTDataset
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
@@ -11,8 +12,6 @@ from nemo.lightning.data import WrappedDataLoader
 from nemo.lightning.io.mixin import IOMixin
 
 from slipway.recipes.runtime.batch import Ramping
-
-MOCK_SEED = 42
 
 
 class NullTokenizer(_NullTokenizer, IOMixin):
@@ -27,19 +26,54 @@ class NullTokenizer(_NullTokenizer, IOMixin):
 
 
 class MockData(Ramping, MockDataModule):
-    """Random tokens, the same in every layout.
+    """Random tokens, which depend on the seed and not on the layout.
 
-    Upstream passes the attention-mask flag where the seed belongs, and keeps no state: a resumed run would train on its
-    first samples again.
+    NeMo's module passes the attention-mask flag where the seed belongs, and keeps no state: a resumed run would train
+    on its first samples again.
+
+    Args:
+        seed: of the tokens; the other arguments are those of NeMo's module.
     """
 
     init_global_step = 0
+
+    def __init__(
+        self,
+        seq_length: int = 2048,
+        tokenizer: Any = None,
+        micro_batch_size: int = 4,
+        global_batch_size: int = 8,
+        rampup_batch_size: list[int] | None = None,
+        num_train_samples: int = 10_000_000,
+        num_val_samples: int = 10_000,
+        num_test_samples: int = 10_000,
+        num_workers: int = 8,
+        pin_memory: bool = True,
+        persistent_workers: bool = False,
+        create_attention_mask: bool = False,
+        seed: int = 1234,
+    ) -> None:
+        super().__init__(
+            seq_length=seq_length,
+            tokenizer=tokenizer,
+            micro_batch_size=micro_batch_size,
+            global_batch_size=global_batch_size,
+            rampup_batch_size=rampup_batch_size,
+            num_train_samples=num_train_samples,
+            num_val_samples=num_val_samples,
+            num_test_samples=num_test_samples,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            create_attention_mask=create_attention_mask,
+        )
+        self.seed = seed
 
     def train_dataloader(self) -> Any:
         self.init_global_step = self.data_sampler.init_global_step = self.trainer.global_step
         loader = super().train_dataloader()
         return WrappedDataLoader(
-            mode="train",  # what tells the sampler to go on where the checkpoint stopped
+            mode="train",  # the sampler then continues at the sample where the checkpoint stopped
             dataset=loader.dataset,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
@@ -55,9 +89,12 @@ class MockData(Ramping, MockDataModule):
         PreTrainingDataModule.load_state_dict(self, state_dict)
 
     def setup(self, stage: str = "") -> None:
+        # The dataset draws sample i from seed + i: without a hash, two seeds would give the same samples, shifted.
+        base = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+
         def dataset(name: str, samples: int, offset: int) -> Any:
             return _MockGPTDataset(
-                self.tokenizer, name, samples, self.seq_length, MOCK_SEED + offset, self.create_attention_mask
+                self.tokenizer, name, samples, self.seq_length, base + offset, self.create_attention_mask
             )
 
         self._train_ds = dataset("train", self.num_train_samples, 0)

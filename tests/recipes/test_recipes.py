@@ -164,6 +164,41 @@ def test_fp8_recipes_say_what_they_are(in_child: Any) -> None:
 
 
 @pytest.mark.nemo
+def test_a_factory_does_not_depend_on_the_command_line(in_child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def configurations() -> list[str]:
+        from slipway.recipes.factory import build
+
+        written = []
+        for words in (["nemo", "llm", "pretrain"], ["nemo", "llm", "pretrain", "--dryrun"], ["python"]):
+            monkeypatch.setattr(sys, "argv", words)
+            written.append(repr(build("llama3_8b", dir="runs")))
+        return written
+
+    here, dry, python = in_child(configurations)
+    assert here == dry == python
+
+
+@pytest.mark.nemo
+def test_the_seed_reaches_mock_data(in_child: Any) -> None:
+    def samples() -> list[list[int]]:
+        import fiddle as fdl
+
+        from slipway.recipes.factory import build
+
+        drawn = []
+        for seed in (1, 1, 2):
+            data = fdl.build(build("llama3_tiny", seed=seed).data)
+            data.setup()
+            drawn += [data._train_ds[i]["tokens"].tolist() for i in range(3)]
+        return drawn
+
+    tokens = in_child(samples)
+    first, again, other = tokens[:3], tokens[3:6], tokens[6:]
+    assert first == again
+    assert not any(sample in first for sample in other), "other tokens, not the same ones shifted"
+
+
+@pytest.mark.nemo
 @pytest.mark.slow
 def test_ours_win_at_the_front_door_and_overrides_apply(tmp_path: Path) -> None:
     done = _nemo(
@@ -199,8 +234,8 @@ def test_what_needs_a_gpu_is_refused_at_once(tmp_path: Path) -> None:
     done = _nemo("--factory", "llama3_8b", "-y", cwd=tmp_path)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("slipway: llama3_8b needs 8 H100 GPUs and this machine has none")
-    assert "slipway rehearse llama3_8b" in last
+    assert last.startswith("slipway: this recipe trains on GPUs, and torch finds none on ")
+    assert "slipway rehearse" in last
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "nothing was written"
 

@@ -102,7 +102,7 @@ def test_megatron_fsdp_scales_the_right_buffer() -> None:
 
 
 def test_a_seed_is_also_the_weights(tmp_path: Path) -> None:
-    """The loss of the first step, before any weight moves, on mock data, which is the same for every seed."""
+    """The loss of the first step, before any weight moves, on the same mock data for every seed."""
     import_nemo()
     toy = single_process(_toy("llama3_8b"))
 
@@ -116,6 +116,7 @@ def test_a_seed_is_also_the_weights(tmp_path: Path) -> None:
             from slipway.recipes.runtime.seed import Seed
 
             recipe = build(replace(toy, run=kept), cpu=True)
+            recipe.data.seed = 0
             recipe.trainer.callbacks = [c for c in recipe.trainer.callbacks if ours and c.__fn_or_cls__ is Seed]
             recipe.trainer.enable_checkpointing = False
             recipe.trainer.logger = False
