@@ -1,6 +1,6 @@
 """Regenerate every picture, generated page and quoted number of README and docs/: the command of `make docs-figures`.
 
-    python -m benchmarks.figures                      what needs no tables: docs/img/plan.png, and quoted numbers
+    python -m benchmarks.figures                      what needs no tables: plan.png, schedule_*.png, quoted numbers
     python -m benchmarks.figures --truth FOLDER       also docs/img/accuracy.png and docs/accuracy.md
     python -m benchmarks.figures --compare A B        also docs/img/compare.png, from two sets of runs
 
@@ -21,13 +21,15 @@ from pathlib import Path
 
 from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
 from slipway import configs, planner
-from slipway.planner.pictures import draw_plan
+from slipway.planner.pictures import draw_plan, draw_schedule
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRUTH = "TRUTH"  # environment variable: the folder of tables
 PREDICTED_GPU = "h200"  # of the table in docs/gpu.md
 # The example of the README and of docs/: a model whose layouts differ and whose published layout is among them.
 PLANNED_RECIPE, PLANNED_OVERRIDES, PLANNED_LAYOUTS = "llama3_70b", ["gpus=64", "layout.gbs=128"], 12
+
+DRAWN_SCHEDULES = ("deepseek_v3", "llama31_405b")
 
 
 def draw_plan_example(path: Path) -> None:
@@ -86,6 +88,8 @@ def main() -> None:
     images.mkdir(parents=True, exist_ok=True)
     draw_plan_example(images / "plan.png")
     print(f"wrote {images / 'plan.png'}")
+    for name in DRAWN_SCHEDULES:
+        print(f"wrote {draw_schedule(configs.load(name).spec, images / f'schedule_{name}.png')}")
     if options.compare:
         draw_comparison(options.compare, images / "compare.png")
         print(f"wrote {images / 'compare.png'}")

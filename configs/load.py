@@ -13,9 +13,16 @@ from slipway.configs.errors import Refusal, nearest
 from slipway.configs.files import GROUPS, ROOT, read, recipe_names
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.record import record_of, spec_from_record
-from slipway.configs.schedule import batch_ramp_error, batches_of, has_length, schedule_of
+from slipway.configs.schedule import (
+    batch_ramp_error,
+    batches_of,
+    changes_error,
+    has_constant,
+    has_length,
+    schedule_of,
+)
 from slipway.configs.schema import Spec
-from slipway.configs.schema.stages import amount
+from slipway.configs.schema.stages import amount, change
 
 __all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "load", "record_of", "schema_keys", "spec_from_record"]
 
@@ -82,8 +89,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 
 
 def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
-    """The spec with what follows from its schedule: the length of the run where nobody gave it, and no ramp of the
-    recipe's towards a batch that the user gave.
+    """The spec with what follows from its schedule: the length of the run where nobody gave it, no ramp of the recipe's
+    towards a batch that the user gave, and no change of the recipe's to what the user's model does not have.
 
     Raises:
         Refusal: values of the schedule that contradict each other.
@@ -92,7 +99,12 @@ def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
     if provenance["layout.gbs"] == "override" != provenance[ramp] and spec.optim.batch_ramp:
         spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, batch_ramp=[]))
         provenance[ramp] = "turned off by the override of layout.gbs"
-    error = spec.optim.error() or batch_ramp_error(spec)
+    constants = "optim.changes"
+    kept = [line for line in spec.optim.changes if has_constant(spec.model, change(line).name)]
+    if provenance[constants] != "override" and kept != spec.optim.changes:
+        spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, changes=kept))
+        provenance[constants] += f", less what {spec.model.name} does not have"
+    error = spec.optim.error() or batch_ramp_error(spec) or changes_error(spec) or spec.model.rope_scaling_error()
     if error:
         raise Refusal(*error)
     steps = _length(spec, provenance)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import bisect
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from slipway.configs.schema import Optimizer, Spec
+from slipway.configs.schema import Model, Optimizer, Spec
 from slipway.configs.schema.optimizer import LrSchedule
 from slipway.configs.schema.stages import (
     BatchStage,
@@ -86,6 +87,10 @@ class Batches:
         """The tokens that ``step`` steps take."""
         row = self.rows[bisect.bisect_right([row.first_step for row in self.rows], step) - 1]
         return row.first_tokens + (step - row.first_step) * row.gbs * self.seq_length
+
+    def tokens_of_steps(self, steps: Iterable[int]) -> list[int]:
+        """The tokens of each of these steps, counted from 0."""
+        return [self.of_tokens(self.tokens_at(int(step))) * self.seq_length for step in steps]
 
     def steps_for(self, tokens: int) -> int:
         """The steps that take at least ``tokens``."""
@@ -247,4 +252,20 @@ def batch_ramp_error(spec: Spec) -> tuple[str, str] | None:
                 f"divide the {following - stage.gbs} between them",
                 "Use an increment that does.",
             )
+    return None
+
+
+def has_constant(model: Model, name: Changed) -> bool:
+    """Whether the model has the part that a constant of the loss belongs to."""
+    return (
+        bool(model.mtp_num_layers) if name is Changed.mtp_loss_scaling_factor else model.moe_router_enable_expert_bias
+    )
+
+
+def changes_error(spec: Spec) -> tuple[str, str] | None:
+    """The first change of a constant that the model does not have, and how to fix it."""
+    for line in spec.optim.changes:
+        if not has_constant(spec.model, name := change(line).name):
+            part = "multi-token prediction" if name is Changed.mtp_loss_scaling_factor else "bias of its routers"
+            return f"optim.changes has {line!r}, and {spec.model.name} has no {part}", "Leave that line out."
     return None

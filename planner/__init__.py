@@ -2,17 +2,19 @@
 
 from slipway.planner.check import Verdict, check
 from slipway.planner.choose import choose_layout, complete, nearest_good
+from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.memory import memory
 from slipway.planner.parameters import parameters
 from slipway.planner.rules import RULES, Violation, is_legal, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, plan_precisions, why_slower
 from slipway.planner.time.step import step_time
-from slipway.planner.to_json import as_json, layout_json
+from slipway.planner.to_json import as_json, course_json, layout_json
 
 __all__ = [
     "RULES",
     "Candidate",
+    "Course",
     "Plan",
     "Verdict",
     "Violation",
@@ -20,6 +22,8 @@ __all__ = [
     "check",
     "choose_layout",
     "complete",
+    "course",
+    "course_json",
     "is_legal",
     "layout_json",
     "memory",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slipway.configs import Spec
+from slipway.planner.course import Moment, samples, turns
 from slipway.planner.layout import short_name
 from slipway.planner.search import Plan
 from slipway.planner.time.schedule import Kind, simulate
@@ -115,3 +117,45 @@ def draw_timeline(
     weights = ", green weight gradients" if kind is Kind.zero_bubble else ""
     axes.set_title(f"{title}  ({note}; blue forward, orange backward{weights})".strip(), loc="left", fontsize=9)
     return _save(figure, stem)
+
+
+def draw_schedule(spec: Spec, path: Path) -> Path:
+    """The learning rate, the batch and the changing constants of a run over its tokens. Writes ``path``, PNG or SVG."""
+    import matplotlib.pyplot as plt
+
+    _use_style()
+    line, marks = samples(spec), turns(spec)
+    names = list(marks[0].constants)
+    rows = 2 + bool(names)
+    ratios = [2.2, 1.3, 1.0][:rows]
+    figure, axes = plt.subplots(
+        rows, 1, figsize=(9, 1.0 + 1.15 * sum(ratios)), layout="constrained", sharex=True, height_ratios=ratios
+    )
+    tokens = [moment.tokens / 1e12 for moment in line]
+    axes[0].plot(tokens, [moment.lr for moment in line], color=_FORWARD)
+    axes[0].set_ylabel("learning rate")
+    axes[0].set_ylim(bottom=0)
+    axes[0].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes[1].step(tokens, [m.gbs * spec.seq_length / 1e6 for m in line], where="post", color=_BACKWARD)
+    axes[1].set_ylabel("batch (M tokens)")
+    axes[1].set_ylim(bottom=0)
+    for name, color in zip(names, (_WEIGHTS, "#b279a2"), strict=False):
+        scale = max(moment.constants[name] for moment in line) or 1.0
+        label = f"{name} (at most {scale:g})"
+        axes[2].step(tokens, [m.constants[name] / scale for m in line], where="post", color=color, label=label)
+    if names:
+        axes[2].set_ylabel("of its largest")
+        axes[2].set_ylim(-0.08, 1.15)
+        axes[2].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.85), fontsize=9)
+    axes[-1].set_xlabel("tokens (trillions)")
+    axes[-1].set_xlim(0, tokens[-1])
+    figure.suptitle(_schedule_title(spec, marks), x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _schedule_title(spec: Spec, marks: list[Moment]) -> str:
+    last = marks[-1]
+    tokens = (last.tokens + last.gbs * spec.seq_length) / 1e12
+    return f"{spec.name}: {tokens:.3g} T tokens in {spec.run.max_steps:,} steps of {spec.seq_length:,}-token sequences"

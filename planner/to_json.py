@@ -7,6 +7,7 @@ from typing import Any
 
 from slipway.configs import Schedule, Spec
 from slipway.planner.check import Verdict
+from slipway.planner.course import Course
 from slipway.planner.layout import sizes
 from slipway.planner.memory import Memory, StageMemory
 from slipway.planner.rules import Violation
@@ -92,4 +93,14 @@ def _throughput(time: StepTime) -> dict[str, Any]:
         "mfu": time.mfu,
         "bubble_fraction": time.bubble_fraction,
         "breakdown": time.breakdown,
+    }
+
+
+def course_json(run: Course) -> dict[str, Any]:
+    """The length of a run; ``batches`` are those of its ramp, in order."""
+    return {
+        "steps": run.steps,
+        "tokens": run.tokens,
+        "seconds": run.seconds,
+        "batches": [{"gbs": part.gbs, "steps": part.steps, "step_time_s": part.step_time_s} for part in run.parts],
     }

@@ -22,7 +22,7 @@ from slipway.configs.schema.layout import (
     Schedule,
 )
 from slipway.configs.schema.legal import Choice
-from slipway.configs.schema.model import Activation, Model, Normalization, PositionEmbedding
+from slipway.configs.schema.model import Activation, Model, Normalization, PositionEmbedding, RopeScaling
 from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Optimizer
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe, Gemm, Precision
 from slipway.configs.schema.run import Run
@@ -64,6 +64,7 @@ __all__ = [
     "Precision",
     "Recompute",
     "RecomputeMethod",
+    "RopeScaling",
     "Run",
     "Schedule",
     "Shape",

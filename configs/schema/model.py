@@ -8,6 +8,14 @@ from slipway.configs.schema.layers import HYBRID_SYMBOLS, FeedForward, LayerKind
 from slipway.configs.schema.legal import Choice, Count, NonNegative, Positive, Size
 
 
+class RopeScaling(Choice):
+    """How the frequencies of rotary embeddings are scaled for longer sequences than those of pretraining."""
+
+    none = "none"
+    llama3 = "llama3"
+    yarn = "yarn"
+
+
 class Normalization(Choice):
     """The normalization layer (Megatron-Core's ``normalization``)."""
 
@@ -105,6 +113,12 @@ class Model:
     rotary_base: Positive = 10000.0
     """The base of the rotary frequencies (theta)."""
 
+    rope_scaling: RopeScaling = RopeScaling.none
+    """How NeMo's class scales the frequencies of rotary embeddings, from the first step on."""
+
+    rope_scaling_factor: NonNegative = 0.0
+    """The factor of that scaling; 1 trains without it, as models are trained before their context is extended."""
+
     make_vocab_size_divisible_by: Size = 128
     """Megatron pads the vocabulary to a multiple of this number times the tensor-parallel size."""
 
@@ -143,6 +157,9 @@ class Model:
 
     moe_router_enable_expert_bias: bool = False
     """Whether the router balances its experts with a bias that each step corrects (arXiv:2408.15664)."""
+
+    moe_router_bias_update_rate: NonNegative = 0.001
+    """How much a step corrects that bias."""
 
     moe_router_num_groups: Count = 0
     """Groups of experts for group-limited routing; 0: the router chooses among all experts."""
@@ -253,6 +270,18 @@ class Model:
             return self.vocab_size
         multiple = self.make_vocab_size_divisible_by * tp
         return -(-self.vocab_size // multiple) * multiple
+
+    def rope_scaling_error(self) -> tuple[str, str] | None:
+        """What is wrong with the factor of RoPE's scaling and how to fix it; None where nothing is."""
+        scales, factor = self.rope_scaling is not RopeScaling.none, self.rope_scaling_factor
+        if scales == (factor >= 1):
+            return None
+        if scales:
+            return f"model.rope_scaling_factor={factor:g} is below 1", "Use 1 to train without scaling, or more."
+        return (
+            f"model.rope_scaling_factor={factor:g}, and {self.name} has no scaling of RoPE",
+            "Use model.rope_scaling_factor=0.",
+        )
 
     def pattern_error(self) -> str:
         """What is wrong with ``hybrid_override_pattern``, as a sentence; empty where nothing is."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from slipway.configs import Refusal
+from slipway.configs.schedule import Batches, batches_of
 from slipway.launch.runs import pages
 from slipway.launch.runs.pictures import draw_comparison, draw_times, svg
 from slipway.launch.runs.read import Run, find_runs, read_run
@@ -93,8 +94,8 @@ def align(a: Run, b: Run) -> Aligned:
     Raises:
         Refusal: the runs have too few points in common, or a loss is not finite.
     """
-    if a.spec and b.spec and a.spec.batch.tokens != b.spec.batch.tokens:
-        aligned = _align_by_tokens(a, b, a.spec.batch.tokens, b.spec.batch.tokens)
+    if a.spec and b.spec and batches_of(a.spec) != batches_of(b.spec):
+        aligned = _align_by_tokens(a, b, batches_of(a.spec), batches_of(b.spec))
     else:
         loss_a, loss_b = a.get(LOSS), b.get(LOSS)
         steps, in_a, in_b = np.intersect1d(loss_a.steps, loss_b.steps, return_indices=True)
@@ -113,10 +114,13 @@ def align(a: Run, b: Run) -> Aligned:
     return aligned
 
 
-def _align_by_tokens(a: Run, b: Run, batch_a: int, batch_b: int) -> Aligned:
-    """The losses after the same number of tokens, where A logged its own; ``batch_*`` are tokens per step."""
+def _align_by_tokens(a: Run, b: Run, batches_a: Batches, batches_b: Batches) -> Aligned:
+    """The losses after the same number of tokens, where A logged its own."""
     loss_a, loss_b = a.get(LOSS), b.get(LOSS)
-    tokens_a, tokens_b = (loss_a.steps + 1) * float(batch_a), (loss_b.steps + 1) * float(batch_b)
+    tokens_a, tokens_b = (
+        np.array([batches.tokens_at(int(step) + 1) for step in loss.steps], float)
+        for loss, batches in ((loss_a, batches_a), (loss_b, batches_b))
+    )
     common = (tokens_a >= tokens_b[0]) & (tokens_a <= tokens_b[-1]) if len(tokens_b) else np.zeros(len(tokens_a), bool)
     points = tokens_a[common]
     if not len(points):

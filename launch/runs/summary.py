@@ -9,6 +9,7 @@ import numpy as np
 
 from slipway import planner
 from slipway.configs import Spec, gpu_of_device
+from slipway.configs.schedule import batches_of
 from slipway.launch.runs.read import Run
 from slipway.launch.runs.series import GRAD_NORM, LOSS, LR, STEP_TIME, Series
 from slipway.planner.layout import describe_ranks
@@ -112,12 +113,12 @@ class _Speed:
 
 
 def _speed(run: Run, known: Spec | None) -> _Speed:
-    times = run.of_last_start(STEP_TIME, WARM_UP_STEPS).values
+    times = _times_of_last_batch(run)
     waits = run.of_last_start(DATA_TIME, WARM_UP_STEPS).values
     median = float(np.median(times)) if len(times) else None
     tokens_per_s = tflops = mfu = None
     if run.spec and median:
-        tokens_per_s = run.spec.batch.tokens / median / run.record.world_size
+        tokens_per_s = _last_batch(run, run.spec) * run.spec.seq_length / median / run.record.world_size
         if run.on_gpu:
             tflops = tokens_per_s * planner.model_flops_per_token(run.spec) / 1e12
     if known and tflops:
@@ -127,17 +128,35 @@ def _speed(run: Run, known: Spec | None) -> _Speed:
     return _Speed(median, slow, tokens_per_s, tflops, mfu, waited)
 
 
+def _last_batch(run: Run, spec: Spec) -> int:
+    """The batch of the last step that the run logged, in sequences: less than layout.gbs inside a ramp."""
+    steps = run.get(STEP_TIME).steps
+    batches = batches_of(spec)
+    return batches.of_tokens(batches.tokens_at(int(steps[-1]))) if len(steps) else spec.layout.gbs
+
+
+def _times_of_last_batch(run: Run) -> np.ndarray:
+    """The step times since the last start, of the steps whose batch is that of the last step."""
+    series = run.of_last_start(STEP_TIME, WARM_UP_STEPS)
+    if run.spec is None or not run.spec.optim.batch_ramp or not len(series):
+        return series.values
+    tokens = np.array(batches_of(run.spec).tokens_of_steps(series.steps))
+    return series.values[tokens == tokens[-1]]
+
+
 def spec_as_run(run: Run) -> Spec | None:
-    """The run's spec with the GPU that it ran on instead of the one that it was planned for.
+    """The run's spec with the GPU and the batch that it ran with last instead of those that it was planned for.
 
     None without a record, on a CPU, and on a GPU that is not in configs/gpu: its peak and its speed are not known.
     """
     if run.spec is None or not run.on_gpu:
         return None
+    spec = replace(run.spec, layout=replace(run.spec.layout, gbs=_last_batch(run, run.spec)))
+    spec = replace(spec, optim=replace(spec.optim, batch_ramp=[]))
     if not run.record.device_name:  # a record of an earlier version does not name it
-        return run.spec
+        return spec
     gpu = gpu_of_device(run.record.device_name)
-    return replace(run.spec, gpu=gpu) if gpu else None
+    return replace(spec, gpu=gpu) if gpu else None
 
 
 def _predicted(spec: Spec) -> tuple[float | None, float | None]:

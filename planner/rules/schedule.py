@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from slipway.configs import Spec
-from slipway.configs.schedule import batch_ramp_error, batches_of, has_length, schedule_of
-from slipway.configs.schema import Changed
-from slipway.configs.schema.stages import change
+from slipway.configs.schedule import batch_ramp_error, batches_of, changes_error, has_length, schedule_of
 from slipway.planner.rules.batch import batch_is_divided
 from slipway.planner.rules.pipeline import interleaved_micro_batches
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
@@ -47,7 +45,7 @@ def _batch_ramp(spec: Spec) -> Broken | None:
     if not spec.optim.batch_ramp:
         return None
     if error := batch_ramp_error(spec):
-        return Broken(error[0], error[1])
+        return Broken(*error)
     for gbs in sorted(set(batches_of(spec).sizes)):
         trial = replace(spec, layout=replace(spec.layout, gbs=gbs))
         broken = batch_is_divided(trial) or interleaved_micro_batches(trial)
@@ -68,12 +66,17 @@ def _batch_ramp(spec: Spec) -> Broken | None:
     phase=Phase.never,
 )
 def _loss_changes(spec: Spec) -> Broken | None:
-    model = spec.model
-    missing = {
-        Changed.mtp_loss_scaling_factor: "" if model.mtp_num_layers else "no multi-token prediction",
-        Changed.moe_router_bias_update_rate: "" if model.moe_router_enable_expert_bias else "no bias of its routers",
-    }
-    for line in spec.optim.changes:
-        if lacks := missing[change(line).name]:
-            return Broken(f"optim.changes has {line!r}, and {model.name} has {lacks}", "Leave that line out.")
-    return None
+    error = changes_error(spec)
+    return Broken(*error) if error else None
+
+
+@rule(
+    "rope-scaling",
+    says="a factor of RoPE's scaling is given where the model's class scales, and is at least 1",
+    why="a class without scaling has no such field, and trains without it",
+    source="NeMo 2.7.3 llm.Llama31Config.scale_factor, llm.DeepSeekConfig.rotary_scaling_factor",
+    phase=Phase.never,
+)
+def _rope_scaling(spec: Spec) -> Broken | None:
+    error = spec.model.rope_scaling_error()
+    return Broken(*error) if error else None

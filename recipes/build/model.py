@@ -20,8 +20,11 @@ _SAME_NAME = (
     "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_base add_bias_linear add_qkv_bias "
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
     "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
-    "make_vocab_size_divisible_by moe_router_enable_expert_bias"
+    "make_vocab_size_divisible_by moe_router_enable_expert_bias "
+    "moe_router_bias_update_rate"
 ).split()
+
+_ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
 
 
 def nemo_config_class(spec: Spec) -> type:
@@ -71,6 +74,9 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
         fact = getattr(model, name)
         if name in defaults and (fact or defaults[name]) and fact != defaults[name]:
             setattr(config, name, fact)
+    for name in _ROPE_FACTORS:
+        if name in defaults and model.rope_scaling_factor != defaults[name]:
+            setattr(config, name, model.rope_scaling_factor)
     config.seq_length = spec.seq_length
     # Where NeMo's class states a vocabulary size, NeMo ignores the tokenizer's.
     if defaults["vocab_size"] is not None and model.vocab_size != defaults["vocab_size"]:

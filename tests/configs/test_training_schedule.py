@@ -130,6 +130,14 @@ def test_a_given_batch_turns_the_recipes_ramp_off_and_says_so() -> None:
     assert both.optim.batch_ramp == ["4096 until 1T tokens"]
 
 
+def test_a_recipes_change_to_what_another_model_lacks_is_left_out_and_a_given_one_refused() -> None:
+    resolved = _load("deepseek_v3", "model.mtp_num_layers=0")
+    assert resolved.spec.optim.changes == ["moe_router_bias_update_rate 0 from 14.3T tokens"]
+    assert "less what deepseek_v3 does not have" in resolved.provenance["optim.changes"]
+    with pytest.raises(Refusal, match="llama3_8b has no bias of its routers"):
+        _load("llama3_8b", "optim.changes=[moe_router_bias_update_rate 0 from 1T tokens]")
+
+
 @pytest.mark.parametrize(
     ("schedule", "shares"),
     [

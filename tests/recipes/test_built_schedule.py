@@ -179,6 +179,11 @@ def test_the_built_recipe_has_the_schedule_of_the_spec(in_child: Any) -> None:
             "constant": type(fdl.build(constant.data).data_sampler).__name__,
             "changes": [c.changes for c in recipe.trainer.callbacks if hasattr(c, "changes")],
             "mtp": recipe.model.config.mtp_loss_scaling_factor,
+            "rope": [
+                built_recipe("deepseek_v3", ["model.rope_scaling_factor=1"]).model.config.rotary_scaling_factor,
+                built_recipe("llama31_8b", ["model.rope_scaling_factor=1"]).model.config.scale_factor,
+                hasattr(built_recipe("llama31_8b", []).model.config, "scale_factor"),
+            ],
         }
 
     seen = in_child(built)
@@ -191,6 +196,7 @@ def test_the_built_recipe_has_the_schedule_of_the_spec(in_child: Any) -> None:
     assert seen["constant"] == "MegatronDataSampler"
     assert len(seen["changes"][0]) == 2
     assert seen["mtp"] == 0.3
+    assert seen["rope"] == [1.0, 1.0, True]
 
 
 def test_a_ramp_that_the_ranks_cannot_share_is_refused() -> None:

@@ -14,6 +14,7 @@ from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
 if TYPE_CHECKING:
+    from slipway.configs import Spec
     from slipway.planner import Candidate, Verdict
     from slipway.planner.memory import Memory
     from slipway.planner.time.step import StepTime
@@ -35,6 +36,8 @@ class Checked(Answer):
         from slipway import planner
 
         out = planner.as_json(self.verdict) | {"layout_chosen_by": self.chosen_by}
+        if self.verdict.legal:
+            out["run"] = planner.course_json(planner.course(self.verdict.spec))
         if self.nearest:
             out["nearest"] = planner.layout_json(self.nearest.spec)
         return out
@@ -111,6 +114,21 @@ def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str) -> None:
         _show_memory(terminal, verdict.memory, verdict.expert_load)
     if verdict.time:
         _show_time(terminal, verdict.time)
+        show_run(terminal, spec)
+
+
+def show_run(terminal: Terminal, spec: Spec) -> None:
+    """Print how long the whole run is: its steps, its tokens, and the predicted time over the batches of its ramp."""
+    from slipway import planner
+    from slipway.launch.cli.schedule import duration, in_tokens
+
+    run = planner.course(spec)
+    sizes = [part.gbs for part in run.parts]
+    batches = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
+    terminal.field(
+        "run",
+        f"{run.steps:,} steps of {batches} sequences, {in_tokens(run.tokens)} tokens, {duration(run.seconds)}",
+    )
 
 
 def _show_memory(terminal: Terminal, memory: Memory, expert_load: float) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
 from slipway.launch.cli.printing import Table, Terminal
+
+if TYPE_CHECKING:
+    from slipway.configs import Spec
 
 UPSTREAM = Path(__file__).parents[3] / "recipes" / "upstream"
 
@@ -35,14 +40,72 @@ class Shown(Answer):
                 terminal.line("  " + line)
 
 
+@dataclasses.dataclass(frozen=True)
+class ShownSchedule(Answer):
+    """A run's learning rate, batch and changing constants over its tokens."""
+
+    spec: Spec
+    plot: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        from slipway import planner
+        from slipway.planner.course import samples, turns
+
+        optim = self.spec.optim
+        return {
+            "name": self.spec.name,
+            "run": planner.course_json(planner.course(self.spec)) if planner.is_legal(self.spec) else None,
+            "turns": [dataclasses.asdict(moment) for moment in turns(self.spec)],
+            "samples": [dataclasses.asdict(moment) for moment in samples(self.spec)],
+            "source": optim.source,
+            "rope_scaling_factor": self.spec.model.rope_scaling_factor,
+            "context_extension": list(optim.context_extension),
+            "plot": str(self.plot) if self.plot else None,
+        }
+
+    def show(self, terminal: Terminal) -> None:
+        from slipway.launch.cli.schedule import show_schedule
+
+        show_schedule(terminal, self.spec)
+        if self.plot:
+            terminal.line(f"drawn: {self.plot}")
+
+
 @command(Section.RECIPES)
 @recipe_arguments
-def show(name: str, overrides: tuple[str, ...]) -> Answer:
+@click.option("--schedule", is_flag=True, help="Show learning rate, batch and changing constants over the tokens.")
+@click.option("--plot", type=Path, metavar="FILE", help="With --schedule: draw it into FILE, .png or .svg.")
+def show(name: str, overrides: tuple[str, ...], schedule: bool, plot: Path | None) -> Answer:
     """Show every value of a recipe and what set it.
 
-    Shows also how the recipe, without overrides, differs from NeMo 2.7.3's recipe of the same name.
+    Shows also how the recipe, without overrides, differs from NeMo 2.7.3's recipe of the same name. With --schedule:
+    what the run does over its tokens.
     """
+    if schedule or plot:
+        return ShownSchedule(_with_schedule(name, list(overrides), schedule, plot), plot)
     return Shown(name, resolved_rows(name, list(overrides)), upstream_difference(name))
+
+
+def _with_schedule(name: str, overrides: list[str], schedule: bool, plot: Path | None) -> Spec:
+    """The recipe whose schedule is shown, drawn into ``plot`` where that is given."""
+    from slipway import configs, planner
+
+    if not schedule:
+        raise configs.Refusal("--plot draws a schedule, and --schedule was not given", "Give both.")
+    if plot and plot.suffix not in (".png", ".svg"):
+        raise configs.Refusal(f"--plot {plot} ends neither in .png nor in .svg", "Give a file that does.")
+    if plot and not plot.parent.is_dir():
+        raise configs.Refusal(f"--plot {plot}: there is no folder {plot.parent}", "Make it, or give another.")
+    resolved = configs.load(name, overrides)
+    try:
+        spec = planner.complete(resolved)
+    except configs.Refusal:  # a schedule needs no layout; only the predicted time does
+        spec = resolved.spec
+    if plot:
+        from slipway.planner.pictures import draw_schedule
+
+        draw_schedule(spec, plot)
+    return spec
 
 
 def resolved_rows(name: str, overrides: list[str]) -> list[dict[str, Any]]:

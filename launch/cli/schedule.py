@@ -1,0 +1,103 @@
+"""A run's schedule on a terminal: a line of bars for each quantity over the tokens, and a table of the turns."""
+
+from __future__ import annotations
+
+from slipway.configs import Spec
+from slipway.launch.cli.printing import Style, Table, Terminal
+from slipway.planner.course import Moment, course, samples, turns
+from slipway.planner.rules import is_legal
+
+BARS = "▁▂▃▄▅▆▇█"
+COLUMNS = 64  # of a line of bars
+MOST_TURNS = 14  # of a table: a longer one leaves out the batches in the middle of a ramp
+SECONDS_PER_DAY = 86_400
+
+
+def show_schedule(terminal: Terminal, spec: Spec) -> None:
+    """Print what the run of ``spec`` does over its tokens."""
+    marks, line = turns(spec), samples(spec)
+    tokens = in_tokens(marks[-1].tokens + marks[-1].gbs * spec.seq_length)
+    head = f"{spec.name}: {tokens} tokens in {spec.run.max_steps:,} steps, sequences of {spec.seq_length:,} tokens"
+    terminal.line(head, Style.BOLD)
+    if is_legal(spec):
+        where = f"{spec.gpus:,} x {spec.gpu.name.upper()}"
+        terminal.line(f"{duration(course(spec).seconds)} of steps on {where} (predicted)")
+    terminal.line()
+    everywhere, drawn = _quantities(line), _quantities(_columns(line))
+    width = max(map(len, everywhere))
+    for label, values in everywhere.items():
+        terminal.line(f"{label:{width}}  {_bars(drawn[label])}  {_number(min(values))} to {_number(max(values))}")
+    _show_turns(terminal, spec, marks)
+    _show_context(terminal, spec)
+    terminal.field("source", spec.optim.source)
+
+
+def _columns(line: list[Moment]) -> list[Moment]:
+    """The moment at the middle of each column; the columns are even in tokens."""
+    last = line[-1].tokens
+    return [
+        min(line, key=lambda moment: abs(moment.tokens - (column + 0.5) * last / COLUMNS)) for column in range(COLUMNS)
+    ]
+
+
+def _quantities(line: list[Moment]) -> dict[str, list[float]]:
+    out: dict[str, list[float]] = {
+        "learning rate": [moment.lr for moment in line],
+        "batch (sequences)": [moment.gbs for moment in line],
+    }
+    return out | {name: [moment.constants[name] for moment in line] for name in line[0].constants}
+
+
+def _bars(values: list[float]) -> str:
+    most = max(values) or 1.0
+    return "".join(BARS[round((len(BARS) - 1) * value / most)] for value in values)
+
+
+def _show_turns(terminal: Terminal, spec: Spec, marks: list[Moment]) -> None:
+    names = list(marks[0].constants)
+    table = Table(("step", "tokens", "learning rate", "batch", "tokens per step", *names), right=frozenset(range(5)))
+    left_out = len(marks) - MOST_TURNS
+    for number, moment in enumerate(marks):
+        if left_out > 0 and MOST_TURNS // 2 <= number < MOST_TURNS // 2 + left_out:
+            if number == MOST_TURNS // 2:
+                table.add("...", f"{left_out} more", *([""] * (3 + len(names))))
+            continue
+        batch = in_tokens(moment.gbs * spec.seq_length)
+        constants = [f"{moment.constants[name]:g}" for name in names]
+        table.add(
+            f"{moment.step:,}", in_tokens(moment.tokens), f"{moment.lr:.4g}", f"{moment.gbs:,}", batch, *constants
+        )
+    terminal.table(table)
+
+
+def in_tokens(number: int) -> str:
+    """A number of tokens as papers print it."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= unit:
+            return f"{number / unit:.4g} {name}"
+    return str(number)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a reader expects."""
+    for unit, name in ((SECONDS_PER_DAY, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:.4g}"
+
+
+def _show_context(terminal: Terminal, spec: Spec) -> None:
+    """Print what the run does not do: the published stages of longer sequences; and what it does from step 0 on."""
+    factor = spec.model.rope_scaling_factor
+    if factor > 1:
+        terminal.field(
+            "RoPE",
+            f"is scaled by {factor:g} from step 0 on, as NeMo does; the model was published with sequences of "
+            f"{spec.seq_length:,} first and a longer context later. model.rope_scaling_factor=1 trains without it.",
+        )
+    for number, stage in enumerate(spec.optim.context_extension, 1):
+        terminal.field(f"after {number}", f"{stage} (published; not part of this run)")
