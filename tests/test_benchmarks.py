@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.schedules import compare
 from slipway import configs, planner
+from tests import forked
 
 
 @pytest.mark.nemo
@@ -117,22 +118,27 @@ def test_kernels_are_classified_by_name() -> None:
 
 @pytest.mark.nemo
 @pytest.mark.slow
-def test_two_precisions_are_trained_and_their_losses_compared(tmp_path: Path) -> None:
+def test_two_precisions_are_trained_and_their_losses_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On real text at toy size. The arithmetic of bf16 is the same on a CPU; only its speed is meaningless."""
-    bin_ = Path(sys.executable).parent
+    from benchmarks.gpu import curves
+
     text = sorted(map(str, (Path(os.__file__).parent / "email").glob("*.py")))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 
-    def run(*words: str) -> str:
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    def slipway(*words: str) -> None:
+        done = forked.slipway(*words, environment=environment)
         assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
 
     tokenizer, corpus, out = str(tmp_path / "tokenizer"), str(tmp_path / "corpus"), str(tmp_path / "curves")
-    run(str(bin_ / "slipway"), "data", "tokenizer", *text, "--vocab-size", "2048", "--out", tokenizer)
-    run(str(bin_ / "slipway"), "data", "prepare", *text, "--tokenizer", tokenizer, "--out", corpus)
+    slipway("data", "tokenizer", *text, "--vocab-size", "2048", "--out", tokenizer)
+    slipway("data", "prepare", *text, "--tokenizer", tokenizer, "--out", corpus)
     words = ["--cpu", "--data", corpus, "--tokenizer", tokenizer, "--steps", "12", "--seeds", "1", "2", "--out", out]
-    printed = run(sys.executable, "-m", "benchmarks.gpu.curves", *words)
+    monkeypatch.setattr(curves, "slipway", slipway)
+    monkeypatch.setattr(sys, "argv", ["curves", *words])
+    curves.main()
+    printed = capsys.readouterr().out
     assert "bf16 is" in printed and "over 2 seeds: no significant difference" in printed
     assert (tmp_path / "curves/fp32-bf16/compare.html").is_file()
 

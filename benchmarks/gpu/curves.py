@@ -48,6 +48,11 @@ def overrides(precision: str, seed: int, options: argparse.Namespace) -> list[st
     ]
 
 
+def slipway(*words: str) -> None:
+    """``slipway WORDS`` in a process of its own."""
+    subprocess.run([sys.executable, "-m", "slipway.launch.cli", *words], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="toy size on the CPU")
@@ -61,17 +66,14 @@ def main() -> None:
     options = parser.parse_args()
     precisions = options.precisions or (["fp32", "bf16"] if options.cpu else ["bf16", "fp8_current"])
     recipe = "llama3_tiny" if options.cpu else "llama32_1b"
-    slipway = [sys.executable, "-m", "slipway.launch.cli"]
     options.out.mkdir(parents=True, exist_ok=True)
     sides = []
     for precision in precisions:
         runs = []
         for seed in options.seeds:  # one process per run: CUDA's memory and the random state start fresh
             exported = options.out / f"{precision}-{seed}.yaml"
-            subprocess.run(
-                [*slipway, "export", recipe, "--out", str(exported), *overrides(precision, seed, options)], check=True
-            )
-            subprocess.run([*slipway, "run", str(exported)], check=True)
+            slipway("export", recipe, "--out", str(exported), *overrides(precision, seed, options))
+            slipway("run", str(exported))
             runs.append(read_run(options.out / f"{precision}-{seed}"))
         sides.append(Side(precision, runs))
     for other in sides[1:]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from slipway.configs import Cluster, Refusal, load
+from tests import forked
 
 SITE = Cluster(name="site", executor="slurm")
 
@@ -110,9 +111,7 @@ def test_a_cluster_brings_its_gpu_and_its_own_folder(tmp_path: Path, monkeypatch
 @pytest.mark.slow
 def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
     """The local executor: torchrun's two ranks over Gloo, in the foreground; a failure is not exit 0."""
-    slipway = str(Path(sys.executable).parent / "slipway")
     words = [
-        slipway,
         "launch",
         "llama3_tiny",
         "cluster=cpu",
@@ -122,11 +121,12 @@ def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
         "--allow-dirty",
     ]
     environment = os.environ | {"NEMORUN_HOME": f"{tmp_path}/nemorun", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    command = [str(Path(sys.executable).parent / "slipway"), *words]  # the installed command, in a process of its own
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "iteration 1/1" in done.stdout + done.stderr
     assert (tmp_path / "runs/llama3_tiny/slipway/recipe.json").is_file()
-    again = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    again = forked.slipway(*words, environment=environment)
     assert again.returncode == 2
     assert "has done its 2 steps" in again.stderr
 

@@ -17,6 +17,7 @@ from slipway import configs
 from slipway.configs import Refusal
 from slipway.recipes import deepseek, gpt3, llama2, llama3, mixtral, nemotron4, qwen3
 from slipway.recipes.factory import PARAMETERS, overrides
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 NEMO = Path(sys.executable).parent / "nemo"
@@ -25,15 +26,7 @@ FAMILIES = (llama2, llama3, mixtral, gpt3, nemotron4, qwen3, deepseek)
 
 def _nemo(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "COLUMNS": "300", "NO_COLOR": "1"}
-    return subprocess.run(
-        [str(NEMO), "llm", "pretrain", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
+    return forked.nemo("llm", "pretrain", *words, cwd=cwd, environment=environment)
 
 
 def test_every_recipe_has_a_factory_in_its_familys_module() -> None:
@@ -201,13 +194,17 @@ def test_the_seed_reaches_mock_data(in_child: Any) -> None:
 @pytest.mark.nemo
 @pytest.mark.slow
 def test_ours_win_at_the_front_door_and_overrides_apply(tmp_path: Path) -> None:
-    done = _nemo(
-        "--factory",
-        "llama3_70b(num_nodes=8, precision='fp8_current')",
-        "trainer.max_steps=10",
-        "optim.config.lr=1e-4",
-        "--dryrun",
+    words = ["--factory", "llama3_70b(num_nodes=8, precision='fp8_current')", "trainer.max_steps=10"]
+    words += ["optim.config.lr=1e-4", "--dryrun"]
+    # The installed command, in a process of its own; the other tests of it are forks.
+    done = subprocess.run(
+        [NEMO, "llm", "pretrain", *words],
+        capture_output=True,
+        text=True,
         cwd=tmp_path,
+        env=os.environ | {"COLUMNS": "300", "NO_COLOR": "1"},
+        timeout=300,
+        check=False,
     )
     text = re.sub(r"[^\w=.,() -]+", " ", done.stdout)
     assert done.returncode == 0, done.stderr
@@ -260,13 +257,10 @@ def test_another_model_in_the_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.nemo
 @pytest.mark.slow
 def test_an_export_trains(tmp_path: Path) -> None:
-    slipway = str(Path(sys.executable).parent / "slipway")
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
     keys = ["layout.tp=1", "gpus=1", "run.max_steps=2", "run.checkpoint_every_n_steps=2"]
     for words in (["export", "llama3_tiny", "--out", "r.yaml", *keys], ["run", "r.yaml"]):
-        done = subprocess.run(
-            [slipway, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
-        )
+        done = forked.slipway(*words, cwd=tmp_path, environment=environment)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs" / "llama3_tiny" / "checkpoints").is_dir()
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slipway.launch.runs.read import read_run
-
-NEMO = Path(sys.executable).parent / "nemo"
+from tests import forked
 
 
 @pytest.mark.nemo
@@ -63,8 +61,7 @@ def _train(folder: Path, steps: int, *more: str) -> subprocess.CompletedProcess[
         f"llama3_tiny(dir={folder},name=a,tp=1,num_gpus_per_node=1,mbs=1,gbs=1,max_steps={steps},checkpoint_every=1)"
     )
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
-    words = [str(NEMO), "llm", "pretrain", "--factory", recipe, *more, "-y"]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return forked.nemo("llm", "pretrain", "--factory", recipe, *more, "-y", environment=environment)
 
 
 @pytest.mark.nemo

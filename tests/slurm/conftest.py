@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.forked import slipway
 from tests.slurm.cluster import ACCOUNT, PARTITION, CannotStart, Slurm
-from tests.slurm.forked import slipway
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

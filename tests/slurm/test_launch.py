@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from slipway.configs import Refusal
+from tests.forked import forked, nemo
 from tests.slurm.conftest import Site
-from tests.slurm.forked import forked
 
 pytestmark = [pytest.mark.slurm, pytest.mark.nemo, pytest.mark.slow]
 
@@ -154,11 +154,13 @@ def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Si
 def test_the_nemo_command_takes_the_cluster_as_its_executor(site: Site) -> None:
     site.file(retries=0)
     recipe = f"llama3_tiny(dir={site.folder}/runs,name=front,num_nodes=2,num_gpus_per_node=1,tp=2,max_steps=3)"
-    command = ["nemo", "llm", "pretrain", "--factory", recipe, "run.executor=site", "-y"]
-    wrong = site.slurm.run(*command, "run.executor.nodes=1", env=site.environment, timeout=200, cwd=site.project)
+    command = ["llm", "pretrain", "--factory", recipe, "run.executor=site", "-y"]
+    environment = site.slurm.environment | site.environment
+    where: dict[str, Any] = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
+    wrong = nemo(*command, "run.executor.nodes=1", timeout_s=200, **where)
     assert wrong.returncode == 2
     assert "would start 1 nodes and the recipe 2" in wrong.stderr
-    done = site.slurm.run(*command, env=site.environment, timeout=400, cwd=site.project)
+    done = site.slurm.run("nemo", *command, env=site.environment, timeout=400, cwd=site.project)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     run = site.trained("front")
     assert (run["steps"], run["ranks"]) == (3, 2)
@@ -272,7 +274,9 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
 
     environment = site.slurm.environment | site.environment
     where: dict[str, Any] = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
-    answers, _, _ = forked(submit_all, timeout_s=200, **where)
+    done = forked(submit_all, timeout_s=200, **where)
+    assert done.code == 0, done.stderr
+    answers = done.result
     for name, (_, _, expected) in cases.items():
         assert expected in answers[name], f"{name}: {answers[name]}"
         assert "\n" not in answers[name]
