@@ -14,7 +14,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from slipway.configs import Layout, Model, Spec
-from slipway.configs.schema import FeedForward, LayerKind, Mixer, Normalization, PositionEmbedding, layer_kinds
+from slipway.configs.schema import (
+    FeedForward,
+    LayerKind,
+    Mixer,
+    Normalization,
+    PositionEmbedding,
+    SoftmaxType,
+    layer_kinds,
+)
 from slipway.planner.stages import chunks, layout_key
 
 
@@ -76,6 +84,8 @@ def attention(model: Model, tp: int) -> int:
         count += h
     if model.qk_layernorm:
         count += 2 * norm(model, model.kv_channels)
+    if model.softmax_type is SoftmaxType.learnable:
+        count += model.num_attention_heads // tp
     return count
 
 

@@ -22,7 +22,15 @@ from slipway.configs.schema.layout import (
     Schedule,
 )
 from slipway.configs.schema.legal import Choice
-from slipway.configs.schema.model import Activation, Model, Normalization, PositionEmbedding, RopeScaling
+from slipway.configs.schema.model import (
+    Activation,
+    LoadBalancing,
+    Model,
+    Normalization,
+    PositionEmbedding,
+    RopeScaling,
+    SoftmaxType,
+)
 from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Optimizer
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe, Gemm, Precision
 from slipway.configs.schema.run import Run
@@ -55,6 +63,7 @@ __all__ = [
     "LayerKind",
     "LayerShape",
     "Layout",
+    "LoadBalancing",
     "LrSchedule",
     "Mixer",
     "Model",
@@ -68,6 +77,7 @@ __all__ = [
     "Run",
     "Schedule",
     "Shape",
+    "SoftmaxType",
     "Spec",
     "Task",
     "Unit",

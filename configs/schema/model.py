@@ -16,6 +16,22 @@ class RopeScaling(Choice):
     yarn = "yarn"
 
 
+class LoadBalancing(Choice):
+    """Over what the load-balancing loss counts tokens: a micro-batch, each sequence, the global batch."""
+
+    aux_loss = "aux_loss"
+    seq_aux_loss = "seq_aux_loss"
+    global_aux_loss = "global_aux_loss"
+    none = "none"
+
+
+class SoftmaxType(Choice):
+    """The softmax of attention; ``learnable``: with a learned sink for each head."""
+
+    vanilla = "vanilla"
+    learnable = "learnable"
+
+
 class Normalization(Choice):
     """The normalization layer (Megatron-Core's ``normalization``)."""
 
@@ -104,6 +120,12 @@ class Model:
     qk_layernorm: bool = False
     """Whether queries and keys are normalized before attention."""
 
+    qk_l2_norm: bool = False
+    """Whether queries and keys are divided by their root mean square, without weights (Llama 4 Scout)."""
+
+    softmax_type: SoftmaxType = SoftmaxType.vanilla
+    """The softmax of attention."""
+
     share_embeddings_and_output_weights: bool = False
     """Whether the output layer is the transposed embedding."""
 
@@ -151,6 +173,9 @@ class Model:
 
     moe_every: Size = 1
     """After the leading dense layers, every n-th layer holds experts (``interleave_moe_layer_step`` of Llama 4)."""
+
+    moe_router_load_balancing_type: LoadBalancing = LoadBalancing.aux_loss
+    """Over what the load-balancing loss counts tokens."""
 
     moe_aux_loss_coeff: NonNegative = 0.0
     """Weight of the load-balancing loss."""

@@ -34,7 +34,7 @@ def attention(context: LayerContext, full_keys: bool) -> Iterator[Operation | Mo
         kv = 2 * max(m.num_query_groups, context.tp) / context.tp * m.kv_channels
         yield from _projections(context, qk, kv)
     yield Linear(m.hidden_size, v, t)
-    if m.qk_layernorm:
+    if m.qk_layernorm or m.qk_l2_norm:
         normed = qk + kv / 2  # queries and keys
         yield Stream(2 * e * t * normed, 3 * e * t * normed, 2)
     core = _core(context, full_keys, qk, v)

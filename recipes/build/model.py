@@ -21,7 +21,7 @@ _SAME_NAME = (
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
     "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
     "make_vocab_size_divisible_by moe_router_enable_expert_bias "
-    "moe_router_bias_update_rate"
+    "moe_router_bias_update_rate moe_router_load_balancing_type"
 ).split()
 
 _ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
@@ -72,6 +72,7 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
     defaults = _defaults(nemo_config_class(spec))
     for name in _SAME_NAME:
         fact = getattr(model, name)
+        fact = getattr(fact, "value", fact)
         if name in defaults and (fact or defaults[name]) and fact != defaults[name]:
             setattr(config, name, fact)
     for name in _ROPE_FACTORS:

@@ -13,7 +13,7 @@ from slipway.configs import Refusal, Schedule, Spec
 # Facts that come with NeMo's configuration class and that the builder does not pass on.
 _FIXED_BY_CLASS = (
     "gated_linear_unit activation_func normalization position_embedding_type rope_scaling pad_vocab window_size "
-    "window_every hybrid_override_pattern "
+    "qk_l2_norm softmax_type window_every hybrid_override_pattern "
     "mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups moe_latent_size"
 ).split()
 

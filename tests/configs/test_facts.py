@@ -26,6 +26,68 @@ EXEMPT = {
     "window_every": "no recipe here has windows",
     "mtp_num_layers": "NeMo's recipe sets it where its class does not; recipes/upstream shows where ours differs",
     "mtp_loss_scaling_factor": "as mtp_num_layers",
+    "rope_scaling": "NeMo spells it in the class; its factor is compared below",
+    "moe_router_load_balancing_type": "compared for models with experts; the dense classes carry a default",
+}
+# the class of NeMo that describes a model which only the planner knows here
+PLANNED = {
+    "gpt3_20b": "GPTConfig20B",
+    "gpt3_5b": "GPTConfig5B",
+    "gpt_oss_120b": "GPTOSSConfig120B",
+    "gpt_oss_20b": "GPTOSSConfig20B",
+    "llama2_34b": "CodeLlamaConfig34B",
+    "llama4_maverick": "Llama4Experts128Config",
+    "llama4_scout": "Llama4Experts16Config",
+    "nemotron3_22b": "Nemotron3Config22B",
+    "nemotron3_8b": "Nemotron3Config8B",
+    "nemotron_h_56b": "NemotronHConfig56B",
+    "qwen25_32b": "Qwen25Config32B",
+    "qwen25_7b": "Qwen25Config7B",
+}
+# where a planned model's file rightly differs from NeMo's class: (model, fact) -> NeMo's value
+DIFFERENT = {
+    ("llama2_34b", "rotary_base"): (1_000_000, "CodeLlama's, which was trained on from Llama 2's 10,000"),
+    ("llama4_scout", "rope_scaling_factor"): (8.0, "the released config.json has 16"),
+    ("llama4_maverick", "rope_scaling_factor"): (8.0, "not used: the class says rope_scaling=False"),
+    ("gpt_oss_120b", "position_embedding_type"): ("yarn", "ours is rope with rope_scaling=yarn"),
+    ("gpt_oss_20b", "position_embedding_type"): ("yarn", "ours is rope with rope_scaling=yarn"),
+    ("gpt_oss_120b", "activation_func"): ("quick_gelu", "a gated sigmoid unit; the planner counts it as silu"),
+    ("gpt_oss_20b", "activation_func"): ("quick_gelu", "a gated sigmoid unit; the planner counts it as silu"),
+    ("gpt_oss_120b", "add_qkv_bias"): (False, "in NeMo add_bias_linear brings it"),
+    ("gpt_oss_20b", "add_qkv_bias"): (False, "in NeMo add_bias_linear brings it"),
+    ("gpt3_20b", "add_qkv_bias"): (False, "in NeMo add_bias_linear brings it"),
+    ("gpt3_5b", "add_qkv_bias"): (False, "in NeMo add_bias_linear brings it"),
+    ("gpt_oss_120b", "window_size"): ([128, 0], "the same 128 tokens to the left"),
+    ("gpt_oss_20b", "window_size"): ([128, 0], "the same 128 tokens to the left"),
+    ("nemotron_h_56b", "activation_func"): ("<lambda>", "squared ReLU"),
+}
+# a model whose facts are the defaults of a transformers class, and that class's type
+DEFAULTS_OF_TRANSFORMERS = {
+    "deepseek_v3": "deepseek_v3",
+    "gpt_oss_120b": "gpt_oss",
+    "llama4_scout": "llama4_text",
+    "mixtral_8x7b": "mixtral",
+}
+TRANSFORMERS_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_query_groups": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+    "rotary_base": "rope_theta",
+    "layernorm_epsilon": "rms_norm_eps",
+    "moe_router_topk": "num_experts_per_tok",
+    "q_lora_rank": "q_lora_rank",
+    "kv_lora_rank": "kv_lora_rank",
+    "qk_head_dim": "qk_nope_head_dim",
+    "qk_pos_emb_head_dim": "qk_rope_head_dim",
+    "v_head_dim": "v_head_dim",
+    "moe_router_num_groups": "n_group",
+    "moe_router_group_topk": "topk_group",
+    "num_dense_layers": "first_k_dense_replace",
+    "qk_l2_norm": "use_qk_norm",
+    "window_size": "sliding_window",
+    "share_embeddings_and_output_weights": "tie_word_embeddings",
 }
 
 FEWEST_FACTS = 15  # of a model that NeMo's class must state, so that the comparison cannot pass by comparing nothing
@@ -72,12 +134,84 @@ def test_every_fact_equals_nemos_class(in_child: Any) -> None:
             compared += 1
             if (ours or None) != (theirs or None):
                 wrong.append((name, fact.name, ours, theirs))
+        factor = real[name].get("scale_factor", real[name].get("rotary_scaling_factor", 0))
+        assert model.rope_scaling_factor == factor, name
         frequency = real[name]["moe_layer_freq"]
         if model.is_moe:
             assert real[name]["moe_router_topk"] == model.moe_router_topk
+            assert real[name]["moe_router_load_balancing_type"] == model.moe_router_load_balancing_type
             layers = frequency if isinstance(frequency, list) else [1] * model.num_layers
             assert [int(model.layer_is_moe(i)) for i in range(model.num_layers)] == layers
         if real[name].get("vocab_size"):
             assert real[name]["vocab_size"] == model.vocab_size
     assert not wrong
     assert compared > FEWEST_FACTS * len(names)
+
+
+@pytest.mark.nemo
+def test_the_facts_of_planned_models_equal_nemos_and_transformers_classes(in_child: Any) -> None:
+    """Against the defaults of the classes, which are the published models'; each exception states its reason."""
+
+    def read() -> dict[str, dict[str, Any]]:
+        from nemo.collections import llm
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        out = {name: _defaults(getattr(llm, cls)) for name, cls in PLANNED.items()}
+        return out | {f"{kind} of transformers": vars(CONFIG_MAPPING[kind]()) for kind in _TYPES}
+
+    real = in_child(read)
+    wrong, compared = [], 0
+    for name in PLANNED:
+        for fact in dataclasses.fields(configs.model(name)):
+            theirs = real[name].get(fact.name)
+            if fact.name in EXEMPT or not theirs:  # None: the class leaves it to be computed
+                continue
+            ours: Any = getattr(configs.model(name), fact.name)
+            ours = getattr(ours, "value", ours)
+            compared += 1
+            if ours != theirs and DIFFERENT.get((name, fact.name), ("", ""))[0] != theirs:
+                wrong.append((name, fact.name, ours, theirs))
+    for name, kind in DEFAULTS_OF_TRANSFORMERS.items():
+        for fact_name, key in TRANSFORMERS_NAMES.items():
+            theirs = real[f"{kind} of transformers"].get(key)
+            ours = getattr(configs.model(name), fact_name)
+            compared += theirs is not None
+            if theirs is not None and (ours or None) != (theirs or None):
+                wrong.append((name, key, ours, theirs))
+    assert not wrong
+    assert compared > FEWEST_FACTS * len(PLANNED)
+
+
+_TYPES = tuple(DEFAULTS_OF_TRANSFORMERS.values())
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """The plain defaults of a dataclass's fields; functions by their name."""
+    values = {field.name: field.default for field in dataclasses.fields(cls)}
+    plain = {k: getattr(v, "__name__", "") if callable(v) else v for k, v in values.items() if not isinstance(v, type)}
+    return {k: v for k, v in plain.items() if isinstance(v, int | float | str | tuple)}
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("kimi_k2", {"rotary_base": 50000.0, "layernorm_epsilon": 1e-6, "rope_scaling_factor": 32.0}),
+        ("moonlight_16b_a3b", {"rotary_base": 50000.0, "layernorm_epsilon": 1e-5}),
+        ("qwen25_7b", {"rotary_base": 1e6, "layernorm_epsilon": 1e-6}),
+        ("llama2_34b", {"rotary_base": 1e4, "layernorm_epsilon": 1e-5}),
+        ("mpt_7b", {"position_embedding_type": "alibi", "normalization": "LayerNorm"}),
+        ("gpt_oss_120b", {"softmax_type": "learnable", "rope_scaling": "yarn", "rope_scaling_factor": 32.0}),
+        ("deepseek_v3", {"max_position_embeddings": 131072, "seq_length": 4096, "rope_scaling_factor": 40.0}),
+    ],
+)
+def test_facts_without_a_class_are_those_of_the_published_config(name: str, facts: dict[str, Any]) -> None:
+    """Moonshot's, Qwen's, MosaicML's and OpenAI's config.json; Llama 2's and DeepSeek-V3's papers."""
+    assert {key: getattr(configs.model(name), key) for key in facts} == facts
+
+
+def test_a_sink_of_attention_is_counted() -> None:
+    from slipway.planner.parameters import attention
+
+    model = configs.model("gpt_oss_20b")
+    plain = dataclasses.replace(model, softmax_type=configs.schema.SoftmaxType.vanilla)
+    assert attention(model, 1) - attention(plain, 1) == model.num_attention_heads
