@@ -42,11 +42,10 @@ lint: setup
 	$(BIN)/mypy
 
 test-quick: lint
-	$(BIN)/python -m pytest -m "$(QUICK)"
+	$(BIN)/python -m pytest -m "$(QUICK)" --durations=20 --durations-min=0.5
 
 test: lint
-	$(BIN)/python -m pytest -m "$(QUICK)" --cov --cov-report=term:skip-covered
-	$(BIN)/python -m pytest -m "not ($(QUICK))" --durations=20
+	$(BIN)/python -m tests
 
 coverage: setup
 	$(BIN)/python -m pytest -m "$(QUICK)" --cov --cov-report=term:skip-covered --durations=20
