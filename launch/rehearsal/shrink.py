@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from slipway import configs
 from slipway.configs import Layout, Model, Spec
-from slipway.configs.schema import LrSchedule
+from slipway.configs.schema import LoadBalancing, LrSchedule
 from slipway.planner.layout import on_one_rank
 
 MAX_RANKS = 8
@@ -125,8 +125,12 @@ def _shrunk_stages(layout: Layout, toy: Layout) -> tuple[int, int, int]:
 def _shrunk_experts(model: Model) -> Model:
     if not model.is_moe:
         return model
+    balancing = model.moe_router_load_balancing_type
+    if balancing is LoadBalancing.global_aux_loss:  # what it has counted after a micro-batch depends on the layout
+        balancing = LoadBalancing.aux_loss
     return replace(
         model,
+        moe_router_load_balancing_type=balancing,
         num_moe_experts=4,
         moe_router_topk=_at_most(model.moe_router_topk),
         moe_ffn_hidden_size=64,

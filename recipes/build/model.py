@@ -11,7 +11,7 @@ from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 
 from slipway.configs import Layout, Recompute, Refusal, Spec
-from slipway.configs.schema import Activation
+from slipway.configs.schema import Activation, LoadBalancing
 from slipway.recipes.family import family
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
@@ -113,15 +113,17 @@ def _set_parallelism(config: run.Config, spec: Spec) -> None:
 
 
 def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
-    layout = spec.layout
+    layout, balancing = spec.layout, spec.model.moe_router_load_balancing_type
     config.moe_token_dispatcher_type = layout.dispatcher.value
     if layout.moe_expert_capacity_factor:
         config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
     config.moe_grouped_gemm = not cpu
     config.moe_permute_fusion = not cpu
-    # megatron-core 0.15 gives each context-parallel rank 1/CP of the gradient of the auxiliary loss (0.16 does not).
-    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * layout.cp
+    # megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
+    # context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
+    counted_together = layout.cp * (spec.dp if balancing is LoadBalancing.global_aux_loss else 1)
+    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * counted_together
 
 
 def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:

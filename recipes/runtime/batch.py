@@ -1,8 +1,9 @@
 """A global batch that grows during training: Megatron-Core's micro-batch calculator and NeMo's sampler for it.
 
 Upstream's ramp (``rampup_batch_size``) has one increment; stops the run wherever the batch changes, so that each batch
-is a job of its own; and counts the samples of one step late, so that a resumed run changes its batch a step later than
-an uninterrupted one. Here the batch is a function of the samples consumed, and training goes on.
+is a job of its own; and counts the samples of one step late until it is resumed, so that a resumed run changes its
+batch at another step than an uninterrupted one. Here the batch is a function of the samples consumed, and training
+goes on.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 
 from slipway import configs
 from slipway.configs import Spec, load
+from slipway.configs.schema import LoadBalancing
 from slipway.launch.rehearsal import ranks
 from slipway.launch.rehearsal.rehearse import RELATIVE_TOLERANCE, import_nemo, rehearse, run_toy, train_rank
 from slipway.launch.rehearsal.shrink import shrink, single_process
@@ -51,6 +52,22 @@ def test_auxiliary_loss_under_context_parallelism_keeps_its_gradient() -> None:
         recipe.model.config.moe_aux_loss_coeff = 0.1
 
     theirs, _ = run_toy(toy, change=upstream)
+    assert _worst(ours, whole) <= RELATIVE_TOLERANCE
+    assert _worst(theirs, whole) > 5 * RELATIVE_TOLERANCE
+
+
+def test_balance_over_the_global_batch_keeps_its_gradient_under_data_parallelism() -> None:
+    """One rank with micro-batches of two sequences counts what two ranks with one sequence each count together."""
+    toy = _toy("qwen3_30b_a3b", "layout.tp=1", "layout.ep=1")
+    model = replace(toy.model, moe_aux_loss_coeff=1.0, moe_router_load_balancing_type=LoadBalancing.global_aux_loss)
+    two = replace(toy, model=model, gpus=2, layout=replace(toy.layout, mbs=1, gbs=4))
+    whole, _ = run_toy(replace(two, gpus=1, layout=replace(two.layout, mbs=2)))
+    ours, _ = run_toy(two)
+
+    def upstream(recipe: Any) -> None:
+        recipe.model.config.moe_aux_loss_coeff = 1.0
+
+    theirs, _ = run_toy(two, change=upstream)
     assert _worst(ours, whole) <= RELATIVE_TOLERANCE
     assert _worst(theirs, whole) > 5 * RELATIVE_TOLERANCE
 
