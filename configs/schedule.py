@@ -97,6 +97,11 @@ class Batches:
         row = self.rows[max(0, bisect.bisect_left(self._starts, tokens) - 1)]
         return row.first_step - (row.first_tokens - tokens) // (row.gbs * self.seq_length)
 
+    @functools.cached_property
+    def distinct(self) -> tuple[int, ...]:
+        """Every batch that is used, once, from the smallest."""
+        return tuple(sorted(set(self.sizes)))
+
     @property
     def sizes(self) -> list[int]:
         """Every batch that is used, in order."""
@@ -195,7 +200,12 @@ class TrainingSchedule:
 
 def batches_of(spec: Spec) -> Batches:
     """The batch over the run."""
-    return Batches(tuple(spec.optim.batch_ramp), spec.layout.gbs, spec.seq_length)
+    return _batches(tuple(spec.optim.batch_ramp), spec.layout.gbs, spec.seq_length)
+
+
+@functools.lru_cache(maxsize=256)
+def _batches(ramp: tuple[str, ...], gbs: int, seq_length: int) -> Batches:
+    return Batches(ramp, gbs, seq_length)
 
 
 def schedule_of(spec: Spec) -> TrainingSchedule:

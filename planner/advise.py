@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slipway.configs import Fsdp, Recompute, Spec
-from slipway.planner.memory import expert_load_that_fits, has_room, memory
+from slipway.planner.memory import has_room, workload_expert_load, workload_memory
 from slipway.planner.rules import is_legal
 from slipway.planner.search import Candidate, plan
-from slipway.planner.time.step import step_time
+from slipway.planner.time.step import workload_step_time
+from slipway.planner.workload import workload_of
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,18 @@ def _judge(technique: _Technique, best: Candidate) -> Advice:
         other = replace(best.spec, layout=replace(best.layout, **technique.other))
     if other is None or not is_legal(other):
         return Advice(technique.name, technique.used, technique.absent, None, None)
-    needed = memory(other)
+    work = workload_of(other)
+    needed = workload_memory(work)
     gib = needed.peak_gib - best.memory.peak_gib
-    seconds = step_time(other).step_time_s - best.time.step_time_s
+    seconds = workload_step_time(work).step_time_s - best.time.step_time_s
     if not technique.used:
         why = f"it would cost {seconds:+.2f} s and change memory by {gib:+.1f} GiB; the run fits without"
         return Advice(technique.name, False, why, -gib, -seconds)
     why = f"without it the step takes {seconds:+.2f} s and {gib:+.1f} GiB"
     if not needed.fits:
         why = "without it the run does not fit"
-    elif not has_room(other, needed):
-        why = f"without it experts fit only up to {expert_load_that_fits(other):.2f} times an even load"
+    elif not has_room(work, needed):
+        why = f"without it experts fit only up to {workload_expert_load(work):.2f} times an even load"
     return Advice(technique.name, True, why, gib, seconds)
 
 

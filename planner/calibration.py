@@ -13,10 +13,12 @@ DEFAULTS = "defaults"  # the name of the constants that are fitted to no GPU: th
 
 def fitted_part(gpu: Gpu) -> str:
     """The GPU whose constants apply to ``gpu``: itself, else the one that its file names, else empty."""
-    for part in (gpu.name, gpu.calibrated_as):
-        if part and (ROOT / "calibration" / f"{part}.yaml").is_file():
-            return part
-    return ""
+    return next((part for part in (gpu.name, gpu.calibrated_as) if part and _is_fitted(part)), "")
+
+
+@functools.cache
+def _is_fitted(part: str) -> bool:
+    return (ROOT / "calibration" / f"{part}.yaml").is_file()
 
 
 @functools.cache

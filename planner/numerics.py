@@ -26,6 +26,8 @@ class Dtype(Enum):
     fp8 = "fp8"
     fp4 = "fp4"
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes the name, in Python
+
     @property
     def element_bytes(self) -> float:
         """Bytes of one operand element, its share of a block's scale included."""
@@ -157,9 +159,12 @@ def numerics_of(spec: Spec) -> Numerics:
 
 def dense_peak_tflops(gpu: Gpu, dtype: Dtype) -> float:
     """Dense datasheet peak of the GPU in TFLOP/s; 0 where the part has no such units. fp32 operands run as TF32."""
-    return {
-        Dtype.fp32: gpu.tf32_tflops,
-        Dtype.bf16: gpu.bf16_tflops,
-        Dtype.fp8: gpu.fp8_tflops,
-        Dtype.fp4: gpu.fp4_tflops,
-    }[dtype]
+    match dtype:
+        case Dtype.fp32:
+            return gpu.tf32_tflops
+        case Dtype.bf16:
+            return gpu.bf16_tflops
+        case Dtype.fp8:
+            return gpu.fp8_tflops
+        case Dtype.fp4:
+            return gpu.fp4_tflops

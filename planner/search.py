@@ -1,7 +1,8 @@
 """Search every legal layout of a run and rank those that fit, by branch and bound: what is left out is proven slower.
 
-A group holds the layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute). Its bound: the busiest
-stage does at least its share of the model's work, whatever PP and VPP are, and no other term is negative.
+A group holds the layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute, FSDP). Its bound: the
+busiest stage does at least its share of the model's work, whatever PP and VPP are, and no other term is negative.
+Groups that differ only in recompute and FSDP are a family, whose bound is the one without recompute.
 """
 
 from __future__ import annotations
@@ -12,23 +13,33 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
-from slipway.configs import Fsdp, Layout, Precision, Recompute, Refusal, Spec
+from slipway.configs import Calibration, Fsdp, Layout, Model, Precision, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
 from slipway.planner.layout import PARALLEL, even_pipeline, key
-from slipway.planner.memory import REAL_EXPERT_LOAD, Memory, has_room, memory
+from slipway.planner.memory import (
+    REAL_EXPERT_LOAD,
+    Memory,
+    first_stage_fits,
+    has_room,
+    least_needed_gib,
+    workload_memory,
+)
 from slipway.planner.rules import divisors, is_legal
 from slipway.planner.time.step import (
     StepTime,
     embedding_cost,
     layer_cost,
     loss_cost,
-    step_time,
     step_time_bound,
+    workload_step_time,
 )
-from slipway.planner.workload import layer_context
+from slipway.planner.workload import Workload, layer_context, workload_of
+
+T = TypeVar("T")
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),
@@ -59,8 +70,8 @@ class Plan:
 
     candidates: list[Candidate]
     considered: int  # layouts whose cost was computed
-    pruned: int  # layouts proven slower than the last candidate kept, or too large whatever else is chosen
-    did_not_fit: int
+    pruned: int  # layouts proven slower than the last candidate kept
+    did_not_fit: int  # layouts that are too large
 
 
 def _powers(limit: int) -> list[int]:
@@ -76,32 +87,47 @@ def _tensor_sizes(spec: Spec) -> list[int]:
     return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
 
 
-def _groups(spec: Spec) -> Iterator[Layout]:
-    """Every way of splitting a layer: the layout with PP and VPP left at 1."""
+def _families(spec: Spec) -> Iterator[Layout]:
+    """Every way of splitting a layer, without recompute and FSDP: the layout with PP and VPP left at 1."""
     m, base = spec.model, even_pipeline(spec.layout)
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
     experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
-    there = {"layernorm": recomputes_norms(m), "mlp": m.has_dense_layers, "moe_act": m.is_moe, "mla_up_proj": m.is_mla}
-    modes = [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
-    for tp, cp, ep, mbs, (mode, modules) in itertools.product(_tensor_sizes(spec), context, experts, micro, modes):
+    for tp, cp, ep, mbs in itertools.product(_tensor_sizes(spec), context, experts, micro):
         for etp in (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp):
-            for fsdp in (Fsdp.none, Fsdp.megatron):
-                yield replace(
-                    base,
-                    tp=tp,
-                    pp=1,
-                    vpp=1,
-                    cp=cp,
-                    ep=ep,
-                    etp=etp,
-                    mbs=mbs,
-                    recompute=mode,
-                    recompute_modules=list(modules),
-                    recompute_method=RecomputeMethod.default,
-                    recompute_num_layers=0,
-                    fsdp=fsdp,
-                )
+            yield replace(
+                base,
+                tp=tp,
+                pp=1,
+                vpp=1,
+                cp=cp,
+                ep=ep,
+                etp=etp,
+                mbs=mbs,
+                recompute=Recompute.none,
+                recompute_modules=[],
+                recompute_method=RecomputeMethod.default,
+                recompute_num_layers=0,
+                fsdp=Fsdp.none,
+            )
+
+
+def _recomputations(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
+    """What the search may recompute of a model, nothing first."""
+    there = {
+        "layernorm": recomputes_norms(model),
+        "mlp": model.has_dense_layers,
+        "moe_act": model.is_moe,
+        "mla_up_proj": model.is_mla,
+    }
+    return [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
+
+
+def _changed(value: T, **changes: Any) -> T:
+    """As :func:`dataclasses.replace`, in a tenth of its time: the search makes tens of thousands of layouts."""
+    made: T = object.__new__(type(value))
+    made.__dict__.update(value.__dict__, **changes)
+    return made
 
 
 def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
@@ -121,14 +147,14 @@ def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
                 continue
             micro_batches = _micro_batches(spec, group, ranks, pp)
             for vpp in _interleavings(slots // pp, pp, micro_batches):
-                yield replace(group, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
+                yield _changed(group, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
     for pp in divisors(ranks, layers):  # where neither divides, the last stage is shorter
         each = -(-layers // pp)
         last = layers - each * (pp - 1)
         if layers % pp and (layers + 2) % pp and last > 0:
             micro_batches = _micro_batches(spec, group, ranks, pp)
             for vpp in _interleavings(math.gcd(each, last), pp, micro_batches):
-                yield replace(group, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
+                yield _changed(group, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
 
 
 def _micro_batches(spec: Spec, group: Layout, ranks: int, pp: int) -> int:
@@ -146,24 +172,10 @@ def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
     return [1] if pp == 1 or micro_batches % pp else divisors(layers)
 
 
-# What the seconds of a layer depend on: FSDP, for one, is free to differ.
-_LAYER_SPLIT = ("tp", "cp", "ep", "etp", "mbs", "recompute", "recompute_modules")
-
-
-def _bounded_groups(spec: Spec) -> Iterator[tuple[float, Layout]]:
-    """Every group with its bound, which groups that split a layer alike share."""
-    bounds: dict[tuple[object, ...], float] = {}
-    for group in _groups(spec):
-        split = key(group, _LAYER_SPLIT)
-        if split not in bounds:
-            bounds[split] = _bound(spec, group)
-        yield bounds[split], group
-
-
-def _bound(spec: Spec, group: Layout) -> float:
+def _bound(spec: Spec, group: Layout, calibration: Calibration) -> float:
     """Seconds that no pipeline of this group can beat."""
     trial = replace(spec, layout=group)
-    context = layer_context(trial, calibration_for(spec))
+    context = layer_context(trial, calibration)
     model = spec.model
     work = 0.0
     for kind, count in Counter(layer_kinds(model.shape)).items():
@@ -176,62 +188,91 @@ def _bound(spec: Spec, group: Layout) -> float:
     return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
 
 
+# What weights, gradients and optimizer states depend on.
+_STATES = (*PARALLEL, "fsdp", "account_for_loss", "num_layers_in_last_pipeline_stage")
+
+
+class _Family(NamedTuple):
+    """The groups that split a layer alike and differ in recompute and FSDP, by the one that has neither."""
+
+    plain: Layout
+
+
 class _Search:
-    """The queue of one search: groups and layouts by their bounds, costed candidates by their time."""
+    """The queue of one search: families, groups and layouts by their bounds, costed candidates by their time."""
 
     def __init__(self, spec: Spec, expert_load: float) -> None:
         self.spec = spec
+        self.calibration = calibration_for(spec)
         self.expert_load = expert_load
-        self.considered = self.did_not_fit = self.expanded = 0
+        self.considered = self.did_not_fit = self.queued = 0
         self.fits_evenly = False  # some layout that has no room for ``expert_load`` fits with an even load
-        self._too_large: set[tuple[object, ...]] = set()  # static keys of weights and states that fill the GPU
+        self._states_fit: dict[tuple[object, ...], bool] = {}
+        self._modes = _recomputations(spec.model)
         self._order = itertools.count()
-        self._queue: list[tuple[float, int, Layout | Spec | Candidate]] = [
-            (bound, next(self._order), group) for bound, group in _bounded_groups(spec)
-        ]
-        heapq.heapify(self._queue)
+        self._queue: list[tuple[float, int, _Family | Layout | Workload | Candidate]] = []
+        for plain in _families(spec):
+            self._push(_bound(spec, plain, self.calibration), _Family(plain))
 
     def candidates(self) -> Iterator[Candidate]:
         """The candidates, fastest first: what is popped first cannot be beaten by anything still in the queue."""
         while self._queue:
-            _, _, item = heapq.heappop(self._queue)
-            if isinstance(item, Candidate):
-                yield item
-            elif isinstance(item, Layout):
-                self._expand(item)
-            else:
-                self._judge(item)
+            bound, _, item = heapq.heappop(self._queue)
+            match item:
+                case Candidate():
+                    yield item
+                case _Family():
+                    self._divide(item.plain, bound)
+                case Layout():
+                    self._expand(item)
+                case Workload():
+                    self._judge(item)
 
-    def _push(self, seconds: float, item: Spec | Candidate) -> None:
+    def _push(self, seconds: float, item: _Family | Layout | Workload | Candidate) -> None:
         heapq.heappush(self._queue, (seconds, next(self._order), item))
 
-    def _expand(self, group: Layout) -> None:
-        """Queue every legal pipeline of a group by its bound."""
-        for layout in _pipelines(self.spec, group):
-            trial = replace(self.spec, layout=layout)
-            if not is_legal(trial):
-                continue
-            self.expanded += 1
-            if _static_key(layout) in self._too_large:
-                self.did_not_fit += 1
-            else:
-                self._push(step_time_bound(trial), trial)
+    def _divide(self, plain: Layout, bound: float) -> None:
+        """Queue the groups of a family by their bounds."""
+        for mode, modules in self._modes:
+            group = plain
+            if mode is not Recompute.none:
+                group = replace(plain, recompute=mode, recompute_modules=list(modules))
+                bound = _bound(self.spec, group, self.calibration)
+            self._push(bound, group)
+            self._push(bound, replace(group, fsdp=Fsdp.megatron))
 
-    def _judge(self, trial: Spec) -> None:
+    def _expand(self, group: Layout) -> None:
+        """Queue every legal pipeline of a group by its bound, unless it is certainly too large."""
+        context = layer_context(replace(self.spec, layout=group), self.calibration)
+        for layout in _pipelines(self.spec, group):
+            trial = _changed(self.spec, layout=layout)
+            work = None
+            sizes = key(layout, _STATES)
+            if sizes not in self._states_fit:
+                work = workload_of(trial, self.calibration, context)
+                self._states_fit[sizes] = least_needed_gib(work) <= trial.gpu.usable_memory_gib
+            if not self._states_fit[sizes]:
+                self.did_not_fit += 1
+                continue
+            work = work or workload_of(trial, self.calibration, context)
+            if not first_stage_fits(work, self.expert_load):
+                # More than is true, perhaps: the other stages may not fit. The search for an even load then finds out.
+                self.fits_evenly = self.fits_evenly or first_stage_fits(work)
+                self.did_not_fit += 1
+            elif is_legal(trial):
+                self.queued += 1
+                self._push(step_time_bound(work), work)
+
+    def _judge(self, work: Workload) -> None:
         """Queue a layout as a candidate by its time, if it fits."""
         self.considered += 1
-        if _static_key(trial.layout) in self._too_large:
-            self.did_not_fit += 1
-            return
-        needed = memory(trial)
-        if has_room(trial, needed, self.expert_load):
-            time = step_time(trial)
-            self._push(time.step_time_s, Candidate(trial, time, needed))
+        needed = workload_memory(work)
+        if has_room(work, needed, self.expert_load):
+            time = workload_step_time(work)
+            self._push(time.step_time_s, Candidate(work.spec, time, needed))
             return
         self.fits_evenly |= needed.fits
         self.did_not_fit += 1
-        if max(stage.static_gib for stage in needed.stages) + needed.outside_gib > needed.capacity_gib:
-            self._too_large.add(_static_key(trial.layout))
 
 
 def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: float = REAL_EXPERT_LOAD) -> Plan:
@@ -255,7 +296,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
             f"fits {spec.gpu.usable_memory_gib:.0f} GiB",
             "Use more GPUs, another GPU, or a batch that more ranks can share.",
         )
-    return Plan(best[:top], search.considered, search.expanded - search.considered, search.did_not_fit)
+    return Plan(best[:top], search.considered, search.queued - search.considered, search.did_not_fit)
 
 
 def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> Plan:
@@ -276,14 +317,6 @@ def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> P
     return Plan(
         ranked[:top], sum(p.considered for p in plans), sum(p.pruned for p in plans), sum(p.did_not_fit for p in plans)
     )
-
-
-_STATIC = (*PARALLEL, "fsdp", "account_for_loss", "num_layers_in_last_pipeline_stage")
-
-
-def _static_key(lay: Layout) -> tuple[object, ...]:
-    """What the size of weights, gradients and optimizer states depends on; the micro-batch is not part of it."""
-    return key(lay, _STATIC)
 
 
 _TERMS = {

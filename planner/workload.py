@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
@@ -62,6 +62,13 @@ class LayerContext:
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    @functools.cached_property
+    def without_recompute(self) -> LayerContext:
+        """The same layer where nothing is recomputed: what its forward pass depends on."""
+        if self.recompute is Recompute.none:
+            return self
+        return replace(self, recompute=Recompute.none, recompute_modules=())
 
     @property
     def tokens(self) -> float:
@@ -145,8 +152,8 @@ class Workload:
     num_micro_batches: int
 
 
-def workload_of(spec: Spec, calibration: Calibration | None = None) -> Workload:
-    """Derive the workload of a legal spec, under ``calibration`` or its GPU's own."""
+def workload_of(spec: Spec, calibration: Calibration | None = None, context: LayerContext | None = None) -> Workload:
+    """Derive the workload of a legal spec, under ``calibration`` or its GPU's own; ``context`` if it is known."""
     calibration = calibration or calibration_for(spec)
     precision, first, last = spec.precision, 0, spec.model.num_layers
     if precision.first_last_layers_bf16:
@@ -155,7 +162,7 @@ def workload_of(spec: Spec, calibration: Calibration | None = None) -> Workload:
     return Workload(
         spec=spec,
         calibration=calibration,
-        context=layer_context(spec, calibration),
+        context=context or layer_context(spec, calibration),
         kinds=layer_kinds(shape),
         chunks=chunks,
         layers=tuple(_layers(shape, chunk.start, chunk.stop, first, last) for chunk in chunks),

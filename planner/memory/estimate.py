@@ -149,15 +149,14 @@ class _StageLayers:
     computes_loss: bool = False
 
 
-def _layers_of_stages(work: Workload) -> list[_StageLayers]:
-    stages = [_StageLayers() for _ in range(work.spec.layout.pp)]
-    for chunk, placed in zip(work.chunks, work.layers, strict=True):
-        stage = stages[chunk.stage]
+def _layers_of_stage(work: Workload, stage: int) -> _StageLayers:
+    pp, found = work.spec.layout.pp, _StageLayers()
+    for chunk, placed in zip(work.chunks[stage::pp], work.layers[stage::pp], strict=True):
         for placed_layer, count in placed:
-            stage.kinds[placed_layer.kind] += count
-        stage.embeds |= chunk.embeds
-        stage.computes_loss |= chunk.loses
-    return stages
+            found.kinds[placed_layer.kind] += count
+        found.embeds |= chunk.embeds
+        found.computes_loss |= chunk.loses
+    return found
 
 
 class _StageEstimate:
@@ -255,9 +254,9 @@ def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
     kinds = {*work.kinds, work.context.model.mtp_kind}
     estimate = _StageEstimate(work, {kind: layer_bytes(work.context, kind, expert_load) for kind in kinds})
     buffers = estimate.buffers()
-    fixed = [stage_states(work, shard) for shard in work.shards]
-    for index, (stage, states) in enumerate(zip(_layers_of_stages(work), fixed, strict=True)):
-        activations, logits = estimate.activations_and_logits(index, stage)
+    for index, shard in enumerate(work.shards):
+        activations, logits = estimate.activations_and_logits(index, _layers_of_stage(work, index))
+        states = stage_states(work, shard)
         yield StageMemory(
             index,
             states.parameters / GIB,
@@ -274,10 +273,30 @@ def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0)
     return workload_memory(workload_of(spec, cal), expert_load)
 
 
+def _outside_gib(work: Workload) -> float:
+    """What lives outside the allocator: the CUDA context, and NCCL's buffers of each process group."""
+    lay = work.spec.layout
+    groups = _ALWAYS_GROUPS + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
+    return CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups + work.calibration.extra_memory_gib
+
+
+def least_needed_gib(work: Workload) -> float:
+    """What a layout needs at least, whatever its micro-batch and its recomputation: its states between steps."""
+    states = (stage_states(work, shard) for shard in set(work.shards))
+    largest = max(s.parameters + s.gradients + s.optimizer for s in states) / GIB
+    return (largest + WORKSPACE_GIB) * FRAGMENTATION + _outside_gib(work)
+
+
+def first_stage_fits(work: Workload, expert_load: float = 1.0) -> bool:
+    """Whether the first stage fits, which is the fullest of most layouts: a quick proof that a layout does not fit."""
+    load = max(expert_load, 1.0) if _routes_unevenly(work.spec) else 1.0
+    first = next(_stages(work, load))
+    return first.total_gib * FRAGMENTATION + _outside_gib(work) <= work.spec.gpu.usable_memory_gib
+
+
 def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
     """As :func:`memory`, of a workload that is derived already."""
     spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
-    groups = _ALWAYS_GROUPS + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
     states = 0.0 if spec.task.lora_rank else numerics.state_bytes
     total = work.parameters.total
     checkpoint = (numerics.checkpoint_weight_bytes + states) * total
@@ -285,16 +304,16 @@ def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
     return Memory(
         stages=list(_stages(work, expert_load)),
         capacity_gib=spec.gpu.usable_memory_gib,
-        outside_gib=CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups + work.calibration.extra_memory_gib,
+        outside_gib=_outside_gib(work),
         # an asynchronous save drains from a copy of the rank's share of the checkpoint
         host_gib_per_gpu=_HOST_PROCESS_GIB + (checkpoint / spec.gpus + offloaded) / GIB,
         checkpoint_gib=checkpoint / GIB,
     )
 
 
-def has_room(spec: Spec, estimate: Memory, expert_load: float = REAL_EXPERT_LOAD) -> bool:
-    """Whether the spec fits: by ``estimate``, its memory, and when experts get ``expert_load`` times an even load."""
-    return estimate.fits and (not _routes_unevenly(spec) or memory(spec, expert_load=expert_load).fits)
+def has_room(work: Workload, estimate: Memory, expert_load: float = REAL_EXPERT_LOAD) -> bool:
+    """Whether a layout fits: by ``estimate``, its memory, and when experts get ``expert_load`` times an even load."""
+    return estimate.fits and (not _routes_unevenly(work.spec) or workload_memory(work, expert_load).fits)
 
 
 def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:

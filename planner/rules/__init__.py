@@ -51,6 +51,9 @@ __all__ = [
 ]
 
 
+_REFUSING = [rule for rule in RULES if rule.severity is Severity.error]
+
+
 def violations(spec: Spec, severity: Severity = Severity.error) -> list[Violation]:
     """Every rule of this severity that ``spec`` breaks, in the order of the rules."""
     found = [(rule.id, rule.check(spec)) for rule in RULES if rule.severity is severity]
@@ -59,7 +62,7 @@ def violations(spec: Spec, severity: Severity = Severity.error) -> list[Violatio
 
 def is_legal(spec: Spec) -> bool:
     """Whether no rule that refuses is broken; stops at the first that is."""
-    return not any(rule.check(spec) for rule in RULES if rule.severity is Severity.error)
+    return not any(rule.check(spec) for rule in _REFUSING)
 
 
 def require_legal(spec: Spec) -> None:

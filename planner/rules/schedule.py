@@ -46,7 +46,7 @@ def _batch_ramp(spec: Spec) -> Broken | None:
         return None
     if error := batch_ramp_error(spec):
         return Broken(*error)
-    for gbs in sorted(set(batches_of(spec).sizes)):
+    for gbs in batches_of(spec).distinct:
         trial = replace(spec, layout=replace(spec.layout, gbs=gbs))
         broken = batch_is_divided(trial) or interleaved_micro_batches(trial)
         if broken:

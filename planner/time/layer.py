@@ -41,7 +41,7 @@ class Cost:
 
 
 class _Ledger:
-    """Adds up the prices of one layer's operations, by term, and by the modules that recompute can bring back."""
+    """Adds up the prices of operations by term, and by the modules that recompute can run again."""
 
     def __init__(self, context: LayerContext, operations: Iterable[Operation | Module]) -> None:
         self.context = context
@@ -64,34 +64,6 @@ class _Ledger:
                 self.forward[term] = self.forward.get(term, 0.0) + forward
                 self.backward[term] = self.backward.get(term, 0.0) + backward
                 self.kernels += kernels
-
-    def recompute(self) -> None:
-        """The backward pass runs what the layout recomputes a second time."""
-        context = self.context
-        again: list[dict[Term, float]] = []
-        if context.recompute is Recompute.full:
-            again = [dict(self.forward)]
-        elif context.recompute is Recompute.selective:
-            names = [
-                n for n in context.recompute_modules if not (n == "moe_act" and "moe" in context.recompute_modules)
-            ]
-            again = [self.by_module.get(name, {}) for name in names]
-        for times in again:
-            for term, seconds in times.items():
-                self.backward[term] += seconds
-
-    def wait_for_launches(self, host_s: float) -> None:
-        """Add the time that the GPU waits for the CPU, which spends ``host_s`` a pass in addition to its launches.
-
-        The GPU finishes kernels faster than the CPU launches them, throughout a layer or in a part of it.
-        """
-        context = self.context
-        launch = 0.0 if context.cuda_graphs else context.calibration.launch_us * 1e-6
-        for passes, times in ((1, self.forward), (2, self.backward)):
-            host, busy = passes * (self.kernels * launch + host_s), sum(times.values())
-            idle = (host**_LAUNCH_SHARPNESS + busy**_LAUNCH_SHARPNESS) ** (1 / _LAUNCH_SHARPNESS) - busy
-            if idle > 0:
-                times[Term.launch] = times.get(Term.launch, 0.0) + idle
 
     @property
     def cost(self) -> Cost:
@@ -136,12 +108,45 @@ def _host_seconds(context: LayerContext, kind: LayerKind) -> float:
 
 
 @functools.lru_cache(maxsize=8192)
+def _ledger(context: LayerContext, kind: LayerKind) -> _Ledger:
+    """The prices of a layer's operations; ``context`` recomputes nothing, so that every recomputation shares them."""
+    return _Ledger(context, _operations(context, kind))
+
+
+@functools.lru_cache(maxsize=8192)
 def layer_cost(context: LayerContext, kind: LayerKind) -> Cost:
     """One decoder layer of this kind on one rank."""
-    ledger = _Ledger(context, _operations(context, kind))
-    ledger.recompute()
-    ledger.wait_for_launches(_host_seconds(context, kind))
-    return ledger.cost
+    ledger = _ledger(context.without_recompute, kind)
+    forward, backward = dict(ledger.forward), dict(ledger.backward)
+    for again in _recomputed(context, ledger):
+        for term, seconds in again.items():
+            backward[term] += seconds
+    kernels, host_s = ledger.kernels, _host_seconds(context, kind)
+    _wait_for_launches(context, forward, kernels, host_s)
+    _wait_for_launches(context, backward, 2 * kernels, 2 * host_s)
+    return Cost(forward, backward, kernels)
+
+
+def _recomputed(context: LayerContext, ledger: _Ledger) -> list[dict[Term, float]]:
+    """The seconds of what the backward pass runs a second time."""
+    if context.recompute is Recompute.full:
+        return [ledger.forward]
+    if context.recompute is Recompute.none:
+        return []
+    names = context.recompute_modules
+    return [ledger.by_module.get(name, {}) for name in names if not (name == "moe_act" and "moe" in names)]
+
+
+def _wait_for_launches(context: LayerContext, times: dict[Term, float], kernels: int, host_s: float) -> None:
+    """Add the time that the GPU waits in a pass for the CPU, which spends ``host_s`` in addition to its launches.
+
+    The GPU finishes kernels faster than the CPU launches them, throughout a layer or in a part of it.
+    """
+    launch = 0.0 if context.cuda_graphs else context.calibration.launch_us * 1e-6
+    host, busy = kernels * launch + host_s, sum(times.values())
+    idle = (host**_LAUNCH_SHARPNESS + busy**_LAUNCH_SHARPNESS) ** (1 / _LAUNCH_SHARPNESS) - busy
+    if idle > 0:
+        times[Term.launch] = times.get(Term.launch, 0.0) + idle
 
 
 @functools.lru_cache(maxsize=1024)

@@ -50,6 +50,8 @@ class Term(Enum):
     launch = "launch"
     offload = "offload"
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes the name, in Python
+
 
 class Entry(NamedTuple):
     """One line of a price."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from slipway.planner.memory.activations import offloaded_bytes
@@ -25,14 +26,33 @@ class Stage:
         """Seconds of one micro-batch's forward and backward pass."""
         return sum(self.forward) + sum(self.backward)
 
-    def add(self, virtual: int, cost: Cost, count: int, *, account: bool) -> None:
-        """``count`` times ``cost`` in the stage's chunk ``virtual``."""
-        self.forward[virtual] += count * cost.forward_s
-        self.backward[virtual] += count * cost.backward_s
+    def add(self, virtual: int, chunk: _ChunkCost) -> None:
+        """Put a chunk's cost into the stage's chunk ``virtual``."""
+        self.forward[virtual] += chunk.forward
+        self.backward[virtual] += chunk.backward
+        for term, seconds in chunk.spent.items():
+            self.spent[term] = self.spent.get(term, 0.0) + seconds
+
+
+@dataclass
+class _ChunkCost:
+    """Seconds of what stands in one chunk; ``spent`` stays empty where nobody asks for it."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    spent: dict[Term, float] = field(default_factory=dict)
+
+
+def _chunk_cost(priced: Iterable[tuple[Cost, int]], *, account: bool) -> _ChunkCost:
+    chunk = _ChunkCost()
+    for cost, count in priced:
+        chunk.forward += count * cost.forward_s
+        chunk.backward += count * cost.backward_s
         if account:
             for times in (cost.forward, cost.backward):
                 for term, seconds in times.items():
-                    self.spent[term] = self.spent.get(term, 0.0) + count * seconds
+                    chunk.spent[term] = chunk.spent.get(term, 0.0) + count * seconds
+    return chunk
 
 
 def stages(work: Workload, *, account: bool) -> list[Stage]:
@@ -40,17 +60,20 @@ def stages(work: Workload, *, account: bool) -> list[Stage]:
     lay, model = work.spec.layout, work.context.model
     costs = model_costs(work)
     out = [Stage([0.0] * lay.vpp, [0.0] * lay.vpp) for _ in range(lay.pp)]
+    alike: dict[tuple[object, ...], _ChunkCost] = {}  # most chunks hold the same layers
     for index, (chunk, layers) in enumerate(zip(work.chunks, work.layers, strict=True)):
-        priced = [(costs.layers[layer], count) for layer, count in layers]
-        if chunk.embeds:
-            priced.append((costs.embedding, 1))
-        if chunk.loses:
-            priced.append((costs.loss, 1 + model.mtp_num_layers))
-            priced += [(cost, model.mtp_num_layers) for cost in costs.prediction]
-        for cost, count in priced:
-            out[chunk.stage].add(index // lay.pp, cost, count, account=account)
+        content = (layers, chunk.embeds, chunk.loses)
+        if content not in alike:
+            priced = [(costs.layers[layer], count) for layer, count in layers]
+            if chunk.embeds:
+                priced.append((costs.embedding, 1))
+            if chunk.loses:
+                priced.append((costs.loss, 1 + model.mtp_num_layers))
+                priced += [(cost, model.mtp_num_layers) for cost in costs.prediction]
+            alike[content] = _chunk_cost(priced, account=account)
+        out[chunk.stage].add(index // lay.pp, alike[content])
     if lay.cpu_offload_layers:
-        out[0].add(0, _offload(work, out[0]), 1, account=account)
+        out[0].add(0, _chunk_cost([(_offload(work, out[0]), 1)], account=account))
     return out
 
 

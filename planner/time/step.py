@@ -77,15 +77,14 @@ def _parts(work: Workload, *, account: bool) -> _Parts:
     )
 
 
-def step_time_bound(spec: Spec, cal: Calibration | None = None) -> float:
+def step_time_bound(work: Workload) -> float:
     """Seconds that the step cannot beat: everything but the simulation of its pipeline, and a lower bound of that."""
-    work = workload_of(spec, cal)
     parts = _parts(work, account=False)
     pipeline = lower_bound(
         [stage.forward for stage in parts.stages],
         [stage.backward for stage in parts.stages],
         work.num_micro_batches,
-        kind_of(spec.layout),
+        kind_of(work.spec.layout),
     )
     return (pipeline + parts.once.exposed + parts.once.optimizer + parts.fixed) * parts.stretch
 
