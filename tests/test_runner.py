@@ -34,6 +34,12 @@ def test_ends_the_process():
 """
 
 
+@pytest.fixture(autouse=True)
+def without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest starts in a quarter of the time without the plugins that are installed here."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def _run(folder: Path, *lanes: Lane) -> Runner:
     (folder / "test_project.py").write_text(PROJECT)
     (folder / "pytest.ini").write_text("[pytest]\n")
