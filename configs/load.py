@@ -11,6 +11,7 @@ from slipway.configs.compose import cluster_values, compose
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
 from slipway.configs.files import GROUPS, ROOT, read, recipe_names
+from slipway.configs.implied import implied_optimizer
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.record import record_of, spec_from_record
 from slipway.configs.schedule import (
@@ -89,21 +90,25 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 
 
 def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
-    """The spec with what follows from its schedule: the length of the run where nobody gave it, no ramp of the recipe's
-    towards a batch that the user gave, and no change of the recipe's to what the user's model does not have.
+    """The spec with what follows from its schedule and from what the user gave of it.
+
+    That is the length of the run where nobody gave it, the other form of what the user gave, no ramp of the recipe's
+    towards a batch of the user's, and no change of the recipe's to what the user's model does not have.
 
     Raises:
         Refusal: values of the schedule that contradict each other.
     """
-    ramp = "optim.batch_ramp"
-    if provenance["layout.gbs"] == "override" != provenance[ramp] and spec.optim.batch_ramp:
-        spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, batch_ramp=[]))
-        provenance[ramp] = "turned off by the override of layout.gbs"
-    constants = "optim.changes"
-    kept = [line for line in spec.optim.changes if has_constant(spec.model, change(line).name)]
-    if provenance[constants] != "override" and kept != spec.optim.changes:
-        spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, changes=kept))
-        provenance[constants] += f", less what {spec.model.name} does not have"
+    optim, given = spec.optim, {key for key, who in provenance.items() if who == "override"}
+    changed = implied_optimizer(optim, given)
+    notes = dict.fromkeys(changed, "follows from an override of optim")
+    if "layout.gbs" in given and "optim.batch_ramp" not in given and optim.batch_ramp:
+        changed["batch_ramp"], notes["batch_ramp"] = [], "turned off by the override of layout.gbs"
+    kept = [line for line in optim.changes if has_constant(spec.model, change(line).name)]
+    if "optim.changes" not in given and kept != optim.changes:
+        changed["changes"] = kept
+        notes["changes"] = f"{provenance['optim.changes']}, less what {spec.model.name} does not have"
+    spec = dataclasses.replace(spec, optim=dataclasses.replace(optim, **changed))
+    provenance.update({f"optim.{key}": note for key, note in notes.items()})
     error = spec.optim.error() or batch_ramp_error(spec) or changes_error(spec) or spec.model.rope_scaling_error()
     if error:
         raise Refusal(*error)

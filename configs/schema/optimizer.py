@@ -150,7 +150,7 @@ class Optimizer:
             if decay and warmup >= decay:
                 return (
                     f"optim.warmup_{kind}={warmup} does not end before optim.decay_{kind}={decay}",
-                    f"Use a larger optim.decay_{kind}.",
+                    f"Use a larger optim.decay_{kind} or a smaller optim.warmup_{kind}.",
                 )
         return None
 

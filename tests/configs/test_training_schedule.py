@@ -130,6 +130,22 @@ def test_a_given_batch_turns_the_recipes_ramp_off_and_says_so() -> None:
     assert both.optim.batch_ramp == ["4096 until 1T tokens"]
 
 
+def test_what_a_user_gives_replaces_the_recipes_other_form() -> None:
+    steps = _load("gpt3_175b", "optim.warmup_steps=100")
+    assert (steps.spec.optim.warmup_steps, steps.spec.optim.warmup_tokens) == (100, "")
+    assert steps.provenance["optim.warmup_tokens"] == "follows from an override of optim"
+    shape = _load("deepseek_v3", "optim.schedule=wsd").spec
+    assert (shape.optim.stages, shape.optim.decay_tokens) == ([], "14800000000000")
+    assert shape.run.max_steps == _load("deepseek_v3").spec.run.max_steps
+    stages = _load("llama3_8b", "optim.stages=[linear until 1T tokens to 1e-6]").spec.optim
+    assert (stages.schedule, stages.min_lr, stages.decay_tokens) == ("stages", 1e-6, "")
+    assert _load("llama3_8b", "optim.schedule=constant").spec.optim.min_lr == 3e-4
+    assert _load("nemotron4_15b", "optim.lr=1e-4").spec.optim.min_lr == 1e-4
+    assert _load("llama3_8b", "optim.decay_steps=9000").spec.run.max_steps == 9000
+    none = _load("llama3_8b", "optim.warmup_steps=0").spec.optim
+    assert (none.warmup_steps, none.warmup_tokens) == (0, "")
+
+
 def test_a_recipes_change_to_what_another_model_lacks_is_left_out_and_a_given_one_refused() -> None:
     resolved = _load("deepseek_v3", "model.mtp_num_layers=0")
     assert resolved.spec.optim.changes == ["moe_router_bias_update_rate 0 from 14.3T tokens"]
@@ -169,9 +185,20 @@ def test_a_shape_by_its_name(schedule: str, shares: dict[float, float]) -> None:
         (("optim.decay_tokens=many",), "optim.decay_tokens='many' is not legal: it must be a number of tokens"),
         (("optim.decay_tokens=-1T",), "optim.decay_tokens='-1T' is not legal"),
         (("optim.decay_tokens=0.0000000000001T",), "is not legal"),
-        (("optim.warmup_tokens=1T",), "optim.warmup_steps=8000 and optim.warmup_tokens=1T are both given"),
-        (("optim.stages=[constant until 1T tokens]",), "optim.schedule=cosine does not read it"),
-        (("optim.schedule=constant",), "optim.schedule=constant never reaches optim.min_lr"),
+        (
+            ("optim.warmup_tokens=1T", "optim.warmup_steps=9"),
+            "optim.warmup_steps=9 and optim.warmup_tokens=1T are both given",
+        ),
+        (
+            ("optim.stages=[constant until 1T tokens]", "optim.schedule=cosine"),
+            "optim.schedule=cosine does not read it",
+        ),
+        (
+            ("optim.schedule=constant", "optim.min_lr=1e-6"),
+            "optim.schedule=constant never reaches optim.min_lr",
+        ),
+        (("optim.stages=[linear until 1T tokens to 1e-6]", "optim.min_lr=1e-7"), "is not where optim.stages ends"),
+        (("optim.stages=[constant until 1T tokens]", "optim.decay_tokens=2T"), "does not read them"),
         (("optim.min_lr=1",), "optim.min_lr=1 is above optim.lr"),
         (("optim.schedule=inverse_sqrt", "optim.warmup_steps=0"), "has no warm-up"),
         (("optim.schedule=stages", "optim.decay_tokens=''", "optim.decay_steps=0"), "has no optim.stages"),
