@@ -10,7 +10,6 @@ Symbols:
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from dataclasses import dataclass
 
 from slipway.configs import Layout, Model, Spec
@@ -23,7 +22,7 @@ from slipway.configs.schema import (
     SoftmaxType,
     layer_kinds,
 )
-from slipway.planner.stages import chunks, layout_key
+from slipway.planner.stages import layers_of_stages, layout_key
 
 
 @dataclass(frozen=True)
@@ -150,28 +149,25 @@ def stage_shards(spec: Spec) -> list[Shard]:
 def _stage_shards(
     model: Model, key: tuple[int, int, int, int, bool, bool, bool], tp: int, ep: int, etp: int, seq_length: int
 ) -> tuple[Shard, ...]:
-    pp, placed, kinds = key[0], chunks(model.num_layers, key), layer_kinds(model.shape)
-    if placed is None:
-        return ()
+    pp, contents = key[0], layers_of_stages(model.shape, key)
     output = model.padded_vocab_size(tp) // tp * model.hidden_size
     learned_positions = model.position_embedding_type is PositionEmbedding.learned_absolute
     embedding = output + (seq_length * model.hidden_size if learned_positions else 0)
-    out = [Shard(0, 0)] * pp
-    for chunk in placed:
-        shard = out[chunk.stage]
-        for kind, count in Counter(kinds[chunk.start : chunk.stop]).items():
-            one = layer(model, kind, tp, ep, etp)
-            shard += Shard(one.dense * count, one.expert * count)
-        if chunk.embeds:
+    layers = {kind: layer(model, kind, tp, ep, etp) for kind in set(layer_kinds(model.shape))}
+    out: list[Shard] = []
+    for stage in contents:
+        dense = sum(layers[kind].dense * count for kind, count in stage.kinds.items())
+        shard = Shard(dense, sum(layers[kind].expert * count for kind, count in stage.kinds.items()))
+        if stage.embeds:
             shard += Shard(embedding, 0)
-        if chunk.loses:
+        if stage.computes_loss:
             shard += Shard(norm(model, model.hidden_size), 0)
             shard += multi_token_prediction(model, tp, ep, etp)
             if model.mtp_num_layers and pp > 1:  # the last stage embeds the next token itself
                 shard += Shard(embedding, 0)
             if not model.tied or pp > 1:  # tied weights on two stages are two copies
                 shard += Shard(output, 0)
-        out[chunk.stage] = shard
+        out.append(shard)
     return tuple(out)
 
 

@@ -1,8 +1,9 @@
 """Search every legal layout of a run and rank those that fit, by branch and bound: what is left out is proven slower.
 
-A group holds the layouts that split a layer alike (TP, CP, EP, ETP, micro-batch, recompute, FSDP). Its bound: the
-busiest stage does at least its share of the model's work, whatever PP and VPP are, and no other term is negative.
-Groups that differ only in recompute and FSDP are a family, whose bound is the one without recompute.
+A split holds the layouts that split a layer alike (TP, CP, EP, ETP, micro-batch), a group those of a split that
+recompute alike. Their bound: the busiest stage does at least its share of the model's work, whatever PP and VPP are,
+and no other term is negative. What does not fit is rejected by the cheapest test that can: by weights and states, then
+by the first stage, then by every stage.
 """
 
 from __future__ import annotations
@@ -13,22 +14,30 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from slipway.configs import Calibration, Fsdp, Layout, Model, Precision, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
-from slipway.planner.layout import PARALLEL, even_pipeline, key
-from slipway.planner.memory import (
+from slipway.planner.layout import even_pipeline
+from slipway.planner.memory.estimate import (
+    FRAGMENTATION,
+    GIB,
     REAL_EXPERT_LOAD,
     Memory,
-    first_stage_fits,
+    Pipeline,
+    StageEstimate,
     has_room,
-    least_needed_gib,
+    outside_gib,
+    routes_unevenly,
     workload_memory,
 )
+from slipway.planner.memory.states import stage_states
+from slipway.planner.numerics import numerics_of
+from slipway.planner.parameters import stage_shards
 from slipway.planner.rules import divisors, is_legal
+from slipway.planner.stages import StageLayers, layers_of_stages, layout_key
 from slipway.planner.time.step import (
     StepTime,
     embedding_cost,
@@ -37,9 +46,7 @@ from slipway.planner.time.step import (
     step_time_bound,
     workload_step_time,
 )
-from slipway.planner.workload import Workload, layer_context, workload_of
-
-T = TypeVar("T")
+from slipway.planner.workload import LayerContext, Workload, layer_context, workload_of
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),
@@ -70,8 +77,8 @@ class Plan:
 
     candidates: list[Candidate]
     considered: int  # layouts whose cost was computed
-    pruned: int  # layouts proven slower than the last candidate kept
-    did_not_fit: int  # layouts that are too large
+    pruned: int  # layouts proven slower than the last candidate kept, or too large whatever else is chosen
+    did_not_fit: int
 
 
 def _powers(limit: int) -> list[int]:
@@ -87,8 +94,8 @@ def _tensor_sizes(spec: Spec) -> list[int]:
     return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
 
 
-def _families(spec: Spec) -> Iterator[Layout]:
-    """Every way of splitting a layer, without recompute and FSDP: the layout with PP and VPP left at 1."""
+def _splits(spec: Spec) -> Iterator[Layout]:
+    """Every way of splitting a layer, with PP, VPP and FSDP switched off and nothing recomputed."""
     m, base = spec.model, even_pipeline(spec.layout)
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
@@ -112,8 +119,8 @@ def _families(spec: Spec) -> Iterator[Layout]:
             )
 
 
-def _recomputations(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
-    """What the search may recompute of a model, nothing first."""
+def _recomputes(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
+    """The kinds of recompute that a model has modules for; the first recomputes nothing."""
     there = {
         "layernorm": recomputes_norms(model),
         "mlp": model.has_dense_layers,
@@ -123,46 +130,59 @@ def _recomputations(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
     return [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
 
 
-def _changed(value: T, **changes: Any) -> T:
-    """As :func:`dataclasses.replace`, in a tenth of its time: the search makes tens of thousands of layouts."""
-    made: T = object.__new__(type(value))
-    made.__dict__.update(value.__dict__, **changes)
-    return made
+class _Shape(NamedTuple):
+    """What pipelines and FSDP leave to choose once a layer is split."""
+
+    fsdp: Fsdp = Fsdp.none
+    pp: int = 1
+    vpp: int = 1
+    ends: bool = False  # the embedding and the loss count as layers
+    last: int = 0  # layers of the last stage, where it is shorter
+
+    def of(self, layout: Layout) -> Layout:
+        """``layout`` with this shape."""
+        return replace(
+            layout,
+            fsdp=self.fsdp,
+            pp=self.pp,
+            vpp=self.vpp,
+            account_for_embedding=self.ends,
+            account_for_loss=self.ends,
+            num_layers_in_last_pipeline_stage=self.last,
+        )
 
 
-def _pipelines(spec: Spec, group: Layout) -> Iterator[Layout]:
-    """The pipelines that ``group`` may have: legal as far as layers, GPUs and the batch go."""
-    if spec.gpus % (group.tp * group.cp):
+def _shapes(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
+    """The shapes that ``split`` may have, as far as layers, GPUs and the batch go, and their micro-batches."""
+    if spec.gpus % (split.tp * split.cp):
         return
-    ranks = spec.gpus // (group.tp * group.cp)  # for pipeline stages and data parallelism
-    if group.fsdp is Fsdp.megatron:
-        if _micro_batches(spec, group, ranks, 1):
-            yield group
-        return
+    ranks = spec.gpus // (split.tp * split.cp)  # for pipeline stages and data parallelism
     layers = spec.model.num_layers
-    for embedding, loss in ((False, False), (True, True)):
-        slots = layers + embedding + loss
+    for ends in (False, True):
+        slots = layers + 2 * ends
         for pp in divisors(slots, ranks):
-            if pp == 1 and embedding:
+            if pp == 1 and ends:
                 continue
-            micro_batches = _micro_batches(spec, group, ranks, pp)
+            micro_batches = _micro_batches(spec, split, ranks, pp)
             for vpp in _interleavings(slots // pp, pp, micro_batches):
-                yield _changed(group, pp=pp, vpp=vpp, account_for_embedding=embedding, account_for_loss=loss)
+                yield _Shape(pp=pp, vpp=vpp, ends=ends), micro_batches
     for pp in divisors(ranks, layers):  # where neither divides, the last stage is shorter
         each = -(-layers // pp)
         last = layers - each * (pp - 1)
         if layers % pp and (layers + 2) % pp and last > 0:
-            micro_batches = _micro_batches(spec, group, ranks, pp)
+            micro_batches = _micro_batches(spec, split, ranks, pp)
             for vpp in _interleavings(math.gcd(each, last), pp, micro_batches):
-                yield _changed(group, pp=pp, vpp=vpp, num_layers_in_last_pipeline_stage=last)
+                yield _Shape(pp=pp, vpp=vpp, last=last), micro_batches
+    if micro_batches := _micro_batches(spec, split, ranks, 1):
+        yield _Shape(Fsdp.megatron), micro_batches
 
 
-def _micro_batches(spec: Spec, group: Layout, ranks: int, pp: int) -> int:
+def _micro_batches(spec: Spec, split: Layout, ranks: int, pp: int) -> int:
     """Micro-batches of each of the ``ranks // pp`` data-parallel ranks; 0 if ranks, experts or batch do not divide."""
-    if ranks % pp or spec.gpus % (group.expert_tp * group.ep * pp):
+    if ranks % pp or spec.gpus % (split.expert_tp * split.ep * pp):
         return 0
-    sequences = group.mbs * (ranks // pp)
-    return 0 if group.gbs % sequences else group.gbs // sequences
+    sequences = split.mbs * (ranks // pp)
+    return 0 if split.gbs % sequences else split.gbs // sequences
 
 
 def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
@@ -172,10 +192,8 @@ def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
     return [1] if pp == 1 or micro_batches % pp else divisors(layers)
 
 
-def _bound(spec: Spec, group: Layout, calibration: Calibration) -> float:
-    """Seconds that no pipeline of this group can beat."""
-    trial = replace(spec, layout=group)
-    context = layer_context(trial, calibration)
+def _bound(spec: Spec, layout: Layout, context: LayerContext) -> float:
+    """Seconds that no shape of ``layout``, whose layers have this context, can beat."""
     model = spec.model
     work = 0.0
     for kind, count in Counter(layer_kinds(model.shape)).items():
@@ -183,84 +201,140 @@ def _bound(spec: Spec, group: Layout, calibration: Calibration) -> float:
         work += count * (cost.forward_s + cost.backward_s)
     if spec.precision.first_last_layers_bf16:
         work *= 0.5  # layers kept in bf16 cost more or less than the others: stay safely below
-    for cost in (embedding_cost(context), loss_cost(context)):
+    for cost in (embedding_cost(context.without_recompute), loss_cost(context.without_recompute)):
         work += cost.forward_s + cost.backward_s
-    return spec.layout.gbs * group.tp * group.cp / (group.mbs * spec.gpus) * work
+    return layout.gbs * layout.tp * layout.cp / (layout.mbs * spec.gpus) * work
 
 
-# What weights, gradients and optimizer states depend on.
-_STATES = (*PARALLEL, "fsdp", "account_for_loss", "num_layers_in_last_pipeline_stage")
+@dataclass
+class _Split:
+    """A way of splitting a layer, and what its layouts share."""
+
+    layout: Layout
+    context: LayerContext
+    shapes: list[tuple[_Shape, int]]  # those whose weights and states leave room, and their micro-batches
 
 
-class _Family(NamedTuple):
-    """The groups that split a layer alike and differ in recompute and FSDP, by the one that has neither."""
+@dataclass
+class _Group:
+    """The layouts of a split that recompute alike."""
 
-    plain: Layout
+    layout: Layout
+    context: LayerContext
+    split: _Split
+
+
+# Room for what differs in the last digits between the floor and the whole estimate, which adds in another order.
+_ROUNDING = 1e-9
+
+
+class _Room:
+    """Rejects layouts by the weights and states of their stages, and by the whole memory of their first stage."""
+
+    def __init__(self, spec: Spec, cal: Calibration) -> None:
+        self.spec, self.cal = spec, cal
+        self.numerics = numerics_of(spec)
+        self.capacity = spec.gpu.usable_memory_gib * (1 + _ROUNDING)
+        self._known: dict[tuple[object, ...], tuple[list[float], tuple[StageLayers, ...]]] = {}
+
+    def _stages(self, split: Layout, shape: _Shape) -> tuple[list[float], tuple[StageLayers, ...]]:
+        """GiB of each stage's weights, gradients and states, and its layers; the micro-batch and CP play no part."""
+        key = (split.tp, split.ep, split.etp, shape)
+        if key not in self._known:
+            trial = replace(self.spec, layout=shape.of(split))
+            static = [sum(stage_states(trial, self.numerics, shard)) / GIB for shard in stage_shards(trial)]
+            self._known[key] = static, layers_of_stages(self.spec.model.shape, layout_key(trial.layout))
+        return self._known[key]
+
+    def _has(self, split: Layout, pp: int, allocated_gib: float) -> bool:
+        outside = outside_gib(self.cal, split.tp, pp, split.cp, split.ep)
+        return allocated_gib * FRAGMENTATION + outside <= self.capacity
+
+    def for_states(self, split: Layout, shape: _Shape) -> bool:
+        """Whether weights, gradients and states leave any room on the fullest stage."""
+        return self._has(split, shape.pp, max(self._stages(split, shape)[0], default=0.0))
+
+    def for_first_stage(self, split: Layout, shape: _Shape, micro_batches: int, estimate: StageEstimate) -> bool:
+        """Whether the first stage has room, activations included."""
+        static, stages = self._stages(split, shape)
+        if not stages:
+            return True  # not legal
+        pipeline = Pipeline(shape.pp, shape.vpp, micro_batches)
+        step = sum(estimate.activations_and_logits(0, stages[0], pipeline)) + estimate.buffers(shape.pp)
+        return self._has(split, shape.pp, static[0] + step / GIB)
 
 
 class _Search:
-    """The queue of one search: families, groups and layouts by their bounds, costed candidates by their time."""
+    """The queue of one search: splits, groups and layouts by their bounds, costed candidates by their time."""
 
     def __init__(self, spec: Spec, expert_load: float) -> None:
         self.spec = spec
-        self.calibration = calibration_for(spec)
+        self.cal = calibration_for(spec)
         self.expert_load = expert_load
-        self.considered = self.did_not_fit = self.queued = 0
-        self.fits_evenly = False  # some layout that has no room for ``expert_load`` fits with an even load
-        self._states_fit: dict[tuple[object, ...], bool] = {}
-        self._modes = _recomputations(spec.model)
+        self.considered = self.did_not_fit = self.bounded = 0
+        self.fits_evenly = False  # some layout that has no room for ``expert_load`` may fit with an even load
+        self._room = _Room(spec, self.cal)
         self._order = itertools.count()
-        self._queue: list[tuple[float, int, _Family | Layout | Workload | Candidate]] = []
-        for plain in _families(spec):
-            self._push(_bound(spec, plain, self.calibration), _Family(plain))
+        self._queue: list[tuple[float, int, _Split | _Group | Workload | Candidate]] = []
+        for layout in _splits(spec):
+            self._push_split(layout)
 
     def candidates(self) -> Iterator[Candidate]:
         """The candidates, fastest first: what is popped first cannot be beaten by anything still in the queue."""
         while self._queue:
-            bound, _, item = heapq.heappop(self._queue)
-            match item:
-                case Candidate():
-                    yield item
-                case _Family():
-                    self._divide(item.plain, bound)
-                case Layout():
-                    self._expand(item)
-                case Workload():
-                    self._judge(item)
+            _, _, item = heapq.heappop(self._queue)
+            if isinstance(item, Candidate):
+                yield item
+            elif isinstance(item, _Split):
+                self._divide(item)
+            elif isinstance(item, _Group):
+                self._expand(item)
+            else:
+                self._judge(item)
 
-    def _push(self, seconds: float, item: _Family | Layout | Workload | Candidate) -> None:
+    def _push(self, seconds: float, item: _Split | _Group | Workload | Candidate) -> None:
         heapq.heappush(self._queue, (seconds, next(self._order), item))
 
-    def _divide(self, plain: Layout, bound: float) -> None:
-        """Queue the groups of a family by their bounds."""
-        for mode, modules in self._modes:
-            group = plain
-            if mode is not Recompute.none:
-                group = replace(plain, recompute=mode, recompute_modules=list(modules))
-                bound = _bound(self.spec, group, self.calibration)
-            self._push(bound, group)
-            self._push(bound, replace(group, fsdp=Fsdp.megatron))
+    def _push_split(self, layout: Layout) -> None:
+        """Queue a split by the bound of its layouts that recompute nothing: recompute only adds to a step."""
+        shapes = []
+        for shape, micro_batches in _shapes(self.spec, layout):
+            if self._room.for_states(layout, shape):
+                shapes.append((shape, micro_batches))
+            else:
+                self.did_not_fit += 1
+        if shapes:
+            context = layer_context(replace(self.spec, layout=layout), self.cal)
+            self._push(_bound(self.spec, layout, context), _Split(layout, context, shapes))
 
-    def _expand(self, group: Layout) -> None:
-        """Queue every legal pipeline of a group by its bound, unless it is certainly too large."""
-        context = layer_context(replace(self.spec, layout=group), self.calibration)
-        for layout in _pipelines(self.spec, group):
-            trial = _changed(self.spec, layout=layout)
-            work = None
-            sizes = key(layout, _STATES)
-            if sizes not in self._states_fit:
-                work = workload_of(trial, self.calibration, context)
-                self._states_fit[sizes] = least_needed_gib(work) <= trial.gpu.usable_memory_gib
-            if not self._states_fit[sizes]:
+    def _divide(self, split: _Split) -> None:
+        """Queue the groups of a split by their bounds."""
+        for mode, modules in _recomputes(self.spec.model):
+            layout = replace(split.layout, recompute=mode, recompute_modules=list(modules))
+            context = replace(split.context, recompute=mode, recompute_modules=modules)
+            self._push(_bound(self.spec, layout, context), _Group(layout, context, split))
+
+    def _expand(self, group: _Group) -> None:
+        """Queue every legal layout of a group whose first stage has room, by its bound."""
+        uneven = self.expert_load > 1 and routes_unevenly(replace(self.spec, layout=group.layout))
+        loads = (self.expert_load, 1.0) if uneven else (1.0,)
+        estimates = {
+            fsdp: [StageEstimate(replace(group.layout, fsdp=fsdp), group.context, load) for load in loads]
+            for fsdp in (Fsdp.none, Fsdp.megatron)
+        }
+        for shape, micro_batches in group.split.shapes:
+            room = (
+                self._room.for_first_stage(group.layout, shape, micro_batches, estimate)
+                for estimate in estimates[shape.fsdp]
+            )
+            if not next(room):
                 self.did_not_fit += 1
+                self.fits_evenly = self.fits_evenly or any(room)
                 continue
-            work = work or workload_of(trial, self.calibration, context)
-            if not first_stage_fits(work, self.expert_load):
-                # More than is true, perhaps: the other stages may not fit. The search for an even load then finds out.
-                self.fits_evenly = self.fits_evenly or first_stage_fits(work)
-                self.did_not_fit += 1
-            elif is_legal(trial):
-                self.queued += 1
+            trial = replace(self.spec, layout=shape.of(group.layout))
+            if is_legal(trial):
+                self.bounded += 1
+                work = workload_of(trial, self.cal, group.context)
                 self._push(step_time_bound(work), work)
 
     def _judge(self, work: Workload) -> None:
@@ -296,7 +370,7 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
             f"fits {spec.gpu.usable_memory_gib:.0f} GiB",
             "Use more GPUs, another GPU, or a batch that more ranks can share.",
         )
-    return Plan(best[:top], search.considered, search.queued - search.considered, search.did_not_fit)
+    return Plan(best[:top], search.considered, search.bounded - search.considered, search.did_not_fit)
 
 
 def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> Plan:

@@ -7,9 +7,11 @@ transformer_layer.get_transformer_layer_offset.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from slipway.configs import Layout, Spec
+from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,30 @@ def layout_key(lay: Layout) -> tuple[int, int, int, int, bool, bool, bool]:
 def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
     """The chunks of a spec's layout; None if its layers do not divide."""
     return chunks(spec.model.num_layers, layout_key(spec.layout))
+
+
+@dataclass
+class StageLayers:
+    """What stands on one stage."""
+
+    kinds: Counter[LayerKind] = field(default_factory=Counter)
+    embeds: bool = False
+    computes_loss: bool = False
+
+
+@functools.lru_cache(maxsize=4096)
+def layers_of_stages(shape: LayerShape, key: tuple[int, int, int, int, bool, bool, bool]) -> tuple[StageLayers, ...]:
+    """The layers of each stage under the layout of this :func:`layout_key`; empty if they do not divide."""
+    placed, kinds = chunks(shape.num_layers, key), layer_kinds(shape)
+    if placed is None:
+        return ()
+    out = tuple(StageLayers() for _ in range(key[0]))
+    for chunk in placed:
+        stage = out[chunk.stage]
+        stage.kinds.update(kinds[chunk.start : chunk.stop])
+        stage.embeds |= chunk.embeds
+        stage.computes_loss |= chunk.loses
+    return out
 
 
 def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:

@@ -16,8 +16,8 @@ from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
-from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
-from slipway.planner.stages import Chunk, chunks_of
+from slipway.planner.parameters import Shard, stage_shards
+from slipway.planner.stages import Chunk, StageLayers, chunks_of, layers_of_stages, layout_key
 
 UNFUSED_BACKENDS = ("unfused", "local")  # Megatron-Core's attention backends that write the scores to memory
 
@@ -65,12 +65,17 @@ class LayerContext:
 
     @functools.cached_property
     def without_recompute(self) -> LayerContext:
-        """The same layer where nothing is recomputed: what its forward pass depends on."""
+        """The same layer with nothing recomputed: layouts that differ in recompute only share it."""
         if self.recompute is Recompute.none:
             return self
         return replace(self, recompute=Recompute.none, recompute_modules=())
 
-    @property
+    @functools.cached_property
+    def unquantized(self) -> LayerContext:
+        """The context of a layer that a quantized run keeps in bf16."""
+        return replace(self, numerics=self.numerics.unquantized)
+
+    @functools.cached_property
     def tokens(self) -> float:
         """Tokens of a micro-batch on one context rank."""
         return self.mbs * self.seq_length / self.cp
@@ -80,7 +85,7 @@ class LayerContext:
         """Bytes of an activation's element, as its kernels read and write it."""
         return self.numerics.activation_bytes
 
-    @property
+    @functools.cached_property
     def sequence_shards(self) -> int:
         """Ranks that share the sequence between tensor-parallel regions."""
         return self.tp if self.sequence_parallel else 1
@@ -146,14 +151,18 @@ class Workload:
     context: LayerContext
     kinds: tuple[LayerKind, ...]  # of every decoder layer, from the first
     chunks: tuple[Chunk, ...]  # in the order in which a micro-batch passes them
+    stages: tuple[StageLayers, ...]
     shards: tuple[Shard, ...]  # parameters of one rank of each stage
-    parameters: ParameterCount
     layers: tuple[tuple[tuple[PlacedLayer, int], ...], ...]  # of each chunk: how many there are of which
     num_micro_batches: int
 
 
 def workload_of(spec: Spec, calibration: Calibration | None = None, context: LayerContext | None = None) -> Workload:
-    """Derive the workload of a legal spec, under ``calibration`` or its GPU's own; ``context`` if it is known."""
+    """Derive the workload of a legal spec, under ``calibration`` or its GPU's own.
+
+    Args:
+        context: of a layout that splits a layer alike, where one is at hand.
+    """
     calibration = calibration or calibration_for(spec)
     precision, first, last = spec.precision, 0, spec.model.num_layers
     if precision.first_last_layers_bf16:
@@ -166,7 +175,7 @@ def workload_of(spec: Spec, calibration: Calibration | None = None, context: Lay
         kinds=layer_kinds(shape),
         chunks=chunks,
         layers=tuple(_layers(shape, chunk.start, chunk.stop, first, last) for chunk in chunks),
+        stages=layers_of_stages(shape, layout_key(spec.layout)),
         shards=tuple(stage_shards(spec)),
-        parameters=parameters(spec),
         num_micro_batches=spec.batch.num_micro_batches,
     )

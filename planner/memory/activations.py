@@ -188,7 +188,7 @@ class LayerBytes(NamedTuple):
 
 
 def layer_bytes(context: LayerContext, kind: LayerKind, expert_load: float) -> LayerBytes:
-    saved = saved_by_layer(context, kind, expert_load)
+    saved = saved_by_layer(context.without_recompute, kind, expert_load)
     if context.recompute is Recompute.full:
         return LayerBytes(saved.inputs, saved.total, saved.total)
     if context.recompute is Recompute.selective:

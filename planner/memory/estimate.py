@@ -13,17 +13,18 @@ Symbols (bytes unless a unit is given):
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from slipway.configs import Calibration, Fsdp, Recompute, Schedule, Spec
-from slipway.configs.schema import FeedForward, LayerKind
-from slipway.planner.memory.activations import LayerBytes, layer_bytes
+from slipway.configs import Calibration, Fsdp, Layout, Recompute, Schedule, Spec
+from slipway.configs.schema import FeedForward, layer_kinds
+from slipway.planner.memory.activations import layer_bytes
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import FP32_BYTES
-from slipway.planner.parameters import layer
-from slipway.planner.workload import Workload, workload_of
+from slipway.planner.parameters import layer, model_parameters
+from slipway.planner.stages import StageLayers
+from slipway.planner.workload import LayerContext, Workload, workload_of
 
 GIB = 2**30
 # Outside the allocator: the CUDA context and kernels, cuDNN and cuBLAS; and NCCL's channels of each process group
@@ -140,32 +141,27 @@ def in_flight(stage: int, pp: int, vpp: int, micro_batches: int, schedule: Sched
     return chunks / vpp
 
 
-@dataclass
-class _StageLayers:
-    """What stands on one stage."""
+class Pipeline(NamedTuple):
+    """What of a pipeline decides the micro-batches whose activations a stage keeps."""
 
-    kinds: Counter[LayerKind] = field(default_factory=Counter)
-    embeds: bool = False
-    computes_loss: bool = False
-
-
-def _layers_of_stage(work: Workload, stage: int) -> _StageLayers:
-    pp, found = work.spec.layout.pp, _StageLayers()
-    for chunk, placed in zip(work.chunks[stage::pp], work.layers[stage::pp], strict=True):
-        for placed_layer, count in placed:
-            found.kinds[placed_layer.kind] += count
-        found.embeds |= chunk.embeds
-        found.computes_loss |= chunk.loses
-    return found
+    pp: int
+    vpp: int
+    num_micro_batches: int
 
 
-class _StageEstimate:
-    """The parts of one rank's peak that a step adds, in bytes."""
+class StageEstimate:
+    """The parts of one rank's peak that a step adds, in bytes, for layouts that differ in their pipeline only.
 
-    def __init__(self, work: Workload, layers: dict[LayerKind, LayerBytes]) -> None:
-        lay, context = work.spec.layout, work.context
-        self.work = work
-        self.layers = layers
+    Args:
+        layout: any of them.
+        expert_load: as in :func:`stage_memory`.
+    """
+
+    def __init__(self, layout: Layout, context: LayerContext, expert_load: float) -> None:
+        lay, model = layout, context.model
+        self.layout, self.context = layout, context
+        self.kinds = {*layer_kinds(model.shape), model.mtp_kind}
+        self.layers = {kind: layer_bytes(context, kind, expert_load) for kind in self.kinds}
         self.tokens = context.tokens
         self.act = context.numerics.activation_bytes
         self.boundary = self.act * self.tokens * context.model.hidden_size / context.sequence_shards
@@ -174,9 +170,9 @@ class _StageEstimate:
         self.by_block = full and lay.recompute_method == "block" and lay.recompute_num_layers > 0
         self.unit = lay.recompute_num_layers if full and not self.by_block and lay.recompute_num_layers > 1 else 1
 
-    def kept(self, stage: _StageLayers) -> float:
+    def kept(self, stage: StageLayers) -> float:
         """What one micro-batch leaves in all layers of a stage."""
-        lay, count = self.work.spec.layout, stage.kinds.total()
+        lay, count = self.layout, stage.kinds.total()
         kept = sum(n * self.layers[kind].kept for kind, n in stage.kinds.items())
         if self.by_block:  # the layers after the first few keep everything
             share = max(count - lay.recompute_num_layers, 0) / max(count, 1)
@@ -187,36 +183,37 @@ class _StageEstimate:
             kept *= max(count - lay.cpu_offload_layers, 0) / max(count, 1)
         return kept
 
-    def recomputed(self, stage: _StageLayers) -> float:
+    def recomputed(self, stage: StageLayers) -> float:
         """What exists only while the backward pass of one layer, or of one recomputed unit, runs."""
         return max((self.layers[kind].working for kind in stage.kinds), default=0.0) * self.unit
 
-    def gradients(self, stage: _StageLayers) -> float:
+    def gradients(self, stage: StageLayers) -> float:
         """The gradients of one layer's widest activation and of its input."""
-        model, tp = self.work.context.model, self.work.context.tp
+        model, tp = self.context.model, self.context.tp
         dense = any(kind.feed_forward is FeedForward.dense for kind in stage.kinds)
         widest = 2 * model.ffn_hidden_size / tp if dense else model.hidden_size
         return self.act * self.tokens * widest + 2 * self.boundary
 
     def logits(self) -> float:
         """Logits of the next token and of every multi-token prediction, and their input and its gradient."""
-        context, fused = self.work.context, self.work.spec.layout.fused_cross_entropy
+        context, fused = self.context, self.layout.fused_cross_entropy
         per_logit = context.calibration.logits_bytes or _LOGITS_BYTES[fused]
         vocabulary = context.vocabulary / context.tp
         return (1 + context.model.mtp_num_layers) * (per_logit * self.tokens * vocabulary + 2 * self.boundary)
 
     def predictions(self, depth: float) -> float:
         """What ``depth`` micro-batches leave in the multi-token prediction layers."""
-        model = self.work.context.model
+        model = self.context.model
         one = self.layers[model.mtp_kind]
         saved = one.whole if self.by_block else one.kept
         return depth * model.mtp_num_layers * (saved + _PREDICTION_INPUTS * self.boundary)
 
-    def buffers(self) -> float:
-        lay, context = self.work.spec.layout, self.work.context
+    def buffers(self, pp: int) -> float:
+        """Of a stage of a pipeline of ``pp`` stages."""
+        lay, context = self.layout, self.context
         gathered_sequence = self.act * self.tokens * context.model.hidden_size
         buffers = WORKSPACE_GIB * GIB
-        if lay.pp > 1:
+        if pp > 1:
             buffers += _PIPELINE_BUFFERS * self.boundary
         if lay.sequence_parallel:
             buffers += gathered_sequence
@@ -224,14 +221,14 @@ class _StageEstimate:
             buffers += _OVERLAP_BUFFERS * gathered_sequence
         if lay.fsdp is not Fsdp.none:
             model, tp = context.model, context.tp
-            unit = max(layer(model, kind, tp, context.ep, context.etp).total for kind in set(self.work.kinds))
+            unit = max(layer(model, kind, tp, context.ep, context.etp).total for kind in set(layer_kinds(model.shape)))
             table = context.vocabulary // tp * model.hidden_size
             buffers += (_FSDP_GATHERED_UNITS * unit + table) * self.act + (unit + table) * FP32_BYTES  # and gradients
         return buffers
 
-    def activations_and_logits(self, index: int, stage: _StageLayers) -> tuple[float, float]:
-        lay = self.work.spec.layout
-        depth = in_flight(index, lay.pp, lay.vpp, self.work.num_micro_batches, lay.schedule)
+    def activations_and_logits(self, index: int, stage: StageLayers, pipeline: Pipeline) -> tuple[float, float]:
+        """Of stage ``index``, on which ``stage`` stands."""
+        depth = in_flight(index, *pipeline, self.layout.schedule)
         recomputed, gradients = self.recomputed(stage), self.gradients(stage)
         activations = depth * self.kept(stage) + recomputed + gradients
         if stage.embeds:
@@ -240,7 +237,7 @@ class _StageEstimate:
             return activations, 0.0
         logits = self.logits()
         activations += self.predictions(depth)
-        if lay.pp == 1:  # logits exist before the first layer's backward pass, and its working set does not yet
+        if pipeline.pp == 1:  # logits exist before the first layer's backward pass, and its working set does not yet
             activations -= min(recomputed + gradients, logits)
         return activations, logits
 
@@ -251,12 +248,13 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
 
 
 def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
-    kinds = {*work.kinds, work.context.model.mtp_kind}
-    estimate = _StageEstimate(work, {kind: layer_bytes(work.context, kind, expert_load) for kind in kinds})
-    buffers = estimate.buffers()
-    for index, shard in enumerate(work.shards):
-        activations, logits = estimate.activations_and_logits(index, _layers_of_stage(work, index))
-        states = stage_states(work, shard)
+    layout = work.spec.layout
+    estimate = StageEstimate(layout, work.context, expert_load)
+    pipeline = Pipeline(layout.pp, layout.vpp, work.num_micro_batches)
+    buffers = estimate.buffers(layout.pp)
+    fixed = [stage_states(work.spec, work.context.numerics, shard) for shard in work.shards]
+    for index, (stage, states) in enumerate(zip(work.stages, fixed, strict=True)):
+        activations, logits = estimate.activations_and_logits(index, stage, pipeline)
         yield StageMemory(
             index,
             states.parameters / GIB,
@@ -268,43 +266,28 @@ def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
         )
 
 
+def outside_gib(cal: Calibration, tp: int, pp: int, cp: int, ep: int) -> float:
+    """GiB of one rank outside the allocator."""
+    groups = _ALWAYS_GROUPS + sum(size > 1 for size in (tp, pp, cp, ep)) + (ep > 1)
+    return CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups + cal.extra_memory_gib
+
+
 def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0) -> Memory:
     """The memory of a legal spec on its GPU; ``expert_load`` as in :func:`stage_memory`."""
     return workload_memory(workload_of(spec, cal), expert_load)
-
-
-def _outside_gib(work: Workload) -> float:
-    """What lives outside the allocator: the CUDA context, and NCCL's buffers of each process group."""
-    lay = work.spec.layout
-    groups = _ALWAYS_GROUPS + sum(size > 1 for size in (lay.tp, lay.pp, lay.cp, lay.ep)) + (lay.ep > 1)
-    return CONTEXT_GIB + NCCL_GIB_PER_GROUP * groups + work.calibration.extra_memory_gib
-
-
-def least_needed_gib(work: Workload) -> float:
-    """What a layout needs at least, whatever its micro-batch and its recomputation: its states between steps."""
-    states = (stage_states(work, shard) for shard in set(work.shards))
-    largest = max(s.parameters + s.gradients + s.optimizer for s in states) / GIB
-    return (largest + WORKSPACE_GIB) * FRAGMENTATION + _outside_gib(work)
-
-
-def first_stage_fits(work: Workload, expert_load: float = 1.0) -> bool:
-    """Whether the first stage fits, which is the fullest of most layouts: a quick proof that a layout does not fit."""
-    load = max(expert_load, 1.0) if _routes_unevenly(work.spec) else 1.0
-    first = next(_stages(work, load))
-    return first.total_gib * FRAGMENTATION + _outside_gib(work) <= work.spec.gpu.usable_memory_gib
 
 
 def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
     """As :func:`memory`, of a workload that is derived already."""
     spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
     states = 0.0 if spec.task.lora_rank else numerics.state_bytes
-    total = work.parameters.total
+    total, _ = model_parameters(spec.model, spec.seq_length)
     checkpoint = (numerics.checkpoint_weight_bytes + states) * total
     offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     return Memory(
         stages=list(_stages(work, expert_load)),
         capacity_gib=spec.gpu.usable_memory_gib,
-        outside_gib=_outside_gib(work),
+        outside_gib=outside_gib(work.calibration, lay.tp, lay.pp, lay.cp, lay.ep),
         # an asynchronous save drains from a copy of the rank's share of the checkpoint
         host_gib_per_gpu=_HOST_PROCESS_GIB + (checkpoint / spec.gpus + offloaded) / GIB,
         checkpoint_gib=checkpoint / GIB,
@@ -313,7 +296,7 @@ def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
 
 def has_room(work: Workload, estimate: Memory, expert_load: float = REAL_EXPERT_LOAD) -> bool:
     """Whether a layout fits: by ``estimate``, its memory, and when experts get ``expert_load`` times an even load."""
-    return estimate.fits and (not _routes_unevenly(work.spec) or workload_memory(work, expert_load).fits)
+    return estimate.fits and (not routes_unevenly(work.spec) or workload_memory(work, expert_load).fits)
 
 
 def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:
@@ -327,7 +310,7 @@ def expert_load_that_fits(spec: Spec, cal: Calibration | None = None) -> float:
 def workload_expert_load(work: Workload) -> float:
     """As :func:`expert_load_that_fits`, of a workload that is derived already."""
     low, high = 0.0, float(work.spec.layout.ep)
-    if not _routes_unevenly(work.spec) or workload_memory(work, high).fits:
+    if not routes_unevenly(work.spec) or workload_memory(work, high).fits:
         return math.inf
     while high - low > _EXPERT_LOAD_STEP:
         middle = (low + high) / 2
@@ -335,5 +318,6 @@ def workload_expert_load(work: Workload) -> float:
     return low
 
 
-def _routes_unevenly(spec: Spec) -> bool:
+def routes_unevenly(spec: Spec) -> bool:
+    """Whether a rank's experts may be sent more than an even share of the tokens."""
     return spec.model.is_moe and spec.layout.ep > 1 and not spec.layout.moe_expert_capacity_factor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from slipway.configs import Fsdp
+from slipway.configs import Fsdp, Spec
+from slipway.planner.numerics import Numerics
 from slipway.planner.parameters import Shard
-from slipway.planner.workload import Workload
 
 
 class States(NamedTuple):
@@ -17,9 +17,9 @@ class States(NamedTuple):
     optimizer: float
 
 
-def stage_states(work: Workload, shard: Shard) -> States:
+def stage_states(spec: Spec, numerics: Numerics, shard: Shard) -> States:
     """Bytes of a stage whose ranks hold ``shard``, sharded over data-parallel ranks as the layout says."""
-    spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
+    lay = spec.layout
     dense_ranks, expert_ranks = max(spec.dp, 1) * lay.cp, spec.expert_dp
     owned = shard.dense / dense_ranks + shard.expert / expert_ranks
     sharded_weights = lay.fsdp is not Fsdp.none

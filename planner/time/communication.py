@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slipway.configs import Fsdp
-from slipway.planner.numerics import FP32_BYTES
+from slipway.planner.numerics import FP32_BYTES, Numerics
+from slipway.planner.parameters import Shard
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.links import Link, link
 from slipway.planner.time.operations import Gathers, Group, Module, Operation, Term
@@ -56,20 +59,52 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
     spec, lay = work.spec, work.spec.layout
     if spec.task.lora_rank:  # adapters are under a thousandth of the weights
         return DataParallel()
-    dense_ranks, expert_ranks = max(spec.dp, 1) * lay.cp, spec.expert_dp
-    dense_link = link(device, dense_ranks, lay.tp)
-    expert_link = link(device, expert_ranks, lay.ep * lay.expert_tp)
-    sharded = lay.distributed_optimizer or lay.fsdp is not Fsdp.none
-    exchanged = optimizer = 0.0
-    for shard in set(work.shards):
-        dense, expert = _exchange(work, dense_link, shard.dense), _exchange(work, expert_link, shard.expert)
-        exchanged = max(exchanged, dense + expert)
-        updated = shard.dense / dense_ranks + shard.expert / expert_ranks if sharded else float(shard.total)
-        streamed = updated * work.context.numerics.adam_bytes + shard.total / dense_ranks * _NORM_BYTES
-        optimizer = max(optimizer, device.stream(streamed, _OPTIMIZER_KERNELS))
+    fsdp = lay.fsdp is not Fsdp.none
+    exchanged, optimizer = _slowest_stage(
+        device,
+        work.context.numerics,
+        _Ranks(
+            dense=max(spec.dp, 1) * lay.cp,
+            dense_stride=lay.tp,
+            expert=spec.expert_dp,
+            expert_stride=lay.ep * lay.expert_tp,
+            shards_optimizer=lay.distributed_optimizer or fsdp,
+            # weights are gathered for the forward and again for the backward pass of every micro-batch
+            weight_gathers=2 * work.num_micro_batches if fsdp else int(lay.distributed_optimizer),
+        ),
+        frozenset(work.shards),
+    )
     if lay.optimizer_cpu_offload:
         optimizer *= _HOST_OPTIMIZER
     return DataParallel(_exposed(work, exchanged, window), optimizer)
+
+
+class _Ranks(NamedTuple):
+    """The ranks that hold the same weights, how far apart they are, and what they do once a step."""
+
+    dense: int
+    dense_stride: int
+    expert: int
+    expert_stride: int
+    shards_optimizer: bool
+    weight_gathers: int
+
+
+@functools.lru_cache(maxsize=16384)
+def _slowest_stage(device: Device, numerics: Numerics, ranks: _Ranks, shards: frozenset[Shard]) -> tuple[float, float]:
+    """Seconds of the data-parallel exchange and of the optimizer on the stages where they are longest."""
+    dense_link = link(device, ranks.dense, ranks.dense_stride)
+    expert_link = link(device, ranks.expert, ranks.expert_stride)
+    exchanged = optimizer = 0.0
+    for shard in shards:
+        dense = _exchange(numerics, ranks.weight_gathers, dense_link, shard.dense)
+        expert = _exchange(numerics, ranks.weight_gathers, expert_link, shard.expert)
+        exchanged = max(exchanged, dense + expert)
+        sharded = shard.dense / ranks.dense + shard.expert / ranks.expert
+        updated = sharded if ranks.shards_optimizer else float(shard.total)
+        streamed = updated * numerics.adam_bytes + shard.total / ranks.dense * _NORM_BYTES
+        optimizer = max(optimizer, device.stream(streamed, _OPTIMIZER_KERNELS))
+    return exchanged, optimizer
 
 
 def _exposed(work: Workload, exchanged: float, window: float) -> float:
@@ -82,18 +117,14 @@ def _exposed(work: Workload, exchanged: float, window: float) -> float:
     return max(exchanged - cal.dp_overlap * window, _LAST_BUCKET * exchanged)
 
 
-def _exchange(work: Workload, ring: Link, count: int) -> float:
+def _exchange(numerics: Numerics, weight_gathers: int, ring: Link, count: int) -> float:
     """Seconds to reduce the gradients of ``count`` parameters, and to gather the parameters where they are sharded."""
     if not count or ring.size == 1:
         return 0.0
-    lay, numerics = work.spec.layout, work.context.numerics
     gradients, weights = count * numerics.reduced_gradient_bytes, count * numerics.gathered_weight_bytes
-    if lay.fsdp is not Fsdp.none:
-        # weights are gathered for the forward and again for the backward pass of every micro-batch
-        return work.num_micro_batches * 2 * ring.gather(weights) + ring.gather(gradients)
-    if lay.distributed_optimizer:
-        return ring.gather(gradients) + ring.gather(weights)
-    return ring.all_reduce(gradients)
+    if not weight_gathers:
+        return ring.all_reduce(gradients)
+    return weight_gathers * ring.gather(weights) + ring.gather(gradients)
 
 
 def send_seconds(work: Workload, device: Device) -> float:

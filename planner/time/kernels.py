@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from slipway.configs import Calibration, Gpu
 from slipway.planner.numerics import Dtype, Scaling, dense_peak_tflops
+from slipway.planner.workload import LayerContext
 
 # Output tiles (rows, columns) that a library chooses from, and each one's rate over the best one's: a smaller tile
 # reads its operands more often. Typical of CUTLASS on A100 and H100; calibration fits what is left (gemm_tail).
@@ -47,6 +48,13 @@ class Device:
 
     gpu: Gpu
     cal: Calibration
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.gpu, self.cal))
 
     def gemm_rate(self, dtype: Dtype, scaling: Scaling = Scaling.none) -> float:
         """FLOP/s of a large matrix product. A dtype that the part has no units for runs as bf16."""
@@ -87,3 +95,9 @@ class Device:
         width = (1 + _HEAD_AT_HALF_RATE / _USUAL_HEAD) * head_dim / (head_dim + _HEAD_AT_HALF_RATE)
         rate = dense_peak_tflops(self.gpu, dtype) * 1e12 * self.cal.attention_efficiency
         return flops / (rate * width) + self.cal.kernel_us * 1e-6
+
+
+@functools.lru_cache(maxsize=8192)
+def device_of(context: LayerContext) -> Device:
+    """The GPU that the layers of ``context`` run on."""
+    return Device(context.gpu, context.calibration)

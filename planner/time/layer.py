@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from slipway.configs import Recompute
 from slipway.configs.schema import FeedForward, LayerKind, Mixer
@@ -12,7 +12,7 @@ from slipway.planner import flops
 from slipway.planner.time.attention import attention
 from slipway.planner.time.communication import tensor_parallel
 from slipway.planner.time.experts import experts
-from slipway.planner.time.kernels import Device
+from slipway.planner.time.kernels import device_of
 from slipway.planner.time.mamba import mamba
 from slipway.planner.time.mlp import feed_forward
 from slipway.planner.time.operations import Gathers, Group, Linear, Logits, Module, Operation, Stream, Term
@@ -45,7 +45,7 @@ class _Ledger:
 
     def __init__(self, context: LayerContext, operations: Iterable[Operation | Module]) -> None:
         self.context = context
-        self.device = Device(context.gpu, context.calibration)
+        self.device = device_of(context)
         self.forward: dict[Term, float] = {}
         self.backward: dict[Term, float] = {}
         self.kernels = 0
@@ -200,13 +200,10 @@ class ModelCosts:
 
 def model_costs(work: Workload) -> ModelCosts:
     """Price every kind of layer of a model, and its two ends."""
-    context, model = work.context, work.context.model
+    context, bare, model = work.context, work.context.without_recompute, work.context.model
     present = {layer for layers in set(work.layers) for layer, _ in layers}
-    unquantized = context
-    if any(layer.unquantized for layer in present):
-        unquantized = replace(context, numerics=context.numerics.unquantized)
-    layers = {layer: layer_cost(unquantized if layer.unquantized else context, layer.kind) for layer in present}
+    layers = {layer: layer_cost(context.unquantized if layer.unquantized else context, layer.kind) for layer in present}
     prediction: tuple[Cost, ...] = ()
     if model.mtp_num_layers:
-        prediction = (layer_cost(context, model.mtp_kind), projection_cost(context))
-    return ModelCosts(layers, embedding_cost(context), loss_cost(context), prediction)
+        prediction = (layer_cost(context, model.mtp_kind), projection_cost(bare))
+    return ModelCosts(layers, embedding_cost(bare), loss_cost(bare), prediction)

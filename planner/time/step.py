@@ -12,7 +12,7 @@ from slipway.configs import Calibration, Fsdp, Spec
 from slipway.planner import flops
 from slipway.planner.numerics import dense_peak_tflops
 from slipway.planner.time.communication import DataParallel, data_parallel, send_seconds
-from slipway.planner.time.kernels import Device
+from slipway.planner.time.kernels import device_of
 from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
 from slipway.planner.time.pipeline import Stage, stages
 from slipway.planner.time.schedule import kind_of, lower_bound, pipeline_time
@@ -62,7 +62,7 @@ class _Parts:
 
 def _parts(work: Workload, *, account: bool) -> _Parts:
     spec, cal = work.spec, work.calibration
-    device = Device(spec.gpu, cal)
+    device = device_of(work.context)
     priced = stages(work, account=account)
     window = max(stage.work for stage in priced)
     if spec.layout.fsdp is not Fsdp.none:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from slipway import configs, planner
 from slipway.configs import Refusal
-from slipway.planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, stage_memory
-from slipway.planner.search import plan
+from slipway.planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, has_room, stage_memory
+from slipway.planner.search import _recomputes, _shapes, _splits, plan
+from slipway.planner.workload import workload_of
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,28 @@ def test_pruning_loses_nothing(name: str, overrides: list[str]) -> None:
     fast, slow = plan(spec, 5), plan(spec, 5, exhaustive=True)
     assert [c.time.step_time_s for c in fast.candidates] == pytest.approx([c.time.step_time_s for c in slow.candidates])
     assert fast.considered < slow.considered
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("llama3_8b", ["gpus=8", "layout.gbs=32"]),
+        ("mixtral_8x7b", ["gpus=16", "layout.gbs=4"]),
+        ("llama3_8b", ["gpus=4", "layout.gbs=8", "model.num_layers=31"]),
+    ],
+)
+def test_what_is_rejected_early_does_not_fit(name: str, overrides: list[str]) -> None:
+    """The search without its bounds and its cheap tests of memory: every layout judged by memory() and step_time()."""
+    spec = configs.load(name, overrides).spec
+    times = []
+    for split in _splits(spec):
+        for mode, modules in _recomputes(spec.model):
+            group = replace(split, recompute=mode, recompute_modules=list(modules))
+            for shape, _ in _shapes(spec, split):
+                trial = replace(spec, layout=shape.of(group))
+                if planner.is_legal(trial) and has_room(workload_of(trial), planner.memory(trial)):
+                    times.append(planner.step_time(trial).step_time_s)
+    assert [c.time.step_time_s for c in plan(spec, 20).candidates] == sorted(times)[:20]
 
 
 def test_candidates_are_legal_fit_and_are_ranked() -> None:
