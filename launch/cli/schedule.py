@@ -8,7 +8,8 @@ from slipway.planner.course import Moment, course, samples, turns
 from slipway.planner.rules import is_legal
 
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = 64  # of a line of bars
+MOST_COLUMNS, LEAST_COLUMNS = 64, 16  # of a line of bars
+COLUMNS_OF_RANGE = 24  # behind a line of bars: its smallest and its largest value
 MOST_TURNS = 14  # of a table: a longer one leaves out the batches in the middle of a ramp
 SECONDS_PER_DAY = 86_400
 
@@ -23,8 +24,10 @@ def show_schedule(terminal: Terminal, spec: Spec) -> None:
         where = f"{spec.gpus:,} x {spec.gpu.name.upper()}"
         terminal.line(f"{duration(course(spec).seconds)} of steps on {where} (predicted)")
     terminal.line()
-    everywhere, drawn = _quantities(line), _quantities(_columns(line))
+    everywhere = _quantities(line)
     width = max(map(len, everywhere))
+    columns = max(LEAST_COLUMNS, min(MOST_COLUMNS, terminal.width - width - COLUMNS_OF_RANGE))
+    drawn = _quantities(_columns(line, columns))
     for label, values in everywhere.items():
         terminal.line(f"{label:{width}}  {_bars(drawn[label])}  {_number(min(values))} to {_number(max(values))}")
     _show_turns(terminal, spec, marks)
@@ -32,12 +35,10 @@ def show_schedule(terminal: Terminal, spec: Spec) -> None:
     terminal.field("source", spec.optim.source)
 
 
-def _columns(line: list[Moment]) -> list[Moment]:
+def _columns(line: list[Moment], count: int) -> list[Moment]:
     """The moment at the middle of each column; the columns are even in tokens."""
-    last = line[-1].tokens
-    return [
-        min(line, key=lambda moment: abs(moment.tokens - (column + 0.5) * last / COLUMNS)) for column in range(COLUMNS)
-    ]
+    middles = [(column + 0.5) * line[-1].tokens / count for column in range(count)]
+    return [min(line, key=lambda moment: abs(moment.tokens - middle)) for middle in middles]
 
 
 def _quantities(line: list[Moment]) -> dict[str, list[float]]:

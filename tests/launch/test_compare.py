@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from slipway.configs import Refusal, Spec
-from slipway.launch.runs.compare import Aligned, Side, compare, loss_difference, read_side, write_comparison
+from slipway.launch.runs.compare import Aligned, Side, align, compare, loss_difference, read_side, write_comparison
 from slipway.launch.runs.read import read_run
 from tests.launch.written_runs import curve, tiny, write_run
 
@@ -89,6 +89,19 @@ def test_runs_of_different_batch_are_aligned_by_tokens(tmp_path: Path, spec: Spe
     a = _one(tmp_path / "a", curve(0), 0.5, spec)
     b = _one(tmp_path / "b", curve(1)[::2], 0.9, double)
     assert compare(a, b).aligned_by == "tokens"
+
+
+def test_a_run_with_a_ramp_is_aligned_by_the_tokens_of_its_steps(tmp_path: Path, spec: Spec) -> None:
+    """The ramp takes a step of 8 sequences for the first 200 steps, so its 400 steps are 300 of the other's."""
+    ramped = replace(spec, optim=replace(spec.optim, batch_ramp=["8 until 200 steps"]))
+    assert spec.layout.gbs == 16
+    losses = 2 + np.arange(400) / 400.0  # by tokens: a straight line of the other run
+    of_ramp = np.concatenate((losses[:100].repeat(2), losses[100:300]))
+    of_ramp[:200:2] -= 0.5 / 400  # half a step of 16 sequences
+    a, b = _one(tmp_path / "a", losses, 0.5, spec), _one(tmp_path / "b", of_ramp, 0.5, ramped)
+    aligned = align(a.runs[0], b.runs[0])
+    assert aligned.by == "tokens" and len(aligned.x) == 300
+    assert aligned.b == pytest.approx(aligned.a, abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_is_not_compared(tmp_path: Path, spec: Spec) -> None:

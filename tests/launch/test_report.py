@@ -68,6 +68,19 @@ def test_speed_and_memory_are_those_of_the_last_start(tmp_path: Path, spec: Spec
     assert len(run.of_last_start(LOSS, 30)) == 10, "fewer than the warm-up: all of them"
 
 
+def test_speed_and_prediction_inside_a_ramp_are_those_of_its_batch(tmp_path: Path) -> None:
+    base = configs.load("llama3_tiny", ["precision=bf16", "layout.gbs=64"]).spec
+    ramped = replace(base, optim=replace(base.optim, batch_ramp=["16 until 1000 steps"]))
+    small = replace(base, layout=replace(base.layout, gbs=16))
+    run = read_run(write_run(tmp_path / "a", curve(0), 0.5, ramped, gpu="NVIDIA H100 80GB HBM3"))
+    s = summarize(run)
+    assert s.tokens_per_s_per_gpu == pytest.approx(small.batch.tokens / 0.5 / 2)
+    assert s.predicted_step_time_s == pytest.approx(planner.step_time(small).step_time_s)
+    later = replace(base, optim=replace(base.optim, batch_ramp=["16 until 300 steps"]))
+    after = summarize(read_run(write_run(tmp_path / "b", curve(0), 0.5, later, gpu="NVIDIA H100 80GB HBM3")))
+    assert after.tokens_per_s_per_gpu == pytest.approx(base.batch.tokens / 0.5 / 2)
+
+
 def test_a_run_on_a_gpu_is_compared_with_the_prediction_for_that_gpu(tmp_path: Path) -> None:
     """The run was planned for an H100 and ran on an H200. A GPU that is not in configs/gpu has no prediction."""
     spec = planner.complete(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.fsdp=true", "layout.gbs=64"]))
