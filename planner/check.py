@@ -48,4 +48,4 @@ def check(spec: Spec) -> Verdict:
     if warning := calibration_warning(spec.gpu, work.calibration):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)
-    return Verdict(spec, broken, advice, parameters(spec), estimate, workload_step_time(work), expert_load)
+    return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load)

@@ -18,11 +18,12 @@ from slipway.configs.schema import (
     LayerKind,
     Mixer,
     Normalization,
+    Placement,
     PositionEmbedding,
     SoftmaxType,
     layer_kinds,
 )
-from slipway.planner.stages import layers_of_stages, layout_key
+from slipway.planner.stages import layers_of_stages
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,12 @@ def multi_token_prediction(model: Model, tp: int, ep: int, etp: int) -> Shard:
 def stage_shards(spec: Spec) -> list[Shard]:
     """Parameters of one rank of each pipeline stage; empty if the layers do not divide."""
     lay = spec.layout
-    return list(_stage_shards(spec.model, layout_key(lay), lay.tp, lay.ep, lay.expert_tp, spec.seq_length))
+    return list(_stage_shards(spec.model, lay.placement, lay.tp, lay.ep, lay.expert_tp, spec.seq_length))
 
 
 @functools.lru_cache(maxsize=16384)
-def _stage_shards(
-    model: Model, key: tuple[int, int, int, int, bool, bool, bool], tp: int, ep: int, etp: int, seq_length: int
-) -> tuple[Shard, ...]:
-    pp, contents = key[0], layers_of_stages(model.shape, key)
+def _stage_shards(model: Model, placement: Placement, tp: int, ep: int, etp: int, seq_length: int) -> tuple[Shard, ...]:
+    pp, contents = placement.pp, layers_of_stages(model.shape, placement)
     output = model.padded_vocab_size(tp) // tp * model.hidden_size
     learned_positions = model.position_embedding_type is PositionEmbedding.learned_absolute
     embedding = output + (seq_length * model.hidden_size if learned_positions else 0)
@@ -174,7 +173,7 @@ def _stage_shards(
 @functools.lru_cache(maxsize=1024)
 def model_parameters(model: Model, seq_length: int) -> tuple[int, int]:
     """Parameters of the whole model: all, and those that are active for one token."""
-    (whole,) = _stage_shards(model, layout_key(Layout()), 1, 1, 1, seq_length)
+    (whole,) = _stage_shards(model, Layout().placement, 1, 1, 1, seq_length)
     active_experts = whole.expert // model.num_moe_experts * model.moe_router_topk if whole.expert else 0
     return whole.total, whole.dense + active_experts
 

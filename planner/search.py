@@ -37,7 +37,7 @@ from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import numerics_of
 from slipway.planner.parameters import stage_shards
 from slipway.planner.rules import divisors, is_legal
-from slipway.planner.stages import StageLayers, layers_of_stages, layout_key
+from slipway.planner.stages import StageLayers, layers_of_stages
 from slipway.planner.time.step import (
     StepTime,
     embedding_cost,
@@ -243,7 +243,7 @@ class _Room:
         if key not in self._known:
             trial = replace(self.spec, layout=shape.of(split))
             static = [sum(stage_states(trial, self.numerics, shard)) / GIB for shard in stage_shards(trial)]
-            self._known[key] = static, layers_of_stages(self.spec.model.shape, layout_key(trial.layout))
+            self._known[key] = static, layers_of_stages(self.spec.model.shape, trial.layout.placement)
         return self._known[key]
 
     def _has(self, split: Layout, pp: int, allocated_gib: float) -> bool:

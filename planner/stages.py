@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from slipway.configs import Layout, Spec
-from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
+from slipway.configs.schema import LayerKind, LayerShape, Placement, layer_kinds
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Chunk:
         return self.stop - self.start
 
 
-def stage_layers(num_layers: int, layout: Layout) -> list[int] | None:
+def stage_layers(num_layers: int, layout: Layout | Placement) -> list[int] | None:
     """Layer slots of each pipeline stage; None if they do not divide.
 
     An embedding or a loss that the layout accounts for takes one slot.
@@ -55,20 +55,12 @@ def stage_layers(num_layers: int, layout: Layout) -> list[int] | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bool]) -> tuple[Chunk, ...] | None:
+def chunks(num_layers: int, placement: Placement) -> tuple[Chunk, ...] | None:
     """The model's chunks in the order in which a micro-batch passes them; None if the layers do not divide."""
-    pp, vpp, first, last, embedding, loss, flexible = layout_key
-    if flexible:
+    pp, vpp = placement.pp, placement.vpp
+    if placement.flexible_pipeline:
         return _spread(num_layers, pp, vpp)
-    layout = Layout(
-        pp=pp,
-        vpp=vpp,
-        num_layers_in_first_pipeline_stage=first,
-        num_layers_in_last_pipeline_stage=last,
-        account_for_embedding=embedding,
-        account_for_loss=loss,
-    )
-    per_stage = stage_layers(num_layers, layout)
+    per_stage = stage_layers(num_layers, placement)
     if per_stage is None or any(n % vpp for n in per_stage):
         return None
     out: list[Chunk] = []
@@ -77,7 +69,8 @@ def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bo
         for stage in range(pp):
             embeds = virtual == 0 and stage == 0
             loses = virtual == vpp - 1 and stage == pp - 1
-            count = per_stage[stage] // vpp - (embeds and embedding) - (loses and loss)
+            count = per_stage[stage] // vpp - (embeds and placement.account_for_embedding)
+            count -= loses and placement.account_for_loss
             if count < 0:
                 return None
             out.append(Chunk(stage, start, start + count, embeds, loses))
@@ -85,22 +78,9 @@ def chunks(num_layers: int, layout_key: tuple[int, int, int, int, bool, bool, bo
     return tuple(out) if start == num_layers else None
 
 
-def layout_key(lay: Layout) -> tuple[int, int, int, int, bool, bool, bool]:
-    """The fields of a layout that decide the stage of each layer."""
-    return (
-        lay.pp,
-        lay.vpp,
-        lay.num_layers_in_first_pipeline_stage,
-        lay.num_layers_in_last_pipeline_stage,
-        lay.account_for_embedding,
-        lay.account_for_loss,
-        lay.flexible_pipeline,
-    )
-
-
 def chunks_of(spec: Spec) -> tuple[Chunk, ...] | None:
     """The chunks of a spec's layout; None if its layers do not divide."""
-    return chunks(spec.model.num_layers, layout_key(spec.layout))
+    return chunks(spec.model.num_layers, spec.layout.placement)
 
 
 @dataclass
@@ -113,12 +93,12 @@ class StageLayers:
 
 
 @functools.lru_cache(maxsize=4096)
-def layers_of_stages(shape: LayerShape, key: tuple[int, int, int, int, bool, bool, bool]) -> tuple[StageLayers, ...]:
-    """The layers of each stage under the layout of this :func:`layout_key`; empty if they do not divide."""
-    placed, kinds = chunks(shape.num_layers, key), layer_kinds(shape)
+def layers_of_stages(shape: LayerShape, placement: Placement) -> tuple[StageLayers, ...]:
+    """The layers of each stage under a placement; empty if they do not divide."""
+    placed, kinds = chunks(shape.num_layers, placement), layer_kinds(shape)
     if placed is None:
         return ()
-    out = tuple(StageLayers() for _ in range(key[0]))
+    out = tuple(StageLayers() for _ in range(placement.pp))
     for chunk in placed:
         stage = out[chunk.stage]
         stage.kinds.update(kinds[chunk.start : chunk.stop])

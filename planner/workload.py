@@ -16,8 +16,8 @@ from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
-from slipway.planner.parameters import Shard, stage_shards
-from slipway.planner.stages import Chunk, StageLayers, chunks_of, layers_of_stages, layout_key
+from slipway.planner.parameters import ParameterCount, Shard, parameters, stage_shards
+from slipway.planner.stages import Chunk, StageLayers, chunks_of, layers_of_stages
 
 UNFUSED_BACKENDS = ("unfused", "local")  # Megatron-Core's attention backends that write the scores to memory
 
@@ -153,6 +153,7 @@ class Workload:
     chunks: tuple[Chunk, ...]  # in the order in which a micro-batch passes them
     stages: tuple[StageLayers, ...]
     shards: tuple[Shard, ...]  # parameters of one rank of each stage
+    parameters: ParameterCount
     layers: tuple[tuple[tuple[PlacedLayer, int], ...], ...]  # of each chunk: how many there are of which
     num_micro_batches: int
 
@@ -168,6 +169,7 @@ def workload_of(spec: Spec, calibration: Calibration | None = None, context: Lay
     if precision.first_last_layers_bf16:
         first, last = precision.num_layers_at_start_in_bf16, last - precision.num_layers_at_end_in_bf16
     shape, chunks = spec.model.shape, chunks_of(spec) or ()
+    stages = layers_of_stages(shape, spec.layout.placement)
     return Workload(
         spec=spec,
         calibration=calibration,
@@ -175,7 +177,8 @@ def workload_of(spec: Spec, calibration: Calibration | None = None, context: Lay
         kinds=layer_kinds(shape),
         chunks=chunks,
         layers=tuple(_layers(shape, chunk.start, chunk.stop, first, last) for chunk in chunks),
-        stages=layers_of_stages(shape, layout_key(spec.layout)),
+        stages=stages,
         shards=tuple(stage_shards(spec)),
+        parameters=parameters(spec),
         num_micro_batches=spec.batch.num_micro_batches,
     )

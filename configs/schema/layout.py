@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from slipway.configs.schema.legal import Choice, Count, NonNegative, Size
 
@@ -56,6 +57,18 @@ class AttentionBackend(Choice):
     fused = "fused"
     unfused = "unfused"
     local = "local"
+
+
+class Placement(NamedTuple):
+    """The fields of a layout that decide the pipeline stage of each layer."""
+
+    pp: int
+    vpp: int
+    num_layers_in_first_pipeline_stage: int
+    num_layers_in_last_pipeline_stage: int
+    account_for_embedding: bool
+    account_for_loss: bool
+    flexible_pipeline: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +189,11 @@ class Layout:
     def expert_tp(self) -> int:
         """Tensor-parallel size of the experts."""
         return self.etp or self.tp
+
+    @property
+    def placement(self) -> Placement:
+        """What decides the pipeline stage of each layer."""
+        return Placement(*(getattr(self, name) for name in Placement._fields))
 
 
 @dataclass(frozen=True, kw_only=True)

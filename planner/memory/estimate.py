@@ -22,7 +22,7 @@ from slipway.configs.schema import FeedForward, layer_kinds
 from slipway.planner.memory.activations import layer_bytes
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import FP32_BYTES
-from slipway.planner.parameters import layer, model_parameters
+from slipway.planner.parameters import layer
 from slipway.planner.stages import StageLayers
 from slipway.planner.workload import LayerContext, Workload, workload_of
 
@@ -281,7 +281,7 @@ def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
     """As :func:`memory`, of a workload that is derived already."""
     spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
     states = 0.0 if spec.task.lora_rank else numerics.state_bytes
-    total, _ = model_parameters(spec.model, spec.seq_length)
+    total = work.parameters.total
     checkpoint = (numerics.checkpoint_weight_bytes + states) * total
     offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     return Memory(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple, Protocol
 
-from slipway.configs.schema.legal import Choice
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.links import link
 from slipway.planner.workload import LayerContext
@@ -37,7 +37,7 @@ _SCAN_BACKWARD = 3  # the scan again, and its two gradients
 _LOGIT_BYTES = {True: (8.0, 8.0), False: (38.0, 16.0)}
 
 
-class Term(Choice):
+class Term(Enum):
     """What the seconds of a layer are spent on: the keys of a step's breakdown."""
 
     gemm = "gemm"
