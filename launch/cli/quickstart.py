@@ -19,8 +19,8 @@ PACKAGES = (
     "asyncio collections concurrent ctypes dbm email encodings html http importlib json logging multiprocessing "
     "unittest urllib xml"
 ).split()
-STEPS, RESUMED_STEPS = 200, 220  # of the first start, and of the run after its resume
-CHECKPOINT_EVERY = 100  # steps
+STEPS, RESUMED_STEPS = 80, 100  # of the first start, and of the run after its resume
+CHECKPOINT_EVERY = 40  # steps
 LEAST_GAIN = 1.0  # nats per token below the unigram entropy: a model that learned no context gains nothing
 LOG_LINES_SHOWN = 40  # of a command that failed
 
