@@ -71,7 +71,7 @@ class Numerics:
     scaling: Scaling = Scaling.none
     quantized_weights: bool = False  # the optimizer writes fp8 weights, and data-parallel ranks gather those
     reduce_in_fp32: bool = True
-    precision_aware: bool = False  # Megatron-Core's precision-aware optimizer: bf16 moments and gradients
+    precision_aware: bool = False  # Megatron-Core's precision-aware optimizer: bf16 moments
 
     @property
     def activation_bytes(self) -> float:
@@ -114,13 +114,8 @@ class Numerics:
 
     @property
     def reduced_gradient_bytes(self) -> float:
-        """Of a gradient that data-parallel ranks reduce."""
+        """Of a gradient that data-parallel ranks reduce, in the buffer that micro-batches accumulate into."""
         return FP32_BYTES if self.reduce_in_fp32 or self.gemm is Dtype.fp32 else BF16_BYTES
-
-    @property
-    def gradient_bytes(self) -> float:
-        """Of a gradient in the buffer that micro-batches accumulate into."""
-        return BF16_BYTES if self.precision_aware else self.reduced_gradient_bytes
 
     @property
     def state_bytes(self) -> float:

@@ -25,7 +25,7 @@ def stage_states(spec: Spec, numerics: Numerics, shard: Shard) -> States:
     sharded_weights = lay.fsdp is not Fsdp.none
     held = owned if sharded_weights else shard.total
     updated = owned if sharded_weights or lay.distributed_optimizer else shard.total
-    gradients, optimizer = numerics.gradient_bytes * held, numerics.state_bytes * updated
+    gradients, optimizer = numerics.reduced_gradient_bytes * held, numerics.state_bytes * updated
     if lay.optimizer_cpu_offload:
         optimizer = 0.0
     if spec.task.lora_rank:  # the weights are frozen, and the adapters' own states are under a thousandth

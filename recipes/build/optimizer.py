@@ -31,7 +31,8 @@ def optimizer_module(spec: Spec) -> run.Config:
     )
     if optim.precision_aware:
         config.use_precision_aware_optimizer = True
-        config.main_grads_dtype = torch.bfloat16
+        # megatron-core 0.15 does not convert gradients to this type: they keep the type in which they are reduced.
+        config.main_grads_dtype = torch.float32 if spec.precision.grad_reduce_in_fp32 else torch.bfloat16
         config.main_params_dtype = torch.float32
         config.exp_avg_dtype = torch.bfloat16
         config.exp_avg_sq_dtype = torch.bfloat16

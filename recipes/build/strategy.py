@@ -61,7 +61,6 @@ def _data_parallelism(spec: Spec) -> run.Config:
         ddp.use_megatron_fsdp = True
         ddp.data_parallel_sharding_strategy = "optim_grads_params"
         ddp.average_in_collective = False
-        # Without the fusion, or with bf16 gradients, megatron-core 0.15 scales the wrong buffer.
+        # Without the fusion megatron-core 0.15 scales the wrong buffer.
         ddp.gradient_reduce_div_fusion = True
-        ddp.grad_reduce_in_fp32 = True
     return ddp
