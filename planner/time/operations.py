@@ -50,8 +50,6 @@ class Term(Enum):
     launch = "launch"
     offload = "offload"
 
-    __hash__ = object.__hash__  # members are singletons; Enum hashes the name, in Python
-
 
 class Entry(NamedTuple):
     """One line of a price."""
