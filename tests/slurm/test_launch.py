@@ -64,13 +64,6 @@ def test_two_nodes_in_a_container_train_follow_and_report(site: Site) -> None:
     assert longer.returncode == 0, longer.stderr
 
 
-def test_an_image_that_is_not_there_is_told_by_the_jobs_log(site: Site) -> None:
-    job = site.start("noimage", container_image="no/such:image", retries=0)
-    assert site.ended(job) == "FAILED"
-    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob(f"sbatch_*_{job}.out"))
-    assert "failed to import docker image: no/such:image" in outer + site.log(job)
-
-
 def test_before_the_time_limit_it_saves_goes_back_in_the_queue_and_resumes(site: Site) -> None:
     """Two minutes are the least that SLURM's clock can tell from one: the job needs more than one attempt."""
     job = site.start("limit", "run.max_steps=140", "cluster.time=00:02:00", grace_minutes=0.95, retries=9)
@@ -128,9 +121,14 @@ def _is_rank(process: Path, job: str, rank: str) -> bool:
 
 
 def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Site) -> None:
-    """Two tasks of one run in turn. A job that waits for them starts when both have succeeded, else never."""
-    job = site.start("array", "run.max_steps=6", array="0-1%1")
-    behind = site.start("behind", "run.max_steps=2", "--after", job, "--weights", f"{site.folder}/hugging_face")
+    """Two tasks of one run in turn. A job that waits for them starts when both have succeeded, else never.
+
+    The job that fails has an image that is not there, and its log says so.
+    """
+    one_rank = ("nodes=1", "layout.tp=1")
+    job = site.start("array", *one_rank, "run.max_steps=6", array="0-1%1")
+    weights = ("--weights", f"{site.folder}/hugging_face")
+    behind = site.start("behind", *one_rank, "run.max_steps=2", "--after", job, *weights)
     failing = site.start("failing", "run.max_steps=2", container_image="no/such:image", retries=0)
     never = site.start("never", "run.max_steps=2", "--after", failing)
     for one in (job, behind, failing, never):
@@ -142,6 +140,8 @@ def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Si
     assert set(site.state(job).split()) == {"COMPLETED"}
     assert site.state(behind) == "COMPLETED"
     assert site.state(failing) == "FAILED"
+    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob(f"sbatch_*_{failing}.out"))
+    assert "failed to import docker image: no/such:image" in outer + site.log(failing)
     assert site.state(never) == "CANCELLED"
     assert site.trained("array")["steps"] == 6
     assert not (site.run_dir("never") / "tensorboard").exists()
@@ -166,7 +166,10 @@ def test_the_nemo_command_takes_the_cluster_as_its_executor(site: Site) -> None:
     assert (run["steps"], run["ranks"]) == (3, 2)
 
 
-def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
+HOSTILE = """it's a "$(touch PWNED)" `touch PWNED`; touch PWNED & \\ $HOME"""
+
+
+def test_secrets_reach_the_job_and_nothing_else_and_hostile_values_arrive_as_they_are(site: Site) -> None:
     secrets = site.folder / "secrets.env"
     secrets.write_text(f"WANDB_API_KEY={CANARY}-file\n")
     assert "can be read by others" in site.launch("secret", secrets_file=str(secrets)).stderr
@@ -175,17 +178,27 @@ def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
     same = 'test "$HF_TOKEN" = "$(cat canary)-env" && test "$WANDB_API_KEY" = "$(cat canary)-file"'
     test = f"cd {site.folder}; {same} && echo both are here"
     line = f"{{ set +vx; }} 2>/dev/null; {test}; cd - > /dev/null; set -vx"
+    values_of = "[os.environ['SLIPWAY_TEST_A'], os.environ['SLIPWAY_TEST_B']]"
+    show = f"python3 -c \"import os, json; print('VALUES', json.dumps({values_of}))\""
     done = site.launch(
-        "secret",
+        "'x; touch PWNED $(touch PWNED)'",
         "run.max_steps=2",
         "--follow",
-        env={"HF_TOKEN": f"{CANARY}-env"},
+        env={"HF_TOKEN": f"{CANARY}-env", "SLIPWAY_TEST_A": HOSTILE, "SLIPWAY_TEST_B": "two\nlines"},
         secrets_file=str(secrets),
-        setup=[line],
+        container_image="host",
+        container_mounts=[f"{site.folder}:/mnt/a b"],
+        setup=[line, show],
+        sbatch={"comment": HOSTILE},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert site.trained("x; touch PWNED $(touch PWNED)")["steps"] == 2
     outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob("sbatch_*.out"))
     assert "\nboth are here" in outer
+    values = json.loads(outer.split("VALUES ", 1)[1].splitlines()[0])
+    assert values == [HOSTILE, "two\nlines"]
+    assert not list(site.folder.rglob("PWNED")) + list(site.project.rglob("PWNED"))
+    assert not (Path.home() / "PWNED").exists()
     secrets.unlink()
     (site.folder / "canary").unlink()
     held = subprocess.run(["grep", "-rla", CANARY, str(site.folder)], capture_output=True, text=True, check=False)
@@ -194,33 +207,6 @@ def test_secrets_reach_the_job_and_nothing_else(site: Site) -> None:
     assert refused.returncode == 2
     assert "would be written into the job's script" in refused.stderr
     assert "abc" not in refused.stderr
-
-
-HOSTILE = """it's a "$(touch PWNED)" `touch PWNED`; touch PWNED & \\ $HOME"""
-
-
-def test_hostile_values_arrive_as_they_are(site: Site) -> None:
-    env = {"SLIPWAY_TEST_A": HOSTILE, "SLIPWAY_TEST_B": "two\nlines"}
-    values_of = "[os.environ['SLIPWAY_TEST_A'], os.environ['SLIPWAY_TEST_B']]"
-    show = f"python3 -c \"import os, json; print('VALUES', json.dumps({values_of}))\""
-    done = site.launch(
-        "'x; touch PWNED $(touch PWNED)'",
-        "run.max_steps=2",
-        "--follow",
-        env=env,
-        container_image="host",
-        container_mounts=[f"{site.folder}:/mnt/a b"],
-        setup=[show],
-        sbatch={"comment": HOSTILE},
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert site.trained("x; touch PWNED $(touch PWNED)")["steps"] == 2
-    outer = "\n".join(p.read_text() for p in (site.folder / "nemorun").rglob("sbatch_*.out"))
-    values = json.loads(outer.split("VALUES ", 1)[1].splitlines()[0])
-    assert values == [HOSTILE, "two\nlines"]
-    assert not list(site.folder.rglob("PWNED")) + list(site.project.rglob("PWNED"))
-    assert not (Path.home() / "PWNED").exists()
 
 
 def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: Site, tmp_path: Path) -> None:
