@@ -89,10 +89,20 @@ def root() -> dict[str, Any]:
 
 
 def site_file(cluster: str) -> Path | None:
-    """The cluster file outside configs/ that ``cluster=`` names: a path, or a name in the site's own folder."""
+    """The cluster file outside configs/ that ``cluster=`` names: a path, or a name in the site's own folder.
+
+    Raises:
+        Refusal: it is a path, and there is no such file.
+    """
     path = Path(cluster)
     if path.suffix in (".yaml", ".yml"):
-        return path.resolve() if path.is_file() else None
+        if not path.is_file():
+            raise Refusal(
+                f"cluster={cluster}: no such file {path.absolute()}",
+                "Give the path from the current directory, or a whole path; a file in the folder that "
+                f"{SITE_FOLDER} names goes by its name without .yaml.",
+            )
+        return path.resolve()
     named = [folder / f"{cluster}.yaml" for folder in _folders("cluster")[:-1]]
     return next((path.resolve() for path in named if path.is_file()), None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from slipway.configs import Fsdp, Recompute, Spec
 from slipway.planner.memory import has_room, workload_expert_load, workload_memory
-from slipway.planner.rules import is_legal
+from slipway.planner.rules import violations
 from slipway.planner.search import Candidate, plan
 from slipway.planner.time.step import workload_step_time
 from slipway.planner.workload import workload_of
@@ -127,8 +127,11 @@ def _judge(technique: _Technique, best: Candidate) -> Advice:
     other = None
     if technique.other is not None:
         other = replace(best.spec, layout=replace(best.layout, **technique.other))
-    if other is None or not is_legal(other):
-        return Advice(technique.name, technique.used, technique.absent, None, None)
+    broken = violations(other) if other else []
+    if other is None or broken:
+        required = f"required: without it, {broken[0].message.removesuffix('.')}" if broken else ""
+        why = required if required and technique.used else technique.absent
+        return Advice(technique.name, technique.used, why, None, None)
     work = workload_of(other)
     needed = workload_memory(work)
     gib = needed.peak_gib - best.memory.peak_gib

@@ -36,7 +36,8 @@ from slipway.planner.memory.estimate import (
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import numerics_of
 from slipway.planner.parameters import stage_shards
-from slipway.planner.rules import divisors, is_legal
+from slipway.planner.rules import Violation, divisors, is_legal, violations
+from slipway.planner.rules.precision import precision_gpu
 from slipway.planner.stages import StageLayers, layers_of_stages
 from slipway.planner.time.step import (
     StepTime,
@@ -250,6 +251,13 @@ class _Room:
         outside = outside_gib(self.cal, split.tp, pp, split.cp, split.ep)
         return allocated_gib * FRAGMENTATION + outside <= self.capacity
 
+    def fullest(self) -> str:
+        """What fills the GPU, in words: states where they leave no room in any layout, else activations."""
+        least = min(max(static, default=math.inf) for static, _ in self._known.values())
+        if least * FRAGMENTATION > self.capacity:
+            return f"weights, gradients and optimizer states alone take {least:.1f} GiB where they take least"
+        return f"weights, gradients and optimizer states take at least {least:.1f} GiB, and activations the rest"
+
     def for_states(self, split: Layout, shape: _Shape) -> bool:
         """Whether weights, gradients and states leave any room on the fullest stage."""
         return self._has(split, shape.pp, max(self._stages(split, shape)[0], default=0.0))
@@ -273,6 +281,7 @@ class _Search:
         self.expert_load = expert_load
         self.considered = self.did_not_fit = self.bounded = 0
         self.fits_evenly = False  # some layout that has no room for ``expert_load`` may fit with an even load
+        self.refused: Counter[Violation] = Counter()  # by the first rule that a layout with room breaks
         self._room = _Room(spec, self.cal)
         self._order = itertools.count()
         self._queue: list[tuple[float, int, _Split | _Group | Workload | Candidate]] = []
@@ -336,6 +345,8 @@ class _Search:
                 self.bounded += 1
                 work = workload_of(trial, self.cal, group.context)
                 self._push(step_time_bound(work), work)
+            else:
+                self.refused[violations(trial)[0]] += 1
 
     def _judge(self, work: Workload) -> None:
         """Queue a layout as a candidate by its time, if it fits."""
@@ -348,6 +359,30 @@ class _Search:
         self.fits_evenly |= needed.fits
         self.did_not_fit += 1
 
+    def reason(self) -> Refusal:
+        """Why no layout was found: the rule that refuses most of those with room, else what fills the GPU."""
+        spec = self.spec
+        what = f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} "
+        if self.refused:
+            (violation, _), *_ = self.refused.most_common(1)
+            message = violation.message.removesuffix(".")
+            return Refusal(f"{what}fits: those with room break rule {violation.rule} ({message})", violation.fix)
+        if not self.did_not_fit:
+            return Refusal(
+                f"{what}divides the batch and the GPUs",
+                "Use a layout.gbs that is a multiple of a divisor of the GPUs, or another number of GPUs.",
+            )
+        return Refusal(
+            f"{what}fits {spec.gpu.usable_memory_gib:.0f} GiB: {self._room.fullest()}",
+            "Use more GPUs, another GPU, or a batch that more ranks can share.",
+        )
+
+
+def _require_precision(spec: Spec) -> None:
+    """Refuse a precision that the GPU has no units for, whatever the layout is."""
+    if broken := precision_gpu(spec):
+        raise Refusal(f"{broken.message}.", broken.fix, "precision-gpu")
+
 
 def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: float = REAL_EXPERT_LOAD) -> Plan:
     """The ``top`` fastest legal layouts of ``spec`` that fit its GPUs: a best-first search.
@@ -358,18 +393,15 @@ def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: fl
             room, the layouts that have room for an even load are ranked.
 
     Raises:
-        Refusal: no legal layout fits.
+        Refusal: no legal layout fits; it says what refuses the layouts, or what fills the GPU.
     """
+    _require_precision(spec)
     search = _Search(spec, expert_load)
     best = list(itertools.islice(search.candidates(), None if exhaustive else top))
     if not best and search.fits_evenly:
         return plan(spec, top, exhaustive=exhaustive, expert_load=0.0)
     if not best:
-        raise Refusal(
-            f"no legal layout of {spec.model.name} on {spec.gpus} {spec.gpu.name} with layout.gbs={spec.layout.gbs} "
-            f"fits {spec.gpu.usable_memory_gib:.0f} GiB",
-            "Use more GPUs, another GPU, or a batch that more ranks can share.",
-        )
+        raise search.reason()
     return Plan(best[:top], search.considered, search.bounded - search.considered, search.did_not_fit)
 
 

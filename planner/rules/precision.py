@@ -18,7 +18,8 @@ _GATHERED_BLOCK = 128  # elements on a side of the blocks in which blockwise inp
     source="Transformer Engine fp8 check_*_support",
     phase=Phase.step,
 )
-def _precision_gpu(spec: Spec) -> Broken | None:
+def precision_gpu(spec: Spec) -> Broken | None:
+    """Whether the GPU has the formats of the precision."""
     precision, capability = spec.precision, spec.gpu.compute_capability
     newest = precision.max_compute_capability or capability
     if precision.gemm == "fp32" or precision.min_compute_capability <= capability <= newest:

@@ -9,6 +9,7 @@ import pytest
 
 from slipway import configs, planner
 from slipway.configs import Refusal
+from slipway.planner.advise import advise
 from slipway.planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, has_room, stage_memory
 from slipway.planner.search import _recomputes, _shapes, _splits, plan
 from slipway.planner.workload import workload_of
@@ -102,3 +103,29 @@ def test_precisions_compete_and_the_gpu_limits_them() -> None:
     names = {c.spec.precision.name for c in found.candidates}
     assert found.candidates[0].spec.precision.gemm == "fp8"
     assert "mxfp8" not in names, "an H100 has none"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "reason"),
+    [
+        ("llama3_8b", ["precision=mxfp8"], "precision=mxfp8 on h100"),
+        ("llama31_405b", ["gpus=8", "layout.gbs=8"], "optimizer states alone take [0-9.]+ GiB"),
+        ("llama3_8b", ["gpus=8", "layout.cpu_offload_layers=3", "layout.schedule=zero_bubble"], "break rule schedule"),
+    ],
+)
+def test_a_search_without_an_answer_says_what_refuses_or_fills(name: str, overrides: list[str], reason: str) -> None:
+    with pytest.raises(Refusal, match=reason):
+        plan(configs.load(name, overrides).spec, 1)
+
+
+def test_advice_names_the_rule_that_requires_a_technique() -> None:
+    spec = configs.load("llama3_8b", ["gpus=64", "precision=fp8_delayed"]).spec
+    zero = next(a for a in advise(spec)[1] if a.technique.startswith("ZeRO-1"))
+    assert zero.use
+    assert "required: without it" in zero.why
+    assert "fp8 parameters" in zero.why
+
+
+def test_a_cluster_file_that_is_missing_is_named() -> None:
+    with pytest.raises(Refusal, match=r"cluster=elsewhere/site.yaml: no such file /"):
+        configs.load("llama3_8b", ["cluster=elsewhere/site.yaml"])
