@@ -39,6 +39,7 @@ from slipway.planner.parameters import stage_shards
 from slipway.planner.rules import Violation, divisors, is_legal, violations
 from slipway.planner.rules.precision import precision_gpu
 from slipway.planner.stages import StageLayers, layers_of_stages
+from slipway.planner.time.operations import TERM_WORDS, Term
 from slipway.planner.time.step import (
     StepTime,
     embedding_cost,
@@ -425,31 +426,14 @@ def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> P
     )
 
 
-_TERMS = {
-    "gemm": "matrix products",
-    "attention": "attention",
-    "elementwise": "memory-bound kernels",
-    "tp": "tensor-parallel communication",
-    "cp": "context-parallel exchange",
-    "ep": "expert all-to-all",
-    "bubble": "pipeline bubble",
-    "dp": "exposed data-parallel communication",
-    "optimizer": "optimizer step",
-    "loss": "logits and loss",
-    "launch": "kernel launches",
-    "offload": "activations to host memory and back",
-    "other": "stragglers and step overhead",
-}
-
-
 def why_slower(candidate: Candidate, best: Candidate) -> str:
     """The terms on which ``candidate`` loses to ``best``, largest first, in words and seconds."""
     if candidate is best:
         first = sorted(best.time.breakdown.items(), key=lambda x: -x[1])[:3]
-        return "spends " + ", ".join(f"{seconds:.2f} s on {_TERMS.get(k, k)}" for k, seconds in first)
+        return "spends " + ", ".join(f"{seconds:.2f} s on {TERM_WORDS[Term(k)]}" for k, seconds in first)
     keys = set(candidate.time.breakdown) | set(best.time.breakdown)
     lost = {k: candidate.time.breakdown.get(k, 0.0) - best.time.breakdown.get(k, 0.0) for k in keys}
     worst = [(k, s) for k, s in sorted(lost.items(), key=lambda x: -x[1]) if s > 0.002 * best.time.step_time_s][:2]
     if not worst:
         return "as fast as the best within 0.2 %"
-    return "loses " + " and ".join(f"{s:.2f} s on {_TERMS.get(k, k)}" for k, s in worst)
+    return "loses " + " and ".join(f"{s:.2f} s on {TERM_WORDS[Term(k)]}" for k, s in worst)

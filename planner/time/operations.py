@@ -38,7 +38,7 @@ _LOGIT_BYTES = {True: (8.0, 8.0), False: (38.0, 16.0)}
 
 
 class Term(Enum):
-    """What the seconds of a layer are spent on: the keys of a step's breakdown."""
+    """What the seconds of a step are spent on: the keys of its breakdown. The last four are of no layer."""
 
     gemm = "gemm"
     attention = "attention"
@@ -49,6 +49,28 @@ class Term(Enum):
     loss = "loss"
     launch = "launch"
     offload = "offload"
+    bubble = "bubble"
+    data_parallel = "dp"
+    optimizer = "optimizer"
+    other = "other"
+
+
+TERM_WORDS = {
+    Term.gemm: "matrix products",
+    Term.attention: "attention",
+    Term.elementwise: "memory-bound kernels",
+    Term.tensor_parallel: "tensor-parallel communication",
+    Term.context_parallel: "context-parallel exchange",
+    Term.expert_parallel: "expert all-to-all",
+    Term.loss: "logits and loss",
+    Term.launch: "kernel launches",
+    Term.offload: "activations to host memory and back",
+    Term.bubble: "pipeline bubble",
+    Term.data_parallel: "exposed data-parallel communication",
+    Term.optimizer: "optimizer step",
+    Term.other: "stragglers and step overhead",
+}
+"""Each term as sentences name it."""
 
 
 class Entry(NamedTuple):

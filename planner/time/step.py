@@ -14,6 +14,7 @@ from slipway.planner.numerics import dense_peak_tflops
 from slipway.planner.time.communication import DataParallel, data_parallel, send_seconds
 from slipway.planner.time.kernels import device_of
 from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
+from slipway.planner.time.operations import Term
 from slipway.planner.time.pipeline import Stage, stages
 from slipway.planner.time.schedule import kind_of, lower_bound, pipeline_time
 from slipway.planner.workload import Workload, workload_of
@@ -119,10 +120,10 @@ def workload_step_time(work: Workload) -> StepTime:
         bubble_fraction=bubble,
         breakdown={term.value: seconds * micro_batches for term, seconds in busiest.spent.items()}
         | {
-            "bubble": max(pipeline - busiest.work * micro_batches, 0.0),
-            "dp": parts.once.exposed,
-            "optimizer": parts.once.optimizer,
-            "other": parts.fixed + total - before,
+            Term.bubble.value: max(pipeline - busiest.work * micro_batches, 0.0),
+            Term.data_parallel.value: parts.once.exposed,
+            Term.optimizer.value: parts.once.optimizer,
+            Term.other.value: parts.fixed + total - before,
         },
         stage_forward_s=forward,
         stage_backward_s=backward,

@@ -17,7 +17,7 @@ from slipway.planner.flops import model_flops_per_token
 from slipway.planner.memory import Saved, StageMemory, in_flight, memory, stage_memory
 from slipway.planner.numerics import Dtype
 from slipway.planner.time.kernels import Device
-from slipway.planner.time.operations import Term
+from slipway.planner.time.operations import TERM_WORDS, Term
 from slipway.planner.time.step import layer_cost, step_time, step_time_bound
 from slipway.planner.workload import layer_context, workload_of
 
@@ -334,3 +334,8 @@ def test_fp32_moves_elements_of_four_bytes() -> None:
     assert wide["elementwise"] == pytest.approx(2 * narrow["elementwise"])
     assert wide["tp"] == pytest.approx(2 * narrow["tp"])
     assert wide["attention"] > 1.5 * narrow["attention"], "TF32 has half the rate of bf16"
+
+
+def test_every_term_of_the_breakdown_has_words() -> None:
+    assert set(TERM_WORDS) == set(Term)
+    assert set(step_time(_spec()).breakdown) <= {term.value for term in Term}
