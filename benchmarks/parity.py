@@ -14,8 +14,6 @@ from slipway.configs import load
 # Recipe and overrides: the layouts of NeMo 2.7.3's recipes, and others that combine every two kinds of parallelism.
 LAYOUTS = [
     ("llama3_8b", "gpus=16 layout.cp=2"),
-    ("llama3_8b", "layout.fsdp=megatron"),
-    ("llama3_8b", "layout.fsdp=megatron layout.tp=2"),
     ("llama3_8b", "layout.tp=2 layout.recompute=full"),
     ("llama3_8b", "layout.pp=2 layout.recompute=selective layout.recompute_modules=[mlp]"),
     ("llama3_70b", "layout.tp=4 layout.pp=4 layout.vpp=5 layout.cp=2"),

@@ -43,7 +43,6 @@ _EVEN = {"account_for_embedding": False, "account_for_loss": False}
 def _sharding(spec: Spec) -> list[_Technique]:
     """Data parallelism and the sharding of states over its ranks."""
     layout, dp = spec.layout, spec.dp
-    fsdp = layout.fsdp is Fsdp.megatron
     copies = f"{dp} copies of the model share the batch of {layout.gbs}" if dp > 1 else "the model takes every GPU"
     return [
         _Technique("DDP (data parallelism)", dp > 1, None, copies),
@@ -55,9 +54,9 @@ def _sharding(spec: Spec) -> list[_Technique]:
         ),
         _Technique(
             "ZeRO-3 (Megatron-FSDP)",
-            fsdp,
-            {"fsdp": Fsdp.none if fsdp else Fsdp.megatron} if layout.pp == 1 else None,
-            "the layout is pipelined, and FSDP would gather the weights again for every micro-batch",
+            False,
+            None,
+            "NeMo 2.7.3 writes checkpoints of it that cannot be resumed (rule fsdp-resume)",
         ),
     ]
 

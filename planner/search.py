@@ -97,7 +97,7 @@ def _tensor_sizes(spec: Spec) -> list[int]:
 
 
 def _splits(spec: Spec) -> Iterator[Layout]:
-    """Every way of splitting a layer, with PP, VPP and FSDP switched off and nothing recomputed."""
+    """Every way of splitting a layer, with PP and VPP switched off, without FSDP and nothing recomputed."""
     m, base = spec.model, even_pipeline(spec.layout)
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
@@ -133,9 +133,8 @@ def _recomputes(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
 
 
 class _Shape(NamedTuple):
-    """What pipelines and FSDP leave to choose once a layer is split."""
+    """What pipelines leave to choose once a layer is split."""
 
-    fsdp: Fsdp = Fsdp.none
     pp: int = 1
     vpp: int = 1
     ends: bool = False  # the embedding and the loss count as layers
@@ -145,7 +144,6 @@ class _Shape(NamedTuple):
         """``layout`` with this shape."""
         return replace(
             layout,
-            fsdp=self.fsdp,
             pp=self.pp,
             vpp=self.vpp,
             account_for_embedding=self.ends,
@@ -175,8 +173,6 @@ def _shapes(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
             micro_batches = _micro_batches(spec, split, ranks, pp)
             for vpp in _interleavings(math.gcd(each, last), pp, micro_batches):
                 yield _Shape(pp=pp, vpp=vpp, last=last), micro_batches
-    if micro_batches := _micro_batches(spec, split, ranks, 1):
-        yield _Shape(Fsdp.megatron), micro_batches
 
 
 def _micro_batches(spec: Spec, split: Layout, ranks: int, pp: int) -> int:
@@ -328,15 +324,9 @@ class _Search:
         """Queue every legal layout of a group whose first stage has room, by its bound."""
         uneven = self.expert_load > 1 and routes_unevenly(replace(self.spec, layout=group.layout))
         loads = (self.expert_load, 1.0) if uneven else (1.0,)
-        estimates = {
-            fsdp: [StageEstimate(replace(group.layout, fsdp=fsdp), group.context, load) for load in loads]
-            for fsdp in (Fsdp.none, Fsdp.megatron)
-        }
+        estimates = [StageEstimate(group.layout, group.context, load) for load in loads]
         for shape, micro_batches in group.split.shapes:
-            room = (
-                self._room.for_first_stage(group.layout, shape, micro_batches, estimate)
-                for estimate in estimates[shape.fsdp]
-            )
+            room = (self._room.for_first_stage(group.layout, shape, micro_batches, estimate) for estimate in estimates)
             if not next(room):
                 self.did_not_fit += 1
                 self.fits_evenly = self.fits_evenly or any(room)
@@ -347,7 +337,7 @@ class _Search:
                 work = workload_of(trial, self.cal, group.context)
                 self._push(step_time_bound(work), work)
             else:
-                self.refused[violations(trial)[0]] += 1
+                self.refused.update(violations(trial))  # all: the first may bind for some layouts only
 
     def _judge(self, work: Workload) -> None:
         """Queue a layout as a candidate by its time, if it fits."""

@@ -19,8 +19,8 @@ def outlook(run_dir: Path, spec: Spec) -> str:
     """How training will begin in ``run_dir``, in one sentence.
 
     Raises:
-        Refusal: the folder holds a run of another model, tokenizer or data; or checkpoints that were complete, of
-            which none can be loaded any more; or the run has done all its steps.
+        Refusal: the folder holds a run of another model, tokenizer or data; or checkpoints of which none can be
+            loaded, unless only interrupted saves; or the run has done all its steps.
     """
     from slipway.recipes.runtime.record import check_run_dir
     from slipway.recipes.runtime.resume import nothing_whole
@@ -30,7 +30,7 @@ def outlook(run_dir: Path, spec: Spec) -> str:
     found = held(folder)
     skipped = "".join(f"; passing over {name}, which {wrong}" for name, wrong in found.passed_over.items())
     if found.newest is None:
-        if found.lost:
+        if found.lost and spec.run.resume:
             raise nothing_whole(folder, found)
         return f"starts from step 0: {run_dir} holds no checkpoint{skipped}"
     if not spec.run.resume:

@@ -7,16 +7,24 @@ from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
 
 
 @rule(
-    "fsdp-pp",
-    says="Megatron-FSDP is used without pipeline parallelism or interleaving",
-    why="NeMo wraps a single model chunk",
-    source="NeMo 2.7.3 MegatronStrategy; Megatron-Core docs, Megatron-FSDP",
-    severity=Severity.advice,
+    "fsdp-resume",
+    says="no run shards its parameters with Megatron-FSDP",
+    why="its runs cannot be resumed: every rank writes the same common.pt at the same time, with an empty state_dict "
+    "that the load then takes for the weights; the save of an fp32 model fails; and such a checkpoint can be neither "
+    "resharded to pipelines nor exported",
+    source="NeMo 2.7.3 lightning.pytorch.strategies.MegatronStrategy._save_fsdp_dtensor_common_state and "
+    "_load_fsdp_dtensor_checkpoint, which refer to Megatron-Bridge; NeMo issue 13913; converter to torch_dist: "
+    "Megatron-LM pull request 5895",
+    phase=Phase.never,
 )
-def _fsdp_pp(spec: Spec) -> Broken | None:
-    if spec.layout.fsdp is Fsdp.megatron and spec.layout.pp > 1:
-        return Broken(f"layout.fsdp=megatron with layout.pp={spec.layout.pp}", "Use layout.pp=1.")
-    return None
+def fsdp_resume(spec: Spec) -> Broken | None:
+    """Refuse Megatron-FSDP wherever a recipe is checked or built."""
+    if spec.layout.fsdp is Fsdp.none:
+        return None
+    return Broken(
+        "layout.fsdp=megatron cannot be trained: NeMo 2.7.3 writes checkpoints of it that cannot be resumed",
+        "Use layout.fsdp=none, with a larger layout.tp or layout.pp if it does not fit.",
+    )
 
 
 @rule(
@@ -36,18 +44,3 @@ def _overlap_flags(spec: Spec) -> Broken | None:
         "layout.overlap_grad_reduce=false leaves layout.overlap_param_gather nothing to hide under",
         "Leave layout.overlap_grad_reduce on.",
     )
-
-
-@rule(
-    "fsdp-optimizer",
-    says="Megatron-FSDP needs the distributed optimizer",
-    why="it shards parameters in the distributed optimizer's buffers",
-    source="NeMo 2.7.3 MegatronStrategy",
-    phase=Phase.step,
-)
-def _fsdp_optimizer(spec: Spec) -> Broken | None:
-    if spec.layout.fsdp is Fsdp.megatron and not spec.layout.distributed_optimizer:
-        return Broken(
-            "layout.fsdp=megatron with layout.distributed_optimizer=false", "Leave layout.distributed_optimizer on."
-        )
-    return None

@@ -9,6 +9,7 @@ from enum import Enum
 
 from slipway import configs
 from slipway.configs import Refusal, Schedule, Spec
+from slipway.planner.rules.data_parallel import fsdp_resume
 
 # Facts that come with NeMo's configuration class and that the builder does not pass on.
 _FIXED_BY_CLASS = (
@@ -24,6 +25,8 @@ def refuse_what_is_only_planned(spec: Spec) -> None:
     Raises:
         Refusal: the first value that does not.
     """
+    if broken := fsdp_resume(spec):
+        raise Refusal(broken.message, broken.fix)
     if spec.layout.flexible_pipeline:
         raise Refusal(
             "layout.flexible_pipeline can be planned for but not trained: NeMo 2.7.3 does not pass "

@@ -6,7 +6,7 @@ import nemo_run as run
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 
-from slipway.configs import Fsdp, Spec
+from slipway.configs import Spec
 from slipway.recipes.build.precision import dtype
 
 
@@ -18,7 +18,7 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
         from slipway.recipes.reference.strategy import CpuStrategy
 
         kind = CpuStrategy
-    config = run.Config(
+    return run.Config(
         kind,
         tensor_model_parallel_size=layout.tp,
         sequence_parallel=layout.sequence_parallel,
@@ -39,16 +39,11 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
         # Otherwise a checkpoint of the distributed optimizer can be loaded only with the TP and PP that wrote it.
         ckpt_optim_fully_reshardable=True,
     )
-    if layout.fsdp is Fsdp.megatron:
-        config.fsdp = "megatron"
-        config.save_ckpt_format = "fsdp_dtensor"
-        config.ckpt_optim_fully_reshardable = False  # an option of torch_dist; fsdp_dtensor always reshards
-    return config
 
 
 def _data_parallelism(spec: Spec) -> run.Config:
     layout = spec.layout
-    ddp = run.Config(
+    return run.Config(
         DistributedDataParallelConfig,
         use_distributed_optimizer=layout.distributed_optimizer,
         grad_reduce_in_fp32=spec.precision.grad_reduce_in_fp32,
@@ -57,10 +52,3 @@ def _data_parallelism(spec: Spec) -> run.Config:
         check_for_nan_in_grad=True,
         average_in_collective=True,
     )
-    if layout.fsdp is Fsdp.megatron:
-        ddp.use_megatron_fsdp = True
-        ddp.data_parallel_sharding_strategy = "optim_grads_params"
-        ddp.average_in_collective = False
-        # Without the fusion megatron-core 0.15 scales the wrong buffer.
-        ddp.gradient_reduce_div_fusion = True
-    return ddp

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -163,33 +162,13 @@ def _device_arguments() -> None:
     init = device_mesh.DeviceMesh.__init__
 
     @functools.wraps(init)
-    def on_cpu(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:  # Megatron-FSDP asks for a cuda mesh
+    def on_cpu(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:  # NeMo loads optimizers on a cuda mesh
         init(self, "cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
     device_mesh.DeviceMesh.__init__ = on_cpu  # type: ignore[method-assign, assignment]
 
 
 # --- collectives that NCCL has and Gloo has not -----------------------------------------------------------------------
-
-
-class _PremulSum:
-    """NCCL's "multiply, then sum" reduction, which Megatron-FSDP uses to average in the collective."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-
-def _with_premul(collective: Callable[..., Any], input_index: int) -> Callable[..., Any]:
-    @functools.wraps(collective)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        op = kwargs.get("op")
-        if isinstance(op, _PremulSum):
-            tensor = kwargs["input"] if "input" in kwargs else args[input_index]
-            tensor.mul_(op.factor)
-            kwargs["op"] = dist.ReduceOp.SUM
-        return collective(*args, **kwargs)
-
-    return call
 
 
 def _gloo_collectives() -> None:
@@ -226,9 +205,6 @@ def _gloo_collectives() -> None:
 
     dist.all_gather = all_gather
     dist.reduce_scatter = reduce_scatter
-    dist._make_nccl_premul_sum = _PremulSum
-    dist.reduce_scatter_tensor = _with_premul(dist.reduce_scatter_tensor, 1)
-    dist.all_reduce = _with_premul(dist.all_reduce, 0)
 
 
 # --- Megatron-Core ----------------------------------------------------------------------------------------------------
@@ -240,7 +216,6 @@ def _megatron() -> None:
     Long because it is a list of independent replacements, each explained where it stands.
     """
     import megatron.core.dist_checkpointing.strategies.filesystem_async as checkpoint_writer
-    import megatron.core.distributed.fsdp.src.megatron_fsdp.param_and_grad_buffer as fsdp_buffers
     import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.pipeline_parallel.p2p_communication as p2p
@@ -268,11 +243,6 @@ def _megatron() -> None:
         return requests
 
     p2p._p2p_ops = keep_until_sent
-
-    # Megatron-FSDP gives a bucket's memory back behind its collective on a stream. Here there is no stream to order the
-    # two, and Gloo's thread would write into freed memory: the collective ends before its bucket can be given back.
-    coalescing = fsdp_buffers._coalescing_manager
-    fsdp_buffers._coalescing_manager = lambda group, async_ops=False: coalescing(group)
 
     # Split sizes are turned into lists only for CUDA tensors; Gloo's all-to-all needs lists too.
     def splits(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 
 _UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 
-_BEING_WRITTEN, _NO_INDEX = "was still being written", "has no index: its save did not finish"
+_BEING_WRITTEN = "was still being written"
+_OTHER_FORMATS = (".ckpt", ".nemo", ".distcp")  # files of Lightning, NeMo 1 and torch
 
 
 def step_of(checkpoint: Path) -> int:
@@ -54,10 +55,14 @@ def damage(checkpoint: Path) -> str:
     """
     if checkpoint.with_name(checkpoint.name + _UNFINISHED).exists():
         return _BEING_WRITTEN
+    if checkpoint.is_file():
+        return "is a file, not a distributed checkpoint of NeMo 2.0"
     weights = checkpoint / "weights"
     index = weights / ".metadata"
     if not index.is_file():
-        return _NO_INDEX
+        if (checkpoint / ".metadata").is_file():
+            return "is of Megatron-FSDP (fsdp_dtensor), which cannot be resumed"
+        return "has no index (weights/.metadata)"
     try:
         extents = _extents(index)
     except Exception as error:  # whatever a damaged pickle makes of itself
@@ -80,7 +85,7 @@ class Held:
 
     newest: Path | None
     passed_over: dict[str, str]
-    lost: bool = False  # a save that was finished has been damaged since
+    lost: bool = False  # one of them is no interrupted save: a finished one that was damaged, or of another format
 
     @property
     def step(self) -> int:
@@ -91,7 +96,11 @@ def held(folder: Path) -> Held:
     """The newest whole checkpoint of ``folder``; only what is newer than it is examined."""
     if not folder.is_dir():
         return Held(None, {})
-    there = [d for d in folder.iterdir() if d.is_dir() and not d.name.endswith(_UNFINISHED)]
+    there = [
+        found
+        for found in folder.iterdir()
+        if (found.is_dir() or found.suffix in _OTHER_FORMATS) and not found.name.endswith(_UNFINISHED)
+    ]
     passed: dict[str, str] = {}
     lost = False
     for checkpoint in sorted(there, key=lambda d: (step_of(d), d.name.endswith("-last")), reverse=True):
@@ -99,5 +108,5 @@ def held(folder: Path) -> Held:
         if not wrong:
             return Held(checkpoint, passed, lost)
         passed[checkpoint.name] = wrong
-        lost = lost or wrong not in (_BEING_WRITTEN, _NO_INDEX)
+        lost = lost or wrong != _BEING_WRITTEN
     return Held(None, passed, lost)

@@ -18,11 +18,11 @@ _log = logging.getLogger("nemo_logger")
 
 
 def nothing_whole(folder: Path, found: Held) -> Refusal:
-    """Why a folder whose finished checkpoints have all been damaged is not started from scratch over."""
+    """Why a run does not start from step 0 in a folder that holds checkpoints, of which none can be loaded."""
     name, wrong = next(iter(found.passed_over.items()))
     return Refusal(
         f"no checkpoint of {folder} can be loaded: {name} {wrong}",
-        "Restore it, or move the folder away to start from scratch.",
+        "Restore it or move the folder away; run.resume=false starts from step 0 all the same.",
     )
 
 

@@ -83,7 +83,7 @@ def test_speed_and_prediction_inside_a_ramp_are_those_of_its_batch(tmp_path: Pat
 
 def test_a_run_on_a_gpu_is_compared_with_the_prediction_for_that_gpu(tmp_path: Path) -> None:
     """The run was planned for an H100 and ran on an H200. A GPU that is not in configs/gpu has no prediction."""
-    spec = planner.complete(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", "layout.fsdp=true", "layout.gbs=64"]))
+    spec = planner.complete(configs.load("llama3_8b", ["gpus=8", "layout.tp=2", "layout.gbs=64"]))
     on_h200 = replace(spec, gpu=configs.gpu("h200"))
     predicted = planner.check(on_h200)
     assert predicted.time and predicted.memory

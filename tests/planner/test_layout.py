@@ -6,10 +6,11 @@ import dataclasses
 import functools
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway import configs
+from slipway import configs, planner
 from slipway.configs import Dispatcher, Fsdp, Layout, Recompute, Spec
 from slipway.planner.layout import PARALLEL, SIZES, as_overrides, chosen_overrides, describe, key, on_one_rank, sizes
 
@@ -84,3 +85,14 @@ def test_one_rank_splits_nothing(layout: Layout) -> None:
     assert all(getattr(whole, name) <= 1 for name in PARALLEL)
     assert whole.gbs == layout.gbs
     assert whole.recompute is layout.recompute
+
+
+@pytest.mark.parametrize("name", ["llama3_8b", "llama31_8b", "qwen3_8b"])
+def test_no_default_is_a_layout_that_cannot_be_resumed(name: str) -> None:
+    """Neither published nor searched; on the GPU of the headline and on GB200."""
+    for gpu in ("h100", "gb200"):
+        spec = planner.complete(configs.load(name, [f"gpu={gpu}", "gpus=8"]))
+        assert spec.layout.fsdp is Fsdp.none
+        planner.require_legal(spec)
+    given = replace(spec, layout=replace(spec.layout, fsdp=Fsdp.megatron))
+    assert [v.rule for v in planner.violations(given)] == ["fsdp-resume"]

@@ -215,7 +215,7 @@ def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, override
         ("deepseek_v3", "layout.recompute=full layout.recompute_num_layers=2", "mtp-recompute"),
         ("mixtral_8x7b", "gpus=8 layout.tp=2 layout.etp=1", "ep1-etp"),
         ("llama3_8b", "precision=fp8_blockwise layout.tp=8 layout.seq_length=1536", "fp8-dimensions"),
-        ("llama3_8b", "gpus=8 layout.fsdp=megatron layout.distributed_optimizer=false", "fsdp-optimizer"),
+        ("llama3_8b", "gpus=8 layout.fsdp=megatron", "fsdp-resume"),
     ],
 )
 def test_what_fails_in_the_first_step_or_later_is_refused_before(name: str, overrides: str, rule: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,34 @@ def test_a_checkpoint_is_also_written_by_the_clock(tmp_path: Path) -> None:
 
     assert "step=1" in train(1e-6), "saved after a step although the thousandth is far"
     assert not [n for n in train(0.0) if n in ("step=1", "step=2")]
+
+
+def test_a_folder_of_unusable_checkpoints_is_not_started_over(tmp_path: Path) -> None:
+    """It is refused, by ``outlook`` as a launch asks it; only interrupted saves, or run.resume=false, start over."""
+    from dataclasses import replace
+
+    from slipway.configs import Refusal, load
+    from slipway.launch.runs.outlook import outlook
+
+    spec = load("llama3_8b", ["gpus=1", "layout.tp=1"]).spec
+    again = replace(spec, run=replace(spec.run, resume=False))
+    folder = tmp_path / "checkpoints"
+    cases = {
+        "step=3/.metadata": r"step=3 is of Megatron-FSDP \(fsdp_dtensor\), which cannot be resumed",
+        "step=3/weights/__0_0.distcp": r"step=3 has no index",
+        "step=3.ckpt": r"step=3.ckpt is a file, not a distributed checkpoint",
+    }
+    for name, reason in cases.items():
+        file = folder / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+        with pytest.raises(Refusal, match=rf"no checkpoint of .* can be loaded: {reason}"):
+            outlook(tmp_path, spec)
+        assert outlook(tmp_path, again).startswith("starts from step 0")
+        (folder / "step=3-unfinished").touch()
+        if "ckpt" not in name:
+            assert outlook(tmp_path, spec).startswith("starts from step 0"), "its save was interrupted"
+        shutil.rmtree(folder)
 
 
 def _train(folder: Path, steps: int, *more: str) -> subprocess.CompletedProcess[str]:
