@@ -26,6 +26,8 @@ class Dtype(Enum):
     fp8 = "fp8"
     fp4 = "fp4"
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes the name, in Python
+
     @property
     def element_bytes(self) -> float:
         """Bytes of one operand element, its share of a block's scale included."""

@@ -337,7 +337,7 @@ class _Search:
                 work = workload_of(trial, self.cal, group.context)
                 self._push(step_time_bound(work), work)
             else:
-                self.refused.update(violations(trial))  # all: the first may bind for some layouts only
+                self.refused[violations(trial)[0]] += 1
 
     def _judge(self, work: Workload) -> None:
         """Queue a layout as a candidate by its time, if it fits."""

@@ -54,6 +54,8 @@ class Term(Enum):
     optimizer = "optimizer"
     other = "other"
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes the name, in Python
+
 
 TERM_WORDS = {
     Term.gemm: "matrix products",

@@ -110,7 +110,7 @@ def test_precisions_compete_and_the_gpu_limits_them() -> None:
     [
         ("llama3_8b", ["precision=mxfp8"], "precision=mxfp8 on h100"),
         ("llama31_405b", ["gpus=8", "layout.gbs=8"], "optimizer states alone take [0-9.]+ GiB"),
-        ("llama3_8b", ["gpus=8", "layout.cpu_offload_layers=3", "layout.schedule=zero_bubble"], "break rule schedule"),
+        ("llama3_8b", ["gpus=8", "layout.cpu_offload_layers=3", "layout.schedule=zero_bubble"], "break rule offload"),
     ],
 )
 def test_a_search_without_an_answer_says_what_refuses_or_fills(name: str, overrides: list[str], reason: str) -> None:
