@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slipway.configs.blend import INDEXED, MOCK, PATH_KEYS, flattened, require_consistent
 from slipway.configs.compose import cluster_values, compose
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
@@ -56,6 +57,9 @@ class Resolved:
     layout_given: bool
     """False where nobody set a parallel size, so that the planner is free to choose them."""
 
+    given: frozenset[str]
+    """The keys and groups that the user's overrides name."""
+
 
 def schema_keys() -> dict[str, Any]:
     """Every key that an override may name, with its Python type."""
@@ -78,15 +82,36 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     values = {key: value_of(key, text) for key, text in given.items() if key not in GROUPS}
     for key, value in values.items():
         refuse_interpolation(key, value)
-    spec = convert(Spec, compose(name, groups, values), "")
+    values |= {key: flattened(values[key], key) for key in _DATA_PATHS if key in values}
+    composed = compose(name, groups, values)
+    implied = _imply_indexed(composed["data"], given)
+    spec = convert(Spec, composed, "")
+    require_consistent(spec.data, given)
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)
     if error := spec.model.pattern_error():
         raise Refusal(error)
     provenance = _provenance(name, given, spec)
+    if implied:
+        provenance |= dict.fromkeys(("data.name", "data.kind"), "follows from data.paths")
     spec = _with_schedule(spec, provenance)
     layout_given = any(provenance[key] != "default" for key in PARALLEL_KEYS)
-    return Resolved(spec=spec, provenance=provenance, layout_given=layout_given)
+    return Resolved(spec=spec, provenance=provenance, layout_given=layout_given, given=frozenset(given))
+
+
+_DATA_PATHS = tuple(f"data.{key}" for key in PATH_KEYS)
+
+
+def _imply_indexed(data: dict[str, Any], given: Mapping[str, str]) -> bool:
+    """Flatten the blends of the composed ``data``, and make it indexed where it has paths and nobody chose a kind."""
+    for key in PATH_KEYS:
+        if key in data:
+            data[key] = flattened(data[key], f"data.{key}")
+    chosen = "data" in given or "data.kind" in given
+    if chosen or data["kind"] != MOCK or not any(data.get(key) for key in PATH_KEYS):
+        return False
+    data.update(read("data", INDEXED))
+    return True
 
 
 def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from slipway import configs, planner
 from slipway.configs import Model, Refusal, Spec
+from slipway.configs.blend import prefixes, with_prefixes
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.source import require_supported_pair
 
@@ -33,7 +34,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     **{size: (Optional[int], f"layout.{size}") for size in (*PARALLEL, "mbs", "gbs", "seq_length")},
     "recompute": (Optional[str], "layout.recompute"),
     "fsdp": (Optional[str], "layout.fsdp"),
-    "data": (Optional[str], ""),  # one .bin/.idx prefix; several are given by data.paths in a YAML overlay
+    "data": (Optional[str], ""),  # one .bin/.idx prefix
     "tokenizer": (Optional[str], "data.tokenizer"),
     "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
@@ -53,7 +54,7 @@ def overrides(recipe: str, options: dict[str, Any]) -> list[str]:
         per_node = given.get("num_gpus_per_node", min(default.gpu.gpus_per_node, default.gpus))
         keys.append(f"gpus={int(given.get('num_nodes', 1)) * int(per_node)}")
     if "data" in given:
-        keys += ["data=indexed", f"data.paths=[{given['data']}]"]
+        keys.append(f"data.paths=[{given['data']}]")
     return keys
 
 
@@ -97,8 +98,7 @@ def absolute(spec: Spec) -> Spec:
 
     tokenizer = spec.data.tokenizer
     data = replace(
-        spec.data,
-        paths=[full(path) for path in spec.data.paths],
+        with_prefixes(spec.data, full),
         tokenizer=full(tokenizer) if tokenizer and Path(tokenizer).exists() else tokenizer,
     )
     return replace(spec, run=replace(spec.run, dir=full(spec.run.dir)), data=data)
@@ -112,9 +112,10 @@ def check_data(spec: Spec) -> None:
     """
     from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
 
-    for prefix in spec.data.paths:
+    for prefix in prefixes(spec.data):
         check_prefix(prefix)
-        check_split(prefix, spec.data.split)
+        if not spec.data.validation_paths:
+            check_split(prefix, spec.data.split)
     if spec.data.tokenizer:
         check_tokenizer(spec.data.tokenizer, spec.model.vocab_size, spec.name)
 

@@ -25,7 +25,16 @@ class Data:
     """Random tokens, or files that ``slipway data prepare`` wrote."""
 
     paths: list[str] = field(default_factory=list)
-    """With ``indexed``: prefixes of .bin/.idx pairs, each optionally after its weight in the blend."""
+    """Prefixes of .bin/.idx pairs: [A,B], or with weights [0.3,A,0.7,B] or {A: 0.3, B: 0.7}. Paths imply indexed data.
+
+    Where ``validation_paths`` is empty, ``split`` divides these files into training, validation and test.
+    """
+
+    validation_paths: list[str] = field(default_factory=list)
+    """Files of the validation set, in the form of ``paths``, which then holds the training set only."""
+
+    test_paths: list[str] = field(default_factory=list)
+    """Files of the test set, in the form of ``paths``; training does not read them."""
 
     tokenizer: str = ""
     """A folder or name that Hugging Face tokenizers load; empty: NeMo's null tokenizer."""

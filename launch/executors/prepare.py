@@ -53,6 +53,8 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     if spec.cluster.accelerator == "gpu":
         _require_fit(name, spec)
     validate(spec)
+    if not executor_named(spec.cluster.executor).runs_here:
+        require_chosen_data(resolved)
     check_data(spec)
     if not allow_dirty:
         _require_committed()
@@ -61,6 +63,20 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
 
     provenance = resolved.provenance | ({} if resolved.layout_given else {"layout": chosen_by})
     return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty)
+
+
+def require_chosen_data(resolved: configs.Resolved) -> None:
+    """Require that a job on a cluster trains on files, or on random tokens because the user says so.
+
+    Raises:
+        Refusal: no files, and no ``data=mock``.
+    """
+    if resolved.spec.data.kind == "mock" and not resolved.given & {"data", "data.kind"}:
+        raise Refusal(
+            f"{resolved.spec.name} has no data, and a job on cluster={resolved.spec.cluster.name} would train on "
+            "random tokens",
+            "Give data.paths=[PREFIX] and data.tokenizer=FOLDER, or data=mock if random tokens are meant.",
+        )
 
 
 def _require_fit(name: str, spec: Spec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slipway.configs import Refusal, Spec
+from slipway.configs.blend import prefixes
 from slipway.launch.executors.cluster_check import CONTROL_CHARACTER
 
 MIN_SHUTDOWN_S = 30  # torchrun's own default
@@ -33,7 +34,7 @@ def environment(spec: Spec) -> dict[str, str]:
 
 def mounts(spec: Spec) -> list[str]:
     """The cluster's mounts, and those that the run needs besides: its folder, its data and its tokenizer."""
-    needed = [spec.run.dir, *(str(Path(p).parent) for p in spec.data.paths)]
+    needed = [spec.run.dir, *(str(Path(p).parent) for p in prefixes(spec.data))]
     if spec.data.tokenizer and Path(spec.data.tokenizer).exists():
         needed.append(spec.data.tokenizer)
     given = list(spec.cluster.container_mounts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import nemo_run as run
 
-from slipway.configs import Refusal, Spec
+from slipway.configs import Data, Refusal, Spec
 from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
 
 
@@ -47,8 +47,19 @@ def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
         )
     return run.Config(
         IndexedData,
-        paths=list(spec.data.paths),
-        split=spec.data.split,
+        paths=_paths(spec.data),
+        split=None if spec.data.validation_paths else spec.data.split,
         seed=spec.run.seed,
         **common,
     )
+
+
+def _paths(data: Data) -> list[str] | dict[str, list[str]]:
+    """What NeMo's module reads: one blend that it splits, or a blend of each split."""
+    if not data.validation_paths:
+        return list(data.paths)
+    return {
+        "train": list(data.paths),
+        "validation": list(data.validation_paths),
+        "test": list(data.test_paths or data.validation_paths),  # NeMo asks for files of all three
+    }

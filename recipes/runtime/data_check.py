@@ -75,8 +75,24 @@ def check_split(prefix: str, split: str) -> None:
         begin = end
 
 
-def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
-    """Refuse a tokenizer that makes ids the model's embedding does not have."""
+def tokens_in(prefix: str) -> int:
+    """Tokens of a prefix that :func:`check_prefix` accepts: the length of its data in tokens, from its index.
+
+    Raises:
+        Refusal: as :func:`check_prefix`.
+    """
+    check_prefix(prefix)
+    with Path(f"{prefix}.idx").open("rb") as f:
+        code = f.read(HEADER_BYTES)[17]
+    return Path(f"{prefix}.bin").stat().st_size // DTYPE_BYTES[code]
+
+
+def tokenizer_ids(folder: str) -> int:
+    """Number of ids that a Hugging Face tokenizer makes, added tokens included.
+
+    Raises:
+        Refusal: there is no tokenizer in ``folder``, or it cannot be read.
+    """
     path = Path(folder)
     if path.suffix != ".json" and path.is_dir():
         path = path / "tokenizer.json"
@@ -88,11 +104,17 @@ def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
         parsed = json.loads(path.read_text())
         vocabulary = parsed["model"]["vocab"]
         size = len(vocabulary) if isinstance(vocabulary, list) else 1 + max(vocabulary.values())
-        size = max([size, *(t["id"] + 1 for t in parsed.get("added_tokens", []))])
+        size = int(max([size, *(t["id"] + 1 for t in parsed.get("added_tokens", []))]))
     except (ValueError, KeyError, TypeError):
         raise Refusal(
             f"{path} is not a Hugging Face tokenizers file", "Give the folder that holds tokenizer.json."
         ) from None
+    return size
+
+
+def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
+    """Refuse a tokenizer that makes ids the model's embedding does not have."""
+    size = tokenizer_ids(folder)
     if size > vocab_size:
         raise Refusal(
             f"the tokenizer {folder} has {size} ids and {recipe} has an embedding of {vocab_size}",

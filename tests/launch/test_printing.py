@@ -173,7 +173,7 @@ def test_check_names_the_schedule_of_a_pipeline() -> None:
     for overrides, name in ((["layout.vpp=2"], "interleaved"), ([], "1f1b")):
         _, printed, _ = _slipway("check", "llama3_70b", "layout.tp=8", "layout.pp=4", *overrides)
         assert f"schedule {name}\n" in printed
-    assert "schedule" not in _slipway("check", "llama3_8b", "layout.tp=8")[1]
+    assert "\nschedule " not in _slipway("check", "llama3_8b", "layout.tp=8")[1]
 
 
 def test_nothing_but_the_printing_module_and_the_progress_bar_prints_with_rich() -> None:

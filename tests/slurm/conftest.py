@@ -115,7 +115,8 @@ class Site:
             f"run.dir={self.folder}/runs",
         ]
         given = {w.partition("=")[0] for w in words}
-        command += [w for w in ("nodes=2", "layout.tp=2", "run.max_steps=4") if w.partition("=")[0] not in given]
+        usual = ["nodes=2", "layout.tp=2", "run.max_steps=4", *([] if "data.paths" in given else ["data=mock"])]
+        command += [w for w in usual if w.partition("=")[0] not in given]
         if as_a_process:
             environment = self.environment | (env or {})
             return self.slurm.run("slipway", *command, *words, env=environment, timeout=timeout, cwd=self.project)

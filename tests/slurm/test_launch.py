@@ -243,7 +243,14 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         one = Site(site.slurm, site.project, tmp_path / name.replace(" ", "_"))
         one.folder.mkdir()
         given = ["nodes=2"] if not any(w.startswith("nodes=") for w in words) else []
-        asked[name] = [f"cluster={one.file(**changes)}", f"run.dir={one.folder}/runs", "layout.tp=2", *given, *words]
+        asked[name] = [
+            f"cluster={one.file(**changes)}",
+            f"run.dir={one.folder}/runs",
+            "data=mock",
+            "layout.tp=2",
+            *given,
+            *words,
+        ]
     before = site.slurm.run("squeue", "-h").stdout
 
     def submit_all() -> dict[str, str]:
@@ -282,6 +289,7 @@ def test_no_sbatch_no_controller_and_a_dirty_tree_are_one_sentence(site: Site) -
             f"cluster={site.file()}",
             "nodes=2",
             f"run.dir={site.folder}/runs",
+            "data=mock",
         ],
         env=os.environ | site.environment | {"PATH": f"{_without_slurm(site.folder)}"},
         capture_output=True,

@@ -15,6 +15,7 @@ from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
 if TYPE_CHECKING:
     from slipway.configs import Spec
+    from slipway.launch.cli.training_data import TrainingData
     from slipway.planner import Candidate, Verdict
     from slipway.planner.memory import Memory
     from slipway.planner.time.step import StepTime
@@ -32,10 +33,19 @@ class Checked(Answer):
     chosen_by: str
     nearest: Candidate | None
 
+    def data(self) -> TrainingData:
+        """What the run trains on, as far as this machine can tell."""
+        from slipway.launch.cli.training_data import training_data
+
+        return training_data(self.verdict.spec)
+
     def as_json(self) -> dict[str, Any]:
         from slipway import planner
 
         out = planner.as_json(self.verdict) | {"layout_chosen_by": self.chosen_by}
+        data = self.data()
+        out["data"] = data.as_json()
+        out["warnings"] += [{"rule": "data", "message": message, "fix": fix} for message, fix in data.warnings]
         if self.verdict.legal:
             out["run"] = planner.course_json(planner.course(self.verdict.spec))
         if self.nearest:
@@ -43,7 +53,7 @@ class Checked(Answer):
         return out
 
     def show(self, terminal: Terminal) -> None:
-        show_verdict(terminal, self.verdict, self.chosen_by)
+        show_verdict(terminal, self.verdict, self.chosen_by, self.data())
         if self.nearest:
             show_nearest(terminal, self.nearest)
 
@@ -94,14 +104,19 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
     return Checked(verdict, chosen_by, nearest)
 
 
-def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str) -> None:
+def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: TrainingData) -> None:
     """Print the verdict: the run, its rules, its memory by stage, its time."""
     from slipway.planner.layout import describe
     from slipway.planner.time.schedule import kind_of
 
     spec, count = verdict.spec, verdict.parameters
     gpus = f"{spec.gpus} x {spec.gpu.name.upper()}"
-    terminal.line(f"{spec.name} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}", Style.BOLD)
+    terminal.line(
+        f"{spec.name} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}; data: {data.describe()}",
+        Style.BOLD,
+    )
+    for message, fix in data.warnings:
+        terminal.field("data", f"{message}. {fix}", Style.WARNING)
     terminal.field("layout", f"{describe(spec)}   ({chosen_by})")
     if spec.layout.pp > 1:
         terminal.field("schedule", kind_of(spec.layout).value)

@@ -134,12 +134,16 @@ def _submit_all(ready: list[Launch], after: str, weights: str) -> list[Submitted
 
 
 def _submit(ready: Launch, after: str, weights: str) -> Submitted:
+    from slipway.launch.cli.training_data import training_data
     from slipway.launch.executors import submit
     from slipway.planner.layout import describe
 
     spec = ready.spec
+    data = training_data(spec)
     where = f"{spec.num_nodes} x {min(spec.gpus, spec.gpus_per_node)} on {spec.cluster.name}"
-    note(f"{spec.name}: {where}, {describe(spec)}; {ready.outlook}")
+    note(f"{spec.name}: {where}, {describe(spec)}; data: {data.describe()}; {ready.outlook}")
+    for message, fix in data.warnings:
+        note(f"warning: {message}. {fix}")
     job = submit.submit(ready, after)
     weights_job = submit.submit_weights(ready, job, weights) if weights else ""
     log_folder = submit.log_folder(ready) if job else None

@@ -1,0 +1,131 @@
+"""The data that a run reads, and what the data keys imply for each other.
+
+``data.paths`` holds prefixes of .bin/.idx files, each optionally after its weight: ``[0.3,A,0.7,B]``. A mapping of
+prefixes to weights, ``{A: 0.3, B: 0.7}``, means the same and becomes such a list, which is the form that Megatron-Core
+reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slipway.configs.errors import Refusal
+from slipway.configs.schema import Data
+
+PATH_KEYS = ("paths", "validation_paths", "test_paths")
+"""The keys of ``data`` that hold a blend."""
+
+MOCK, INDEXED = "mock", "indexed"
+_EXAMPLE = "Write [A,B], [0.3,A,0.7,B] or {A: 0.3, B: 0.7}."
+
+
+@dataclass(frozen=True)
+class Source:
+    """One prefix of a blend; ``weight`` is its share, None where the blend has no weights."""
+
+    prefix: str
+    weight: float | None
+
+
+def flattened(value: Any, key: str) -> Any:
+    """A mapping of prefixes to weights as a list of weights and prefixes; any other value as it is.
+
+    Raises:
+        Refusal: a weight that is no number.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    for prefix, weight in value.items():
+        if isinstance(weight, bool) or _number(str(weight)) is None:
+            raise Refusal(f"{key}: {prefix} has the weight {weight}, which is not a number", _EXAMPLE)
+    return [part for prefix, weight in value.items() for part in (weight, prefix)]
+
+
+def sources(paths: Sequence[str], key: str = "data.paths") -> list[Source]:
+    """The prefixes of a blend with their shares, which add up to 1.
+
+    Raises:
+        Refusal: weights without prefixes, prefixes without weights beside others that have one, or a weight that is
+            not above 0.
+    """
+    numbers = [_number(text) for text in paths]
+    if all(number is None for number in numbers):
+        return [Source(path, None) for path in paths]
+    weights = numbers[::2]
+    complete = len(paths) % 2 == 0 and all(number is None for number in numbers[1::2])
+    if not complete or not all(weight is not None and math.isfinite(weight) and weight > 0 for weight in weights):
+        raise Refusal(
+            f"{key}=[{','.join(paths)}] is not a blend: either no prefix or every prefix follows its weight, and a "
+            "weight is above 0",
+            _EXAMPLE,
+        )
+    total = sum(weight for weight in weights if weight is not None)
+    return [Source(path, (weight or 0.0) / total) for weight, path in zip(weights, paths[1::2], strict=True)]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def prefixes(data: Data) -> list[str]:
+    """Every prefix that a run reads: of training, validation and test, each once."""
+    every = (source.prefix for key in PATH_KEYS for source in sources(getattr(data, key), f"data.{key}"))
+    return list(dict.fromkeys(every))
+
+
+def with_prefixes(data: Data, change: Callable[[str], str]) -> Data:
+    """``data`` with ``change`` applied to each of its prefixes; weights stay as they were written."""
+
+    def changed(paths: Sequence[str], key: str) -> list[str]:
+        if any(source.weight is not None for source in sources(paths, key)):
+            return [change(text) if i % 2 else text for i, text in enumerate(paths)]
+        return [change(text) for text in paths]
+
+    return replace(
+        data,
+        paths=changed(data.paths, "data.paths"),
+        validation_paths=changed(data.validation_paths, "data.validation_paths"),
+        test_paths=changed(data.test_paths, "data.test_paths"),
+    )
+
+
+def require_consistent(data: Data, given: Mapping[str, str]) -> None:
+    """Require that the keys of ``data`` agree.
+
+    Args:
+        given: the user's overrides.
+
+    Raises:
+        Refusal: random tokens with paths, ``indexed`` without, or paths of a split that another key contradicts.
+    """
+    for key in PATH_KEYS:
+        sources(getattr(data, key), f"data.{key}")
+    with_paths = [f"data.{key}" for key in PATH_KEYS if getattr(data, key)]
+    if data.kind == MOCK and with_paths:
+        raise Refusal(
+            f"data=mock trains on random tokens, and {with_paths[0]} names files",
+            f"Leave out data=mock to train on the files, or {with_paths[0]} to train on random tokens.",
+        )
+    if data.kind == INDEXED and not data.paths:
+        raise Refusal(
+            "data=indexed needs data.paths, which is empty",
+            "Prepare data with slipway data prepare, and set data.paths=[PREFIX].",
+        )
+    if data.test_paths and not data.validation_paths:
+        raise Refusal(
+            "data.test_paths is given and data.validation_paths is not: NeMo reads either one blend, split by "
+            "data.split, or files of each split",
+            "Give data.validation_paths too.",
+        )
+    if data.validation_paths and "data.split" in given:
+        raise Refusal(
+            f"data.split={data.split} splits data.paths, and data.validation_paths names the validation set's own "
+            "files, with which nothing is split",
+            "Give one of them.",
+        )

@@ -1,0 +1,110 @@
+"""What check and launch say about a run's data: tokens, epochs, a tokenizer that does not fit, missing files."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slipway.configs import Refusal, load
+from slipway.launch.cli.training_data import training_data
+from slipway.recipes.runtime.data_check import MAGIC, tokens_in
+
+UINT16 = 8  # the index's code of a token type of two bytes
+
+
+def write_prefix(prefix: Path, documents: int, length: int) -> str:
+    """A .bin/.idx pair of ``documents`` documents of ``length`` tokens each."""
+    Path(f"{prefix}.bin").write_bytes(b"\x01\x00" * documents * length)
+    header = MAGIC + struct.pack("<QBQQ", 1, UINT16, documents, documents + 1)
+    lengths = struct.pack(f"<{documents}i", *[length] * documents)
+    pointers = struct.pack(f"<{documents}q", *(2 * length * i for i in range(documents)))
+    indices = struct.pack(f"<{documents + 1}q", *range(documents + 1))
+    Path(f"{prefix}.idx").write_bytes(header + lengths + pointers + indices)
+    return str(prefix)
+
+
+def write_tokenizer(folder: Path, ids: int) -> str:
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {str(i): i for i in range(ids)}}}))
+    return str(folder)
+
+
+def test_epochs_follow_from_the_index_and_many_are_a_warning(tmp_path: Path) -> None:
+    prefix = write_prefix(tmp_path / "a", documents=100, length=50)
+    assert tokens_in(prefix) == 5000
+    found = training_data(load("llama3_8b", [f"data.paths=[{prefix}]", "gpus=8"]).spec)
+    assert found.tokens == 4500, "data.split trains on nine tenths"
+    assert found.epochs == pytest.approx(found.needed / 4500)
+    assert found.describe() == f"4.5 K tokens for a 15 T-token schedule: {found.epochs:,.0f} epochs"
+    assert f"the run reads its data {found.epochs:,.0f} times" in found.warnings[0][0]
+    few = ["run.max_steps=1", "layout.gbs=1", "layout.seq_length=1024", "data.split='1,0,0'"]
+    short = training_data(load("llama3_8b", [f"data.paths=[{prefix}]", "gpus=1", *few]).spec)
+    assert (short.epochs, short.warnings) == (1024 / 5000, ())
+
+
+def test_of_a_blend_the_most_repeated_source_counts(tmp_path: Path) -> None:
+    small, large = write_prefix(tmp_path / "a", 100, 10), write_prefix(tmp_path / "b", 100, 90)
+    size = ["data.split='1,0,0'", "run.max_steps=1", "layout.gbs=1", "layout.seq_length=1000"]
+    even = training_data(load("llama3_8b", [f"data.paths=[{small},{large}]", *size]).spec)
+    assert even.tokens == 10_000
+    assert even.epochs == pytest.approx(0.1)
+    weighted = training_data(load("llama3_8b", [f"data.paths=[0.5,{small},0.5,{large}]", *size]).spec)
+    assert weighted.epochs == pytest.approx(0.5)
+    own = [f"data.paths=[{small}]", f"data.validation_paths=[{large}]", *size[1:]]
+    assert training_data(load("llama3_8b", own).spec).tokens == 1000
+
+
+def test_files_elsewhere_and_a_tokenizer_that_does_not_fit_are_warnings(tmp_path: Path) -> None:
+    elsewhere = training_data(load("llama3_8b", ["data.paths=[/nowhere/a]"]).spec)
+    assert elsewhere.tokens is None and "there is no /nowhere/a.idx" in elsewhere.warnings[0][0]
+    for ids, expected in ((1000, "most of the embedding is never trained"), (200_000, "the run would be refused")):
+        tokenizer = write_tokenizer(tmp_path / str(ids), ids)
+        (warning,) = training_data(load("llama3_8b", [f"data.tokenizer={tokenizer}"]).spec).warnings
+        assert expected in warning[0] and f"{ids:,} ids" in warning[0]
+
+
+@pytest.mark.nemo
+def test_a_job_on_a_cluster_has_data_or_says_mock(in_child: Any, tmp_path: Path) -> None:
+    prefix = write_prefix(tmp_path / "a", 200, 50)
+
+    def ask() -> list[str]:
+        from slipway.launch.executors.prepare import prepare
+
+        answers = []
+        for words in ([], ["data=mock"], [f"data.paths=[0.3,{prefix},0.7,{prefix}]"]):
+            try:
+                site = ["cluster=dgx_h100", "nodes=1", "layout.tp=2", f"run.dir={tmp_path}"]
+                ready = prepare("llama3_tiny", [*site, *words], allow_dirty=True)
+                answers.append(ready.spec.data.kind.value)
+            except Refusal as refusal:
+                answers.append(refusal.sentence())
+        return answers
+
+    nothing, mock, files = in_child(ask)
+    assert "would train on random tokens" in nothing and "data=mock" in nothing
+    assert (mock, files) == ("mock", "indexed")
+
+
+@pytest.mark.nemo
+def test_nemo_reads_the_blend_and_the_files_of_each_split(in_child: Any, tmp_path: Path) -> None:
+    a, b, c = (write_prefix(tmp_path / name, 200, 50) for name in "abc")
+
+    def ask() -> list[Any]:
+        import fiddle as fdl
+
+        from slipway.recipes.build.data import pretraining_data
+
+        blends = []
+        for words in ([f"data.paths={{{a}: 0.3, {b}: 0.7}}"], [f"data.paths=[{a}]", f"data.validation_paths=[{c}]"]):
+            module = fdl.build(pretraining_data(load("llama3_tiny", words).spec, cpu=True))
+            blends.append([module.build_kwargs.get(key) for key in ("blend", "split", "blend_per_split")])
+        return blends
+
+    weighted, split = in_child(ask)
+    assert [list(part) for part in weighted[0]] == [[a, b], [0.3, 0.7]] and weighted[1:] == ["900,50,50", None]
+    assert split[:2] == [None, None]
+    assert [list(prefixes) for prefixes, _ in split[2]] == [[a], [c], [c]]
