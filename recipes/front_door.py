@@ -7,6 +7,7 @@ so its ``run`` is wrapped in the process of the ``nemo`` command, and nowhere el
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import Any
 
@@ -14,6 +15,24 @@ import nemo_run
 
 from slipway.configs import Refusal
 from slipway.recipes.factory import require_gpu
+
+_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
+_EXPANDABLE = "expandable_segments:True"
+
+
+def allocate_for_graphs(config: Any) -> None:
+    """Leave out our default of the allocator where CUDA graphs are captured: Megatron-Core asserts that it is not set.
+
+    Raises:
+        Refusal: the variable holds expandable segments that are not our default.
+    """
+    given = os.environ.get(_ALLOCATOR, "")
+    captured = getattr(config, "enable_cuda_graph", False) or getattr(config, "cuda_graph_impl", "none") != "none"
+    if not captured or _EXPANDABLE not in given:
+        return
+    if given != _EXPANDABLE:
+        raise Refusal(f"{_ALLOCATOR}={given} with CUDA graphs", f"Take {_EXPANDABLE} out of it.")
+    del os.environ[_ALLOCATOR]  # CUDA has not started: the allocator reads it then
 
 
 def install() -> None:
@@ -25,6 +44,7 @@ def install() -> None:
         if options.get("executor") is None and hasattr(fn_or_script, "trainer"):
             try:
                 require_gpu(fn_or_script.trainer.accelerator)
+                allocate_for_graphs(fn_or_script.model.config)
             except Refusal as refusal:
                 print(f"slipway: {refusal.sentence()}", file=sys.stderr)
                 raise SystemExit(2) from None

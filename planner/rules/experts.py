@@ -8,6 +8,7 @@ from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divid
 _MOST_ALLGATHER_RANKS = (
     8  # expert ranks up to which gathering every token costs no more than routing it (Megatron-LM moe/README)
 )
+_NEWEST_DEEPEP = 99  # compute capability
 _SAFE_CAPACITY = 2.0  # times an even share; the load of a trained router stays below it (arXiv:2101.03961, section 2.2)
 
 
@@ -123,6 +124,45 @@ def _capacity_pad(spec: Spec) -> Broken | None:
             "layout.moe_pad_expert_input_to_capacity with layout.dispatcher=flex", "Use layout.dispatcher=alltoall."
         )
     return None
+
+
+@rule(
+    "flex-dispatcher",
+    says="the flex dispatcher needs an Ampere or Hopper GPU and more than one rank that shares the experts",
+    why="it sends tokens with DeepEP, which NeMo turns on for these GPUs only",
+    source="NeMo 2.7.3 DeepEPCallback; " + MCORE + "moe.token_dispatcher.MoEFlexTokenDispatcher.__init__",
+    phase=Phase.step,
+)
+def _flex_dispatcher(spec: Spec) -> Broken | None:
+    layout, gpu = spec.layout, spec.gpu
+    if not spec.model.is_moe or layout.dispatcher is not Dispatcher.flex:
+        return None
+    if gpu.compute_capability > _NEWEST_DEEPEP:
+        return Broken(f"layout.dispatcher=flex on {gpu.name}", "Use layout.dispatcher=alltoall.")
+    if layout.expert_tp * layout.ep == 1:
+        return Broken(
+            "layout.dispatcher=flex with layout.ep=1", "Use layout.ep=2 or more, or layout.dispatcher=alltoall."
+        )
+    return None
+
+
+@rule(
+    "experts-cuda-graphs",
+    says="CUDA graphs of experts need padding to a capacity, and the alltoall dispatcher",
+    why="the host must wait for the number of tokens of each expert, which cannot be captured",
+    source=MCORE + "moe.token_dispatcher.MoEAlltoAllTokenDispatcher (cuda_sync_point)",
+    phase=Phase.step,
+)
+def _experts_cuda_graphs(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    if not (spec.model.is_moe and layout.cuda_graphs):
+        return None
+    if layout.dispatcher is Dispatcher.alltoall and layout.moe_pad_expert_input_to_capacity:
+        return None
+    return Broken(
+        f"layout.cuda_graphs=true with experts of {spec.model.name} whose input has no fixed size",
+        "Use layout.cuda_graphs=false.",
+    )
 
 
 @rule(

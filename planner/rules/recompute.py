@@ -164,9 +164,10 @@ def _offload(spec: Spec) -> Broken | None:
 
 @rule(
     "cuda-graphs",
-    says="CUDA graphs exclude recompute and activation offload",
-    why="a captured graph cannot replay a recomputation that Python drives",
-    source=MCORE + "TransformerConfig.__post_init__",
+    says="CUDA graphs exclude recompute, activation offload and expandable segments",
+    why="a captured graph cannot replay a recomputation that Python drives, and its addresses must stay mapped",
+    source=MCORE + "TransformerConfig.__post_init__ and cuda_graphs.CudaGraphManager.__init__; NVIDIA Megatron-Bridge "
+    "issue 4587",
 )
 def _cuda_graphs(spec: Spec) -> Broken | None:
     layout = spec.layout
@@ -174,4 +175,9 @@ def _cuda_graphs(spec: Spec) -> Broken | None:
         return Broken(f"layout.cuda_graphs=true with layout.recompute={layout.recompute.value}", "Use one of them.")
     if layout.cuda_graphs and layout.cpu_offload_layers:
         return Broken("layout.cuda_graphs=true with activation offload", "Use one of them.")
+    if layout.cuda_graphs and "expandable_segments:True" in spec.cluster.env.get("PYTORCH_CUDA_ALLOC_CONF", ""):
+        return Broken(
+            "layout.cuda_graphs=true with expandable_segments:True in cluster.env.PYTORCH_CUDA_ALLOC_CONF",
+            "Take it out of the cluster's file.",
+        )
     return None

@@ -114,6 +114,45 @@ def _sp_sequence(spec: Spec) -> Broken | None:
 
 
 @rule(
+    "tp-comm-overlap",
+    says="overlapped tensor-parallel communication needs sequence parallelism within one NVLink domain, attention that "
+    "is not multi-latent, no fp8_blockwise, and with fp8 no layers in bf16",
+    why="the overlapped kernels are all-gather and reduce-scatter through shared buffers: NeMo turns them off without "
+    "sequence parallelism, Megatron-Core from the first projection of multi-latent attention on, and Transformer "
+    "Engine allocates the buffers in one format only, which is not that of blockwise scaling",
+    source="NeMo 2.7.3 MegatronCommOverlapCallback; "
+    + MCORE
+    + "extensions.transformer_engine.TELinear; Transformer Engine 2.11 pytorch.module.base initialize_ub, get_ub and "
+    "fill_userbuffers_buffer_for_all_gather",
+    phase=Phase.step,
+)
+def _tp_comm_overlap(spec: Spec) -> Broken | None:
+    layout, precision = spec.layout, spec.precision
+    if not layout.tp_comm_overlap:
+        return None
+    leave_out, domain = "Use layout.tp_comm_overlap=false", spec.gpu.nvlink_domain
+    if layout.tp == 1:
+        return Broken("layout.tp_comm_overlap=true with layout.tp=1", f"{leave_out}, or layout.tp=2 or more.")
+    if not layout.sequence_parallel:
+        return Broken("layout.tp_comm_overlap=true with layout.sp=false", "Leave layout.sp unset.")
+    if layout.tp > domain:
+        return Broken(
+            f"layout.tp_comm_overlap=true with layout.tp={layout.tp} on NVLink domains of {domain} GPUs",
+            f"{leave_out}, or layout.tp={domain} or less.",
+        )
+    if spec.model.is_mla:
+        return Broken("layout.tp_comm_overlap=true with multi-latent attention", f"{leave_out}.")
+    if precision.fp8_recipe == "blockwise":
+        return Broken(f"layout.tp_comm_overlap=true with precision={precision.name}", f"{leave_out}.")
+    if precision.gemm == "fp8" and precision.first_last_layers_bf16:
+        return Broken(
+            f"layout.tp_comm_overlap=true with precision={precision.name} and layers in bf16",
+            f"{leave_out}, or precision.first_last_layers_bf16=false.",
+        )
+    return None
+
+
+@rule(
     "tp-nvlink",
     says="tensor parallelism stays inside the NVLink domain",
     why="its all-gathers are on every layer's critical path, and the network is ten times slower than NVLink",

@@ -10,7 +10,7 @@ from megatron.core.transformer.enums import AttnBackend
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 
-from slipway.configs import Layout, Recompute, Refusal, Spec
+from slipway.configs import Dispatcher, Layout, Recompute, Refusal, Spec
 from slipway.configs.schema import Activation, LoadBalancing
 from slipway.recipes.family import family
 
@@ -117,6 +117,8 @@ def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
     config.moe_token_dispatcher_type = layout.dispatcher.value
     if layout.moe_expert_capacity_factor:
         config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
+    if layout.dispatcher is Dispatcher.flex:
+        _set_deepep(config)
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
     config.moe_grouped_gemm = not cpu
     config.moe_permute_fusion = not cpu
@@ -124,6 +126,15 @@ def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
     # context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
     counted_together = layout.cp * (spec.dp if balancing is LoadBalancing.global_aux_loss else 1)
     config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * counted_together
+
+
+def _set_deepep(config: run.Config) -> None:
+    """Set what the flex dispatcher needs: DeepEP, with the settings of NeMo's DeepEPCallback."""
+    defaults = _defaults(config.__fn_or_cls__)
+    config.moe_enable_deepep = True
+    config.moe_shared_expert_overlap = False  # only the alltoall dispatcher overlaps them
+    if not defaults["moe_router_dtype"]:
+        config.moe_router_dtype = "fp32"  # the only type in which DeepEP sends the router's probabilities
 
 
 def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
@@ -140,14 +151,18 @@ def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
 
 def _set_kernels(config: run.Config, layout: Layout) -> None:
     """Set what only GPUs have: the choice of kernels, overlapped communication, CUDA graphs, offload."""
+    # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
+    config.use_transformer_engine_full_layer_spec = False
     config.cross_entropy_fusion_impl = "te"
     if layout.attention_backend != "auto":
         config.attention_backend = AttnBackend[layout.attention_backend.value]
     if layout.tp_comm_overlap:
         config.tp_comm_overlap = True
     if layout.cuda_graphs:
-        config.enable_cuda_graph = True
-        config.cudagraph_rng = True
+        # Not NeMo's enable_cuda_graph: Megatron-Core turns it into this and refuses both together, and NeMo's strategy
+        # has the configuration validated a second time.
+        config.cuda_graph_impl = "local"
+        config.use_te_rng_tracker = True  # the states of the other tracker cannot be captured
     if layout.cpu_offload_layers:
         config.cpu_offloading = True
         config.cpu_offloading_num_layers = layout.cpu_offload_layers

@@ -32,6 +32,7 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
         num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage or None,
         account_for_embedding_in_pipeline_split=layout.account_for_embedding,
         account_for_loss_in_pipeline_split=layout.account_for_loss,
+        use_te_rng_tracker=layout.cuda_graphs and not cpu,
         ddp=_data_parallelism(spec),
         gradient_as_bucket_view=True,
         ckpt_async_save=spec.run.async_save,

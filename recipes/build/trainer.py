@@ -8,6 +8,7 @@ from nemo.utils.exp_manager import TimingCallback
 
 from slipway.configs import Spec
 from slipway.configs.load import record_of
+from slipway.recipes.build.callbacks import gpu_callbacks
 from slipway.recipes.build.logging import run_dir
 from slipway.recipes.build.precision import precision_plugin
 from slipway.recipes.build.strategy import strategy
@@ -34,6 +35,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
             run.Config(Seed, seed=settings.seed),
             run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source()),
             *_changing_loss(spec),
+            *([] if cpu else gpu_callbacks(spec)),
         ],
         profiler=run.Config(DataClock),
         max_steps=settings.max_steps,

@@ -1,0 +1,116 @@
+"""The parts of a recipe that only a GPU reaches, as far as they go without one: after the setup of the callbacks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from slipway import configs
+from slipway.configs import Refusal, load
+
+
+def trained(name: str, *overrides: str) -> tuple[Any, Any]:
+    """The merged objects of a recipe after the ``setup`` of its callbacks of NeMo, and those callbacks.
+
+    Run it in a forked child, within :func:`tests.megatron.transformer_engine`.
+    """
+    from types import SimpleNamespace
+
+    import fiddle as fdl
+
+    from slipway.recipes.build import build
+    from slipway.recipes.build.callbacks import gpu_callbacks
+    from slipway.recipes.runtime.merged import merge
+
+    spec = load(name, list(overrides)).spec
+    recipe = build(spec)
+    expected = [callback.__fn_or_cls__ for callback in gpu_callbacks(spec)]
+    callbacks = [fdl.build(each) for each in recipe.trainer.callbacks if each.__fn_or_cls__ in expected]
+    assert [type(each) for each in callbacks] == expected
+    merged = merge(recipe)
+    model = SimpleNamespace(config=merged.model, optim=SimpleNamespace(config=merged.optimizer))
+    for callback in callbacks:
+        callback.setup(SimpleNamespace(strategy=merged.strategy, model=model), None, "fit")
+    return merged, callbacks
+
+
+@pytest.mark.nemo
+def test_what_the_first_step_asserts_is_set(in_child: Any) -> None:
+    def seen() -> dict[str, Any]:
+        import nemo.lightning.pytorch.callbacks.megatron_comm_overlap as overlap
+        import torch
+        from megatron.core.config import is_experimental_enabled
+        from nemo.utils import AppState
+
+        from tests.megatron import transformer_engine
+
+        torch.cuda.get_device_capability = lambda *_: (9, 0)
+        overlap.HAVE_TE = True
+        ranks = AppState()
+        ranks.data_parallel_size, ranks.tensor_model_parallel_size, ranks.context_parallel_size = 8, 4, 1
+        found: dict[str, Any] = {"experimental before": is_experimental_enabled()}
+        with transformer_engine():
+            latent, _ = trained("deepseek_v3")
+            found["experimental"] = is_experimental_enabled() and latent.model.apply_rope_fusion
+            for name in configs.recipe_names():
+                if trained(name)[0].model.use_transformer_engine_full_layer_spec:
+                    found[f"{name} imports what NeMo removed"] = True
+            graphs, _ = trained("llama3_8b", "layout.cuda_graphs=true", "layout.recompute=none")
+            found["graphs"] = [
+                graphs.model.cuda_graph_impl,
+                graphs.model.use_te_rng_tracker,
+                graphs.strategy.use_te_rng_tracker,
+                graphs.strategy.parallelism.use_te_rng_tracker,
+            ]
+            for name in ("deepseek_v3", "qwen3_30b_a3b"):
+                flex = trained(name, "layout.dispatcher=flex", "layout.ep=8")[0].model
+                found[f"{name} flex"] = [
+                    flex.moe_token_dispatcher_type,
+                    flex.moe_enable_deepep,
+                    flex.moe_shared_expert_overlap,
+                    flex.moe_router_dtype,
+                ]
+            words = ["layout.tp=4", "layout.tp_comm_overlap=true", "layout.overlap_param_gather=false"]
+            for name in ("llama3_70b", "llama3_8b"):
+                merged, [callback] = trained(name, *words, "layout.mbs=1", "layout.pp=1", "layout.cp=1")
+                settings = callback.tp_comm_overlap_cfg
+                found[f"{name} overlap"] = [
+                    callback.need_tp_overlap_ub_init,
+                    callback.tp_comm_bootstrap_backend,
+                    settings and settings.qkv_wgrad.num_sm,
+                    merged.model.tp_comm_overlap,
+                    merged.ddp.overlap_grad_reduce,
+                    merged.ddp.overlap_param_gather,
+                ]
+        return found
+
+    assert in_child(seen) == {
+        "experimental before": False,
+        "experimental": True,
+        "graphs": ["local", True, True, True],
+        "deepseek_v3 flex": ["flex", True, False, "fp32"],
+        "qwen3_30b_a3b flex": ["flex", True, False, "fp32"],
+        "llama3_70b overlap": [True, "nccl", 24, True, True, False],
+        "llama3_8b overlap": [True, "nccl", None, True, True, False],
+    }
+
+
+@pytest.mark.nemo
+def test_graphs_are_captured_without_expandable_segments(in_child: Any) -> None:
+    def seen() -> list[Any]:
+        from slipway.recipes.build import build
+        from slipway.recipes.front_door import allocate_for_graphs
+
+        variable, found = "PYTORCH_CUDA_ALLOC_CONF", []
+        for change in ("layout.cuda_graphs=false", "layout.cuda_graphs=true"):
+            os.environ[variable] = "expandable_segments:True"
+            allocate_for_graphs(build(load("llama3_8b", [change]).spec).model.config)
+            found.append(os.environ.get(variable))
+        os.environ[variable] = "expandable_segments:True,max_split_size_mb:64"
+        with pytest.raises(Refusal, match="max_split_size_mb:64 with CUDA graphs"):
+            allocate_for_graphs(build(load("llama3_8b", [change]).spec).model.config)
+        return found
+
+    assert in_child(seen) == ["expandable_segments:True", None]
