@@ -69,7 +69,7 @@ class Numerics:
 
     gemm: Dtype = Dtype.bf16
     scaling: Scaling = Scaling.none
-    quantized_weights: bool = False  # the optimizer writes fp8 weights, and data-parallel ranks gather those
+    quantized_weights: bool = False  # the model holds no bf16 weights beside the quantized ones
     reduce_in_fp32: bool = True
     precision_aware: bool = False  # Megatron-Core's precision-aware optimizer: bf16 moments
 
@@ -107,8 +107,8 @@ class Numerics:
 
     @property
     def gathered_weight_bytes(self) -> float:
-        """Of a parameter that data-parallel ranks gather."""
-        if self.quantized_weights and self.gemm is Dtype.fp8:
+        """Of a parameter that data-parallel ranks gather; mxfp8 weights are quantized after the gather."""
+        if self.quantized_weights and self.gemm is Dtype.fp8 and self.scaling is not Scaling.mxfp8:
             return self.gemm.element_bytes
         return self.activation_bytes
 

@@ -21,8 +21,10 @@ from slipway.planner.rules import recompute as _recompute  # noqa: F401
 from slipway.planner.rules import data_parallel as _data_parallel  # noqa: F401
 from slipway.planner.rules import precision as _precision  # noqa: F401
 from slipway.planner.rules import schedule as _schedule  # noqa: F401
+from slipway.planner.rules import planned as _planned  # noqa: F401
 
 # isort: on
+from slipway.planner.rules.planned import planned_only
 from slipway.planner.rules.recompute import SELECTIVE_MODULES
 from slipway.planner.rules.registry import (
     RULES,
@@ -46,7 +48,9 @@ __all__ = [
     "divisors",
     "is_legal",
     "nearest_values",
+    "only_planned",
     "require_legal",
+    "require_trained",
     "violations",
 ]
 
@@ -66,10 +70,10 @@ def is_legal(spec: Spec) -> bool:
 
 
 def require_legal(spec: Spec) -> None:
-    """Raise a Refusal for the first violation, or for a model that cannot be built.
+    """Raise a Refusal for the first violation, or for what can be planned for only.
 
     Raises:
-        Refusal: the model has no NeMo config class, or a rule is broken.
+        Refusal: the model has no NeMo config class, a rule is broken, or no recipe trains what ``spec`` asks for.
     """
     if not spec.model.nemo_config:
         raise Refusal(
@@ -80,3 +84,19 @@ def require_legal(spec: Spec) -> None:
     if broken:
         first = broken[0]
         raise Refusal(first.message, first.fix, first.rule)
+    require_trained(spec)
+
+
+def only_planned(spec: Spec) -> list[Violation]:
+    """The advice that ``spec`` can be planned for but not trained, where it is so."""
+    return [found for found in violations(spec, Severity.advice) if found.rule == "planned-only"]
+
+
+def require_trained(spec: Spec) -> None:
+    """Require that recipes train what ``spec`` asks for, and do not only plan it.
+
+    Raises:
+        Refusal: the first value that no recipe trains.
+    """
+    if found := planned_only(spec):
+        raise Refusal(found.message + ".", found.fix, "planned-only")

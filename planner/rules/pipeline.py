@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slipway.configs import Schedule, Spec
+from slipway.planner.rules.planned import ONLY_PLANNED_SCHEDULES
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
 from slipway.planner.stages import chunks_of, stage_layers
 
@@ -168,9 +169,6 @@ def interleaved_micro_batches(spec: Spec) -> Broken | None:
     )
 
 
-_ONLY_PLANNED = (Schedule.gpipe, Schedule.zero_bubble)
-
-
 @rule(
     "schedule",
     says="1f1b, gpipe and zero_bubble run one model chunk a stage and interleaved runs several; gpipe and zero_bubble "
@@ -190,24 +188,8 @@ def _schedule(spec: Spec) -> Broken | None:
         return Broken(
             f"layout.schedule={name} with layout.vpp={layout.vpp}", "Use layout.vpp=1, or layout.schedule=interleaved."
         )
-    if layout.schedule in _ONLY_PLANNED and layout.pp == 1:
+    if layout.schedule in ONLY_PLANNED_SCHEDULES and layout.pp == 1:
         return Broken(f"layout.schedule={name} with layout.pp=1", "Use layout.pp=2 or more, or layout.schedule=auto.")
-    return None
-
-
-@rule(
-    "schedule-planned",
-    says="the gpipe and zero_bubble schedules can be planned, not trained",
-    why="Megatron-Core has 1F1B and interleaved 1F1B only",
-    source=MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
-    severity=Severity.advice,
-)
-def _schedule_planned(spec: Spec) -> Broken | None:
-    if spec.layout.schedule in _ONLY_PLANNED:
-        return Broken(
-            f"layout.schedule={spec.layout.schedule.value} can be planned, not trained",
-            "Train with layout.schedule=auto.",
-        )
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway.configs import Fsdp, Spec
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
+from slipway.planner.rules.registry import MCORE, Broken, Phase, rule
 
 _HOPPER, _BLACKWELL = 90, 100  # compute capabilities
 _CUBLAS_ALIGNMENT = 16  # elements; of the leading dimensions of an fp8 GEMM
@@ -85,6 +85,27 @@ def _fp8_param_gather(spec: Spec) -> Broken | None:
 
 
 @rule(
+    "mxfp8-param-gather",
+    says="mxfp8 weights are gathered (fp8_param_gather) without overlap_param_gather",
+    why="they are gathered through the buffer of the gradients, which is zeroed before each step; with the overlap, "
+    "the training loop must copy the weights into it afterwards, and NeMo's does not: the model would train on zeros",
+    source="NeMo 2.7.3 MegatronStrategy.training_step; "
+    + MCORE
+    + "optimizer.MixedPrecisionOptimizer.step_with_ready_grads and distributed.param_and_grad_buffer; the copy is in "
+    "NVIDIA Megatron-LM training.train_step",
+    phase=Phase.step,
+)
+def _mxfp8_param_gather(spec: Spec) -> Broken | None:
+    precision, layout = spec.precision, spec.layout
+    if precision.fp8_recipe == "mxfp8" and precision.fp8_param_gather and layout.overlap_param_gather:
+        return Broken(
+            f"precision.fp8_param_gather=true with precision={precision.name} and layout.overlap_param_gather=true",
+            "Use layout.overlap_param_gather=false, or leave precision.fp8_param_gather off.",
+        )
+    return None
+
+
+@rule(
     "bf16-layers",
     says="the layers kept in bf16 fit on a stage",
     why="they are counted from a stage's ends",
@@ -96,17 +117,4 @@ def _bf16_layers(spec: Spec) -> Broken | None:
     kept = max(precision.num_layers_at_start_in_bf16, precision.num_layers_at_end_in_bf16)
     if precision.gemm == "fp8" and precision.first_last_layers_bf16 and kept > per_stage:
         return Broken(f"{kept} layers in bf16 with {per_stage} layers a stage", "Use a smaller layout.pp.")
-    return None
-
-
-@rule(
-    "nvfp4",
-    says="nvfp4 can be planned, not trained",
-    why="NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
-    source="NeMo 2.7.3 recipes.precision",
-    severity=Severity.advice,
-)
-def _nvfp4(spec: Spec) -> Broken | None:
-    if spec.precision.gemm == "fp4":
-        return Broken("precision=nvfp4 is planned only", "Train with precision=mxfp8.")
     return None

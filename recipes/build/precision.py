@@ -55,6 +55,9 @@ def _set_fp8(plugin: run.Config, precision: Precision) -> None:
     plugin.fp8 = precision.fp8_format.value
     plugin.fp8_recipe = precision.fp8_recipe.value
     plugin.fp8_param_gather = precision.fp8_param_gather
+    if precision.fp8_recipe == "mxfp8" and precision.fp8_param_gather:
+        # Megatron-Core cannot place mxfp8 weights in a buffer: they are gathered in bf16 through that of the gradients.
+        plugin.reuse_grad_buf_for_mxfp8_param_ag = True
     if precision.fp8_recipe == "delayed":
         plugin.fp8_margin = _AMAX_MARGIN
         plugin.fp8_amax_history_len = _AMAX_HISTORY_LENGTH

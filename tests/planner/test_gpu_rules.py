@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slipway.configs import load
-from slipway.planner import violations
+from slipway.configs import Refusal, load
+from slipway.planner import only_planned, require_legal, violations
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ from slipway.planner import violations
         ("mixtral_8x7b", "layout.dispatcher=flex layout.tp=1 layout.ep=1", "flex-dispatcher", "layout.ep=1"),
         ("mixtral_8x7b", "gpu=gb200 layout.dispatcher=flex layout.ep=8", "flex-dispatcher", "gb200"),
         ("mixtral_8x7b", "layout.cuda_graphs=true layout.ep=8", "experts-cuda-graphs", "no fixed size"),
+        ("llama3_8b", "gpu=b200 precision=mxfp8 precision.fp8_param_gather=true", "mxfp8-param-gather", "overlap"),
         (
             "llama3_8b",
             "layout.cuda_graphs=true cluster.env.PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
@@ -49,3 +50,22 @@ def test_a_switch_is_refused_where_the_stack_cannot_run_it(name: str, overrides:
 )
 def test_a_switch_is_legal_where_the_stack_runs_it(name: str, overrides: str) -> None:
     assert violations(load(name, overrides.split()).spec) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "task=lora",
+        "gpu=b200 precision=nvfp4",
+        "layout.flexible_pipeline=true",
+        "layout.pp=2 layout.schedule=gpipe",
+        "model.window_size=4096",
+    ],
+)
+def test_what_is_planned_and_not_trained_is_marked_and_refused_by_one_rule(overrides: str) -> None:
+    spec = load("llama3_8b", ["gpus=8", "layout.tp=1", *overrides.split()]).spec
+    [marked] = only_planned(spec)
+    with pytest.raises(Refusal) as refusal:
+        require_legal(spec)
+    assert (refusal.value.message, refusal.value.rule) == (marked.message, "planned-only")
+    assert "can be planned for but not trained" in marked.message

@@ -180,8 +180,8 @@ def test_every_rule_says_what_why_and_where_from() -> None:
             "mtp-block",
         ),
         ("llama32_1b", "gpus=8 layout.pp=2", "tied-pp"),
-        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=gpipe", "schedule-planned"),
-        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=zero_bubble", "schedule-planned"),
+        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=gpipe", "planned-only"),
+        ("llama3_8b", "gpus=8 layout.pp=2 layout.schedule=zero_bubble", "planned-only"),
         ("llama3_8b", "gpus=8 layout.recompute=selective", "recompute-nothing"),
         (
             "llama3_8b",

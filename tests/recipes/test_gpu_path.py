@@ -114,3 +114,41 @@ def test_graphs_are_captured_without_expandable_segments(in_child: Any) -> None:
         return found
 
     assert in_child(seen) == ["expandable_segments:True", None]
+
+
+# Where the file of a precision departs from NeMo's recipe that it names, and why.
+DEPARTURES = {
+    "mxfp8": {"fp8_param_gather", "reuse_grad_buf_for_mxfp8_param_ag"},  # rule mxfp8-param-gather
+    "fp8_blockwise": {"fp8"},  # e4m3 for gradients too, as DeepSeek-V3 was trained (arXiv:2412.19437 section 3.3)
+}
+NEMO = {
+    "bf16": "bf16_mixed",
+    "fp8_delayed": "bf16_with_fp8_mixed",
+    "fp8_current": "bf16_with_fp8_current_scaling_mixed",
+    "fp8_blockwise": "bf16_with_fp8_subchannel_scaling_mixed",
+    "mxfp8": "bf16_with_mxfp8_mixed",
+}
+
+
+@pytest.mark.nemo
+def test_each_precision_is_that_of_nemo_except_where_it_says_so(in_child: Any) -> None:
+    def departures() -> dict[str, list[str]]:
+        import dataclasses
+
+        import fiddle as fdl
+        from nemo.collections.llm.recipes.precision import mixed_precision
+
+        from slipway.recipes.build.precision import precision_plugin
+
+        found = {}
+        for name, factory in NEMO.items():
+            spec = load("llama3_8b", [f"precision={name}", "gpu=b200"]).spec
+            ours, theirs = (fdl.build(each) for each in (precision_plugin(spec), getattr(mixed_precision, factory)()))
+            fields = [field.name for field in dataclasses.fields(ours.dtype_config)]
+            differ = [f for f in fields if getattr(ours.dtype_config, f) != getattr(theirs.dtype_config, f)]
+            found[name] = sorted(set(differ) - {"fp8_param"})  # a second name of fp8_param_gather
+        gathered = load("llama3_8b", ["precision=mxfp8", "gpu=b200", "precision.fp8_param_gather=true"]).spec
+        assert fdl.build(precision_plugin(gathered)).dtype_config.reuse_grad_buf_for_mxfp8_param_ag
+        return found
+
+    assert in_child(departures) == {name: sorted(DEPARTURES.get(name, ())) for name in NEMO}

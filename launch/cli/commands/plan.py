@@ -64,6 +64,8 @@ class Planned(Answer):
                 planner.why_slower(candidate, self.best),
             )
         terminal.table(table)
+        for found in planner.only_planned(self.best.spec):
+            terminal.field("advice", f"{found.rule}: {found.message} {found.fix}", Style.WARNING)
         terminal.line(
             f"{plan.considered} layouts predicted, {plan.pruned} ruled out as slower, {plan.did_not_fit} do not fit"
         )

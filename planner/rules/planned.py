@@ -1,0 +1,73 @@
+"""What the planner prices and no recipe trains: ``check`` and ``plan`` say so, and nothing is built or submitted."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from slipway import configs
+from slipway.configs import Adapter, Call, Schedule, Spec
+from slipway.planner.rules.registry import MCORE, Broken, Severity, rule
+
+ONLY_PLANNED_SCHEDULES = (Schedule.gpipe, Schedule.zero_bubble)
+
+# Facts that come with NeMo's configuration class and that the builder does not pass on.
+_FIXED_BY_CLASS = (
+    "gated_linear_unit activation_func normalization position_embedding_type rope_scaling pad_vocab window_size "
+    "qk_l2_norm softmax_type window_every hybrid_override_pattern "
+    "mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups moe_latent_size"
+).split()
+
+
+@rule(
+    "planned-only",
+    says="tasks other than pretraining, nvfp4, flexible pipelines, the gpipe and zero_bubble schedules, and changes of "
+    "what NeMo's class of a model fixes, can be planned for but not trained",
+    why="the recipes would train something else without a word",
+    source="NeMo 2.7.3 recipes.precision; " + MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
+    severity=Severity.advice,
+)
+def planned_only(spec: Spec) -> Broken | None:
+    """The first value of ``spec`` that no recipe trains: advice where it is planned, a refusal where it is built."""
+    task = spec.task
+    if task.call is not Call.pretrain or task.adapter is not Adapter.none:
+        return _not_trained(f"task={task.name}", "these recipes pretrain only", "Use task=pretrain.")
+    if spec.precision.gemm == "fp4":
+        return _not_trained(
+            f"precision={spec.precision.name}",
+            "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
+            "Use precision=mxfp8 or bf16.",
+        )
+    if spec.layout.flexible_pipeline:
+        return _not_trained(
+            "layout.flexible_pipeline",
+            "NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
+            "Use layout.split_unevenly=true.",
+        )
+    if spec.layout.schedule in ONLY_PLANNED_SCHEDULES:
+        return _not_trained(
+            f"layout.schedule={spec.layout.schedule.value}",
+            "Megatron-Core runs 1F1B and interleaved 1F1B only",
+            "Use layout.schedule=auto.",
+        )
+    return _fixed_by_class(spec)
+
+
+def _fixed_by_class(spec: Spec) -> Broken | None:
+    published = configs.model(spec.model.name)
+    for name in _FIXED_BY_CLASS:
+        given, fixed = getattr(spec.model, name), getattr(published, name)
+        if given != fixed:
+            return _not_trained(
+                f"model.{name}={_word(given)}",
+                f"the recipe's NeMo class has {_word(fixed) or 'none'}",
+                "Leave it out, or describe a model of your own in configs/model.",
+            )
+    return None
+
+
+def _not_trained(what: str, why: str, fix: str) -> Broken:
+    return Broken(f"{what} can be planned for but not trained: {why}", fix)
+
+
+def _word(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
