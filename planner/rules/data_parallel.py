@@ -44,3 +44,18 @@ def _overlap_flags(spec: Spec) -> Broken | None:
         "layout.overlap_grad_reduce=false leaves layout.overlap_param_gather nothing to hide under",
         "Leave layout.overlap_grad_reduce on.",
     )
+
+
+@rule(
+    "precision-aware",
+    says="the precision-aware optimizer needs the distributed optimizer",
+    why="its states have their own dtypes in the distributed optimizer only",
+    source=MCORE + "optimizer.OptimizerConfig.__post_init__",
+)
+def _precision_aware(spec: Spec) -> Broken | None:
+    if spec.optim.precision_aware and not spec.layout.distributed_optimizer:
+        return Broken(
+            "optim.precision_aware=true with layout.distributed_optimizer=false",
+            "Use layout.distributed_optimizer=true.",
+        )
+    return None
