@@ -153,3 +153,31 @@ def test_check_prices_every_schedule() -> None:
     assert zero.step_time_s < plain.step_time_s
     assert zero.peak_gib == plain.peak_gib < rows["GPipe"].peak_gib
     assert rows["GPipe"].step_time_s == pytest.approx(plain.step_time_s, rel=0.02)
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])
+def test_every_case_on_a_gpu_is_legal_there_or_says_why_and_is_accepted_by_megatron_core(
+    gpu: str, in_child: Any
+) -> None:
+    def tried() -> dict[str, Any]:
+        from benchmarks.gpu.cases import gpu_cases, layers_that_fit
+        from slipway import planner
+        from slipway.recipes.build import build
+        from slipway.recipes.runtime.merged import merge
+        from tests.megatron import transformer_engine
+
+        refused, constructed = set(), 0
+        with transformer_engine():
+            for case in gpu_cases(gpu, layers_that_fit(gpu)):
+                if case.who != "slipway" or case.cpu:
+                    continue
+                if broken := planner.violations(case.spec):
+                    refused |= {violation.rule for violation in broken}
+                    continue
+                merge(build(case.spec))
+                constructed += 1
+        return {"refused": sorted(refused), "constructed": constructed > 30}
+
+    # fp8_blockwise is Hopper's
+    assert in_child(tried) == {"refused": ["precision-gpu"] if gpu == "b200" else [], "constructed": True}

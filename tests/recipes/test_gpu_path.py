@@ -152,3 +152,66 @@ def test_each_precision_is_that_of_nemo_except_where_it_says_so(in_child: Any) -
         return found
 
     assert in_child(departures) == {name: sorted(DEPARTURES.get(name, ())) for name in NEMO}
+
+
+# One change each. Every precision, with each of its switches, is in tests/recipes/test_merged.py for every recipe; the
+# pairs of switches that exclude each other have rules (tests/planner/test_rules_are_true.py draws them at random).
+SWITCHES = (
+    "layout.tp=2",
+    "layout.tp=2 layout.sp=false",
+    "layout.tp=2 layout.tp_comm_overlap=true",
+    "layout.pp=2",
+    "layout.pp=4 layout.vpp=2",
+    "layout.cp=2",
+    "layout.tp=1 layout.ep=8 layout.dispatcher=flex",
+    "layout.tp=1 layout.ep=8 layout.dispatcher=allgather",
+    "layout.tp=2 layout.ep=8 layout.etp=1",
+    "layout.ep=8 layout.moe_expert_capacity_factor=1 layout.moe_pad_expert_input_to_capacity=true",
+    "layout.ep=8 layout.moe_expert_capacity_factor=1 layout.moe_pad_expert_input_to_capacity=true "
+    "layout.cuda_graphs=true layout.recompute=none",
+    "layout.recompute=none",
+    "layout.recompute=full",
+    "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1",
+    "layout.recompute=selective layout.recompute_modules=[mlp]",
+    "layout.recompute=selective layout.recompute_modules=[layernorm]",
+    "layout.recompute=none layout.cuda_graphs=true",
+    "layout.recompute=none layout.pp=1 layout.cpu_offload_layers=2",
+    "layout.distributed_optimizer=false",
+    "layout.overlap_grad_reduce=false layout.overlap_param_gather=false",
+    "layout.optimizer_cpu_offload=true",
+    "layout.fused_cross_entropy=false",
+    "layout.attention_backend=flash",
+    "layout.attention_backend=fused",
+    "layout.attention_backend=unfused",
+    "layout.attention_backend=local",
+    "layout.account_for_embedding=true layout.account_for_loss=true",
+    "optim.precision_aware=true",
+)
+
+
+@pytest.mark.nemo
+def test_each_switch_that_is_legal_is_accepted_by_megatron_core(in_child: Any) -> None:
+    """Every recipe on an H100 and a B200, one switch at a time: refused by a rule, or accepted after NeMo's merges."""
+
+    def tried() -> dict[str, Any]:
+        from slipway.planner import is_legal
+        from slipway.recipes.build import build
+        from slipway.recipes.runtime.merged import merge
+        from tests.megatron import transformer_engine
+
+        wrong, accepted = {}, dict.fromkeys(SWITCHES, 0)
+        with transformer_engine():
+            for name in configs.recipe_names():
+                for gpu in ("h100", "b200"):
+                    for switch in SWITCHES:
+                        spec = load(name, [f"gpu={gpu}", *switch.split()]).spec
+                        if not is_legal(spec):
+                            continue
+                        try:
+                            merge(build(spec))
+                            accepted[switch] += 1
+                        except Exception as error:
+                            wrong[f"{name} {gpu} {switch}"] = f"{type(error).__name__}: {error}"[:200]
+        return {"wrong": wrong, "never legal": [switch for switch, count in accepted.items() if not count]}
+
+    assert in_child(tried) == {"wrong": {}, "never legal": []}
