@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fiddle as fdl
 import nemo_run as run
-from fiddle.experimental import dataclasses as fdl_dataclasses
 from nemo.collections.llm.recipes.tp_overlap_configs import userbuffers
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.callbacks.megatron_enable_experimental_callback import MegatronEnableExperimentalCallback
@@ -54,4 +52,5 @@ def _measured_overlap(spec: Spec) -> run.Config | None:
     settings = getattr(userbuffers, f"userbuffers_{format_}_{gpu}_{shape}", None)
     if settings is None:
         return None
-    return fdl.cast(run.Config, fdl_dataclasses.convert_dataclasses_to_configs(settings))
+    products = {name: run.Config(type(each), **vars(each)) for name, each in vars(settings).items()}
+    return run.Config(type(settings), **products)

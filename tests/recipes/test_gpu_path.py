@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,3 +216,20 @@ def test_each_switch_that_is_legal_is_accepted_by_megatron_core(in_child: Any) -
         return {"wrong": wrong, "never legal": [switch for switch, count in accepted.items() if not count]}
 
     assert in_child(tried) == {"wrong": {}, "never legal": []}
+
+
+@pytest.mark.nemo
+def test_callbacks_are_exported(in_child: Any, tmp_path: Path) -> None:
+    def kept() -> list[bool]:
+        from slipway.launch.export import built_recipe, dump
+        from slipway.launch.export import load as load_recipe
+
+        overlap = ["layout.tp=4", "layout.pp=4", "layout.cp=1", "layout.mbs=1", "layout.tp_comm_overlap=true"]
+        found, path = [], tmp_path / "recipe.yaml"
+        for name, overrides in (("llama3_70b", [*overlap, "precision=bf16"]), ("deepseek_v3", [])):
+            recipe = built_recipe(name, overrides)
+            path.write_text(dump(recipe))
+            found.append(load_recipe(path) == recipe)
+        return found
+
+    assert in_child(kept) == [True, True]
