@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import nemo_run as run
 from nemo.collections.llm.recipes.tp_overlap_configs import userbuffers
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
@@ -52,5 +55,13 @@ def _measured_overlap(spec: Spec) -> run.Config | None:
     settings = getattr(userbuffers, f"userbuffers_{format_}_{gpu}_{shape}", None)
     if settings is None:
         return None
-    products = {name: run.Config(type(each), **vars(each)) for name, each in vars(settings).items()}
-    return run.Config(type(settings), **products)
+    products = _fields(settings)
+    return run.Config(
+        type(settings), **{name: run.Config(type(each), **_fields(each)) for name, each in products.items()}
+    )
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass (NeMo adds attributes that are not), with lists for tuples, which YAML has not."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
