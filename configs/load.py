@@ -60,6 +60,14 @@ class Resolved:
     given: frozenset[str]
     """The keys and groups that the user's overrides name."""
 
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The fields of the layout that overrides give: no search and no published layout changes them.
+
+        What a recipe's file says of its layout is a default: a search may choose otherwise.
+        """
+        return frozenset(key.removeprefix("layout.") for key in self.given if key.startswith("layout."))
+
 
 def schema_keys() -> dict[str, Any]:
     """Every key that an override may name, with its Python type."""

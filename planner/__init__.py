@@ -6,8 +6,9 @@ from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.memory import memory
 from slipway.planner.parameters import parameters
+from slipway.planner.pins import plan_pinned, plan_precisions
 from slipway.planner.rules import RULES, Violation, is_legal, only_planned, require_legal, violations
-from slipway.planner.search import Candidate, Plan, plan, plan_precisions, why_slower
+from slipway.planner.search import Candidate, Plan, plan, why_slower
 from slipway.planner.time.step import step_time
 from slipway.planner.to_json import as_json, course_json, layout_json
 
@@ -32,6 +33,7 @@ __all__ = [
     "parameters",
     "peak_tflops",
     "plan",
+    "plan_pinned",
     "plan_precisions",
     "only_planned",
     "require_legal",

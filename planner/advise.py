@@ -10,8 +10,9 @@ from typing import Any
 
 from slipway.configs import Fsdp, Recompute, Spec
 from slipway.planner.memory import has_room, workload_expert_load, workload_memory
+from slipway.planner.pins import plan_pinned
 from slipway.planner.rules import violations
-from slipway.planner.search import Candidate, plan
+from slipway.planner.search import Candidate
 from slipway.planner.time.step import workload_step_time
 from slipway.planner.workload import workload_of
 
@@ -146,12 +147,12 @@ def _judge(technique: _Technique, best: Candidate) -> Advice:
     return Advice(technique.name, True, why, gib, seconds)
 
 
-def advise(spec: Spec) -> tuple[Candidate, list[Advice]]:
-    """The best layout and a judgement of every technique.
+def advise(spec: Spec, pinned: frozenset[str] = frozenset()) -> tuple[Candidate, list[Advice]]:
+    """The best layout with the fields ``pinned`` as ``spec`` has them, and a judgement of every technique.
 
     Raises:
         Refusal: nothing fits.
     """
-    best = plan(spec, top=1).candidates[0]
+    best = plan_pinned(spec, pinned, top=1).candidates[0]
     table = _sharding(best.spec) + _parallelism(best.spec) + _memory_savers(best.spec)
     return best, [_judge(technique, best) for technique in table]

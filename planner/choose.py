@@ -11,6 +11,7 @@ from slipway.configs import Fsdp, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.layout import PARALLEL, with_sizes
 from slipway.planner.memory import memory
+from slipway.planner.pins import agrees, plan_pinned
 from slipway.planner.rules import is_legal
 from slipway.planner.search import Candidate, plan
 
@@ -22,8 +23,11 @@ def _published() -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-def published_layout(spec: Spec) -> Spec | None:
-    """``spec`` with the fastest published layout of its model, GPU, count and precision that is legal here and fits."""
+def published_layout(spec: Spec, pinned: frozenset[str] = frozenset()) -> Spec | None:
+    """``spec`` with the fastest published layout of its model, GPU, count and precision that is legal here and fits.
+
+    It must have the values of ``spec`` in the fields ``pinned``.
+    """
     best: tuple[float, Spec] | None = None
     for row in _published():
         if (row["model"], row["gpu"], row["precision"]) != (spec.model.name, spec.gpu.name, spec.precision.name):
@@ -38,7 +42,12 @@ def published_layout(spec: Spec) -> Spec | None:
         )
         trial = split_layers(replace(spec, layout=layout))
         rate = float(row["tokens_per_s_per_gpu"])
-        if is_legal(trial) and memory(trial).fits and (best is None or rate > best[0]):
+        if (
+            agrees(trial.layout, spec.layout, pinned)
+            and is_legal(trial)
+            and memory(trial).fits
+            and (best is None or rate > best[0])
+        ):
             best = (rate, trial)
     return best[1] if best else None
 
@@ -63,14 +72,21 @@ def split_layers(spec: Spec) -> Spec:
 
 
 def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
-    """The resolved recipe with a layout, and who chose it."""
+    """The resolved recipe with a layout, and who chose it.
+
+    Where a parallel size is given, the layout is the given one, with the other parallel sizes at their defaults. Else
+    a published or searched layout completes what is pinned.
+
+    Raises:
+        Refusal: no legal layout with what is pinned fits.
+    """
     spec = resolved.spec
     if resolved.layout_given:
         return split_layers(spec), "given"
-    published = published_layout(spec)
+    published = published_layout(spec, resolved.pinned)
     if published is not None:
         return published, f"published: {published.layout.source}"
-    return plan(spec, top=1).candidates[0].spec, "the planner's fastest that fits"
+    return plan_pinned(spec, resolved.pinned, top=1).candidates[0].spec, "the planner's fastest that fits"
 
 
 def complete(resolved: Resolved) -> Spec:

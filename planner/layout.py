@@ -96,7 +96,12 @@ def _as_text(value: Any) -> str:
 
 def _overrides(layout: Layout, always: Iterable[str], if_set: Iterable[str]) -> list[str]:
     named = [*always, *(name for name in if_set if getattr(layout, name) != getattr(_DEFAULT, name))]
-    return [f"layout.{name}={_as_text(getattr(layout, name))}" for name in named]
+    return [as_override(layout, name) for name in named]
+
+
+def as_override(layout: Layout, name: str) -> str:
+    """One field of the layout as ``key=value``."""
+    return f"layout.{name}={_as_text(getattr(layout, name))}"
 
 
 def as_overrides(layout: Layout) -> list[str]:

@@ -14,9 +14,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from slipway.configs import Calibration, Fsdp, Layout, Model, Precision, Recompute, Refusal, Spec
+from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
@@ -83,12 +83,33 @@ class Plan:
     did_not_fit: int
 
 
+PLACEMENT = (
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+    "account_for_embedding",
+    "account_for_loss",
+)
+"""The fields of a layout that place its layers on pipeline stages."""
+
+SEARCHED = (
+    *("tp", "pp", "vpp", "cp", "ep", "etp", "mbs", "fsdp"),
+    *("recompute", "recompute_modules", "recompute_method", "recompute_num_layers"),
+    *PLACEMENT,
+)
+"""The fields of a layout that the search chooses, unless they are pinned; it leaves all others as they are."""
+
+_NOTHING: frozenset[str] = frozenset()
+
+
 def _powers(limit: int) -> list[int]:
     return [1 << i for i in range(limit.bit_length()) if 1 << i <= limit]
 
 
-def _tensor_sizes(spec: Spec) -> list[int]:
+def _tensor_sizes(spec: Spec, pinned: frozenset[str] = _NOTHING) -> list[int]:
     m = spec.model
+    if "tp" in pinned:
+        tp = spec.layout.tp
+        return [tp] if m.num_attention_heads % tp == 0 and spec.gpus % tp == 0 else []
     sizes = [m.num_attention_heads, m.num_query_groups]
     if m.has_dense_layers:
         sizes.append(m.ffn_hidden_size)
@@ -96,29 +117,53 @@ def _tensor_sizes(spec: Spec) -> list[int]:
     return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
 
 
-def _splits(spec: Spec) -> Iterator[Layout]:
-    """Every way of splitting a layer, with PP and VPP switched off, without FSDP and nothing recomputed."""
-    m, base = spec.model, even_pipeline(spec.layout)
+def _splits(spec: Spec, pinned: frozenset[str] = _NOTHING) -> Iterator[Layout]:
+    """Every way of splitting a layer, with PP and VPP switched off and nothing recomputed, without FSDP.
+
+    The fields ``pinned`` have the values that they have in ``spec``.
+    """
+    m, given = spec.model, spec.layout
+    base = given if pinned & set(PLACEMENT) else even_pipeline(given)
     context = [c for c in _powers(16) if spec.seq_length % (2 * c) == 0 or c == 1]
     micro = [b for b in _powers(16) if base.gbs % b == 0]
     experts = divisors(m.num_moe_experts, spec.gpus) if m.is_moe else [1]
-    for tp, cp, ep, mbs in itertools.product(_tensor_sizes(spec), context, experts, micro):
-        for etp in (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp):
-            yield replace(
-                base,
-                tp=tp,
-                pp=1,
-                vpp=1,
-                cp=cp,
-                ep=ep,
-                etp=etp,
-                mbs=mbs,
-                recompute=Recompute.none,
-                recompute_modules=[],
-                recompute_method=RecomputeMethod.default,
-                recompute_num_layers=0,
-                fsdp=Fsdp.none,
-            )
+    context = [given.cp] if "cp" in pinned else context
+    micro = [given.mbs] if "mbs" in pinned else micro
+    if "ep" in pinned:
+        experts = [given.ep] if given.ep in experts else []
+    off: dict[str, Any] = {
+        "pp": 1,
+        "vpp": 1,
+        "recompute": Recompute.none,
+        "recompute_modules": [],
+        "recompute_method": RecomputeMethod.default,
+        "recompute_num_layers": 0,
+        "fsdp": Fsdp.none,
+    }
+    off = {name: value for name, value in off.items() if name not in pinned - set(_VARIED)}
+    for tp, cp, ep, mbs in itertools.product(_tensor_sizes(spec, pinned), context, experts, micro):
+        split_experts = (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp)
+        for etp in (given.etp,) if "etp" in pinned else split_experts:
+            yield replace(base, tp=tp, cp=cp, ep=ep, etp=etp, mbs=mbs, **off)
+
+
+_VARIED = ("pp", "vpp", "recompute", "recompute_modules")
+"""Fields that are off in a split whether they are pinned or not: its groups and shapes set them."""
+
+
+def _recomputes_of(spec: Spec, pinned: frozenset[str]) -> list[tuple[Recompute, tuple[str, ...]]]:
+    """The kinds of recompute that a search may choose."""
+    found = _recomputes(spec.model)
+    given, modules = spec.layout, tuple(spec.layout.recompute_modules)
+    if "recompute_modules" in pinned and modules:
+        found = [(Recompute.selective, modules)]
+    elif "recompute_modules" in pinned:
+        found = [(mode, names) for mode, names in found if not names]
+    if pinned & {"recompute_method", "recompute_num_layers"}:
+        found = [(mode, names) for mode, names in found if mode is Recompute.full]
+    if "recompute" in pinned:
+        found = [(mode, names) for mode, names in found if mode is given.recompute]
+    return found
 
 
 def _recomputes(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
@@ -139,9 +184,12 @@ class _Shape(NamedTuple):
     vpp: int = 1
     ends: bool = False  # the embedding and the loss count as layers
     last: int = 0  # layers of the last stage, where it is shorter
+    keeps_placement: bool = False  # the layers are placed as the layout already says
 
     def of(self, layout: Layout) -> Layout:
         """``layout`` with this shape."""
+        if self.keeps_placement:
+            return replace(layout, pp=self.pp, vpp=self.vpp)
         return replace(
             layout,
             pp=self.pp,
@@ -152,8 +200,29 @@ class _Shape(NamedTuple):
         )
 
 
-def _shapes(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
+def _shapes(spec: Spec, split: Layout, pinned: frozenset[str] = _NOTHING) -> Iterator[tuple[_Shape, int]]:
     """The shapes that ``split`` may have, as far as layers, GPUs and the batch go, and their micro-batches."""
+    shapes = _shapes_as_placed(spec, split) if pinned & set(PLACEMENT) else _every_shape(spec, split)
+    pipelines = spec.layout
+    for shape, micro_batches in shapes:
+        if ("pp" not in pinned or shape.pp == pipelines.pp) and ("vpp" not in pinned or shape.vpp == pipelines.vpp):
+            yield shape, micro_batches
+
+
+def _shapes_as_placed(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
+    """The pipelines of ``split``, whose layers are placed as it says; the rules decide which are legal."""
+    if spec.gpus % (split.tp * split.cp):
+        return
+    ranks = spec.gpus // (split.tp * split.cp)
+    for pp in divisors(ranks, spec.model.num_layers):
+        if micro_batches := _micro_batches(spec, split, ranks, pp):
+            chunks = spec.model.num_layers // pp + 1 if pp > 1 and micro_batches % pp == 0 else 1
+            for vpp in range(1, chunks + 1):
+                yield _Shape(pp=pp, vpp=vpp, keeps_placement=True), micro_batches
+
+
+def _every_shape(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
+    """The pipelines of ``split`` with the layers spread evenly, or with a last stage that is shorter."""
     if spec.gpus % (split.tp * split.cp):
         return
     ranks = spec.gpus // (split.tp * split.cp)  # for pipeline stages and data parallelism
@@ -272,8 +341,9 @@ class _Room:
 class _Search:
     """The queue of one search: splits, groups and layouts by their bounds, costed candidates by their time."""
 
-    def __init__(self, spec: Spec, expert_load: float) -> None:
+    def __init__(self, spec: Spec, expert_load: float, pinned: frozenset[str]) -> None:
         self.spec = spec
+        self.pinned = pinned
         self.cal = calibration_for(spec)
         self.expert_load = expert_load
         self.considered = self.did_not_fit = self.bounded = 0
@@ -282,7 +352,7 @@ class _Search:
         self._room = _Room(spec, self.cal)
         self._order = itertools.count()
         self._queue: list[tuple[float, int, _Split | _Group | Workload | Candidate]] = []
-        for layout in _splits(spec):
+        for layout in _splits(spec, pinned):
             self._push_split(layout)
 
     def candidates(self) -> Iterator[Candidate]:
@@ -304,7 +374,7 @@ class _Search:
     def _push_split(self, layout: Layout) -> None:
         """Queue a split by the bound of its layouts that recompute nothing: recompute only adds to a step."""
         shapes = []
-        for shape, micro_batches in _shapes(self.spec, layout):
+        for shape, micro_batches in _shapes(self.spec, layout, self.pinned):
             if self._room.for_states(layout, shape):
                 shapes.append((shape, micro_batches))
             else:
@@ -315,7 +385,7 @@ class _Search:
 
     def _divide(self, split: _Split) -> None:
         """Queue the groups of a split by their bounds."""
-        for mode, modules in _recomputes(self.spec.model):
+        for mode, modules in _recomputes_of(self.spec, self.pinned):
             layout = replace(split.layout, recompute=mode, recompute_modules=list(modules))
             context = replace(split.context, recompute=mode, recompute_modules=modules)
             self._push(_bound(self.spec, layout, context), _Group(layout, context, split))
@@ -375,45 +445,33 @@ def _require_precision(spec: Spec) -> None:
         raise Refusal(f"{broken.message}.", broken.fix, "precision-gpu")
 
 
-def plan(spec: Spec, top: int = 10, *, exhaustive: bool = False, expert_load: float = REAL_EXPERT_LOAD) -> Plan:
+def plan(
+    spec: Spec,
+    top: int = 10,
+    *,
+    exhaustive: bool = False,
+    expert_load: float = REAL_EXPERT_LOAD,
+    pinned: frozenset[str] = _NOTHING,
+) -> Plan:
     """The ``top`` fastest legal layouts of ``spec`` that fit its GPUs: a best-first search.
 
     Args:
         exhaustive: cost every legal layout; the answer is the same, as a test shows.
         expert_load: the load, in times an even load, that a rank's experts must have room for. Where no layout has that
             room, the layouts that have room for an even load are ranked.
+        pinned: fields of the layout that keep the values of ``spec``.
 
     Raises:
         Refusal: no legal layout fits; it says what refuses the layouts, or what fills the GPU.
     """
     _require_precision(spec)
-    search = _Search(spec, expert_load)
+    search = _Search(spec, expert_load, pinned)
     best = list(itertools.islice(search.candidates(), None if exhaustive else top))
     if not best and search.fits_evenly:
-        return plan(spec, top, exhaustive=exhaustive, expert_load=0.0)
+        return plan(spec, top, exhaustive=exhaustive, expert_load=0.0, pinned=pinned)
     if not best:
         raise search.reason()
     return Plan(best[:top], search.considered, search.bounded - search.considered, search.did_not_fit)
-
-
-def plan_precisions(spec: Spec, precisions: list[Precision], top: int = 10) -> Plan:
-    """As :func:`plan`, over several precisions: the fastest of all of them.
-
-    Raises:
-        Refusal: nothing fits in any of them.
-    """
-    plans = []
-    for precision in precisions:
-        try:
-            plans.append(plan(replace(spec, precision=precision), top))
-        except Refusal as refusal:
-            last = refusal
-    if not plans:
-        raise last
-    ranked = sorted((c for p in plans for c in p.candidates), key=lambda c: c.time.step_time_s)
-    return Plan(
-        ranked[:top], sum(p.considered for p in plans), sum(p.pruned for p in plans), sum(p.did_not_fit for p in plans)
-    )
 
 
 def why_slower(candidate: Candidate, best: Candidate) -> str:

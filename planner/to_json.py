@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import Any
 
 from slipway.configs import Schedule, Spec
@@ -50,6 +51,11 @@ def layout_json(spec: Spec) -> dict[str, Any]:
         "num_layers_in_last_pipeline_stage": layout.num_layers_in_last_pipeline_stage,
         "source": layout.source,
     }
+
+
+def plain(value: Any) -> Any:
+    """A value of the layout as JSON holds it."""
+    return value.value if isinstance(value, Enum) else value
 
 
 def _violation(violation: Violation) -> dict[str, str]:

@@ -215,3 +215,27 @@ def test_doctor_says_what_it_found_and_what_it_expected() -> None:
     assert done.returncode == (0 if all(f["good"] for f in findings.values()) else 2)
     assert findings["megatron-core"]["good"] and findings["megatron-core"]["wanted"] == "0.15.3"
     assert all(f["good"] or f["fix"] for f in findings.values())
+
+
+def test_pinned_and_chosen_are_listed() -> None:
+    planned = json.loads(slipway("plan", "llama3_70b", "gpus=64", "layout.tp=8", "--top", "2", "--json").stdout)
+    assert planned["pinned"] == {"tp": 8} and "pp" in planned["chosen"] and "tp" not in planned["chosen"]
+    assert {candidate["layout"]["tp"] for candidate in planned["candidates"]} == {8}
+    checked = json.loads(slipway("check", "llama3_8b", "layout.recompute=full", "--json").stdout)
+    assert checked["pinned"] == {"recompute": "full"} and checked["layout"]["recompute"] == "full"
+    explicit = json.loads(slipway("check", "llama3_8b", "layout.tp=2", "--json").stdout)
+    assert explicit["pinned"] == {"tp": 2} and explicit["chosen"] == []
+    printed = slipway("check", "llama3_8b", "layout.mbs=4").stdout
+    assert "given    layout.mbs=4; chosen: tp, pp, vpp, cp, ep, etp, recompute\n" in printed
+    assert "given    layout.tp=2; by default: layout.pp=1" in slipway("check", "llama3_8b", "layout.tp=2").stdout
+    assert "given    layout.tp=8; chosen: pp" in slipway("advise", "llama3_70b", "gpus=64", "layout.tp=8").stdout
+
+
+def test_every_precision_of_a_plan_has_the_keys_that_are_given() -> None:
+    sizes = [f"layout.{size}=1" for size in ("pp", "cp", "mbs")]
+    words = ["plan", "llama3_8b", "--precisions", "fp8_current", "--top", "1", "--json", "layout.tp=2", *sizes]
+    wide, narrow = (
+        json.loads(slipway(*words, f"precision.grad_reduce_in_fp32={fp32}").stdout)["candidates"][0]["memory"]["stages"]
+        for fp32 in ("true", "false")
+    )
+    assert narrow[0]["gradients_gib"] == wide[0]["gradients_gib"] / 2

@@ -70,9 +70,10 @@ def test_control_characters_do_not_reach_the_terminal(terminal: Terminal) -> Non
 
 def test_a_fix_with_brackets_is_printed_whole(terminal: Terminal) -> None:
     """Rich took ``[mlp]`` for a style and printed ``layout.recompute_modules=.``"""
-    verdict = planner.check(planner.complete(configs.load("llama3_8b", ["layout.tp=3"])))
+    resolved = configs.load("llama3_8b", ["layout.tp=3"])
+    verdict = planner.check(planner.complete(resolved))
     broken = replace(verdict.violations[0], message=HOSTILE, fix="Use x=[mlp].")
-    Checked(replace(verdict, violations=[broken], advice=[broken]), "given", None).show(terminal)
+    Checked(replace(verdict, violations=[broken], advice=[broken]), "given", None, resolved).show(terminal)
     assert _printed(terminal).count(f"{HOSTILE} Use x=[mlp].") == 2
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Table, Terminal
 
 if TYPE_CHECKING:
+    from slipway.configs import Resolved
     from slipway.planner import Candidate
     from slipway.planner.advise import Advice
 
@@ -19,18 +21,22 @@ class Advised(Answer):
 
     best: Candidate
     techniques: list[Advice]
+    resolved: Resolved
 
     def as_json(self) -> dict[str, Any]:
         from slipway import planner
 
         return {
             "layout": planner.layout_json(self.best.spec),
+            **pinned_json(self.resolved),
             "techniques": [dict(vars(technique)) for technique in self.techniques],
         }
 
     def show(self, terminal: Terminal) -> None:
         from slipway.planner.layout import describe
 
+        if self.resolved.pinned:
+            terminal.field("given", pinned_line(self.best.layout, self.resolved.pinned, searched=True))
         memory, time = self.best.memory, self.best.time
         needs = f"{memory.needed_gib:.1f} of {memory.capacity_gib:.1f} GiB"
         terminal.field("best", f"{describe(self.best.spec)}: {time.step_time_s:.2f} s per step, {needs}")
@@ -57,5 +63,6 @@ def advise(name: str, overrides: tuple[str, ...]) -> Answer:
     from slipway import configs
     from slipway.planner.advise import advise as judge
 
-    best, techniques = judge(configs.load(name, list(overrides)).spec)
-    return Advised(best, techniques)
+    resolved = configs.load(name, list(overrides))
+    best, techniques = judge(resolved.spec, resolved.pinned)
+    return Advised(best, techniques, resolved)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
 if TYPE_CHECKING:
-    from slipway.configs import Spec
+    from slipway.configs import Resolved, Spec
     from slipway.launch.cli.training_data import TrainingData
     from slipway.planner import Candidate, Verdict
     from slipway.planner.memory import Memory
@@ -32,6 +33,7 @@ class Checked(Answer):
     verdict: Verdict
     chosen_by: str
     nearest: Candidate | None
+    resolved: Resolved
 
     def data(self) -> TrainingData:
         """What the run trains on, as far as this machine can tell."""
@@ -43,6 +45,9 @@ class Checked(Answer):
         from slipway import planner
 
         out = planner.as_json(self.verdict) | {"layout_chosen_by": self.chosen_by}
+        out |= pinned_json(self.resolved)
+        if self.resolved.layout_given:
+            out["chosen"] = []
         data = self.data()
         out["data"] = data.as_json()
         out["warnings"] += [{"rule": "data", "message": message, "fix": fix} for message, fix in data.warnings]
@@ -53,7 +58,7 @@ class Checked(Answer):
         return out
 
     def show(self, terminal: Terminal) -> None:
-        show_verdict(terminal, self.verdict, self.chosen_by, self.data())
+        show_verdict(terminal, self.verdict, self.chosen_by, self.data(), self.resolved)
         if self.nearest:
             show_nearest(terminal, self.nearest)
 
@@ -91,7 +96,8 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
     """
     from slipway import configs, planner
 
-    spec, chosen_by = planner.choose_layout(configs.load(name, list(overrides)))
+    resolved = configs.load(name, list(overrides))
+    spec, chosen_by = planner.choose_layout(resolved)
     verdict = planner.check(spec)
     if plot and verdict.time:
         from slipway.planner.layout import describe
@@ -101,10 +107,10 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
         title = f"{spec.name}: {describe(spec)}"
         draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec)
-    return Checked(verdict, chosen_by, nearest)
+    return Checked(verdict, chosen_by, nearest, resolved)
 
 
-def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: TrainingData) -> None:
+def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: TrainingData, resolved: Resolved) -> None:
     """Print the verdict: the run, its rules, its memory by stage, its time."""
     from slipway.planner.layout import describe
     from slipway.planner.time.schedule import kind_of
@@ -117,6 +123,8 @@ def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: Tra
     )
     for message, fix in data.warnings:
         terminal.field("data", f"{message}. {fix}", Style.WARNING)
+    if resolved.pinned:
+        terminal.field("given", pinned_line(spec.layout, resolved.pinned, searched=not resolved.layout_given))
     terminal.field("layout", f"{describe(spec)}   ({chosen_by})")
     if spec.layout.pp > 1:
         terminal.field("schedule", kind_of(spec.layout).value)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal
 
 if TYPE_CHECKING:
-    from slipway.configs import Spec
+    from slipway.configs import Resolved
     from slipway.planner import Candidate, Plan
 
 UNPLANNED_PRECISION = "fp32"  # nobody trains in it: --precisions all leaves it out
@@ -22,7 +23,7 @@ UNPLANNED_PRECISION = "fp32"  # nobody trains in it: --precisions all leaves it 
 class Planned(Answer):
     """The ranked layouts of a recipe, over one precision or several."""
 
-    spec: Spec
+    resolved: Resolved
     plan: Plan
     several_precisions: bool
 
@@ -38,6 +39,7 @@ class Planned(Answer):
                 planner.as_json(planner.check(candidate.spec)) | {"why": planner.why_slower(candidate, self.best)}
                 for candidate in self.plan.candidates
             ],
+            **pinned_json(self.resolved),
             "considered": self.plan.considered,
             "pruned": self.plan.pruned,
             "did_not_fit": self.plan.did_not_fit,
@@ -47,9 +49,11 @@ class Planned(Answer):
         from slipway import planner
         from slipway.planner.layout import describe
 
-        spec, plan = self.spec, self.plan
+        spec, plan = self.resolved.spec, self.plan
         on = f"{spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}"
         terminal.line(f"{spec.name} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
+        if self.resolved.pinned:
+            terminal.field("given", pinned_line(spec.layout, self.resolved.pinned, searched=True))
         head = ("", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why")
         table = Table(head, right=frozenset({0, 2, 3, 4, 5}))
         for rank, candidate in enumerate(plan.candidates, 1):
@@ -87,22 +91,23 @@ class Planned(Answer):
     help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg).",
 )
 def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot: Path | None) -> Answer:
-    """Search every legal layout and rank those that fit.
+    """Search every legal layout and rank those that fit; what is given of the layout stays.
 
     Each layout that is slower than the best comes with the part of the step time on which it loses.
     """
     from slipway import configs, planner
 
-    spec = configs.load(name, list(overrides)).spec
+    resolved = configs.load(name, list(overrides))
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
-        chosen = [configs.precision(one) for one in names if one != UNPLANNED_PRECISION]
-        found = planner.plan_precisions(spec, chosen, top=top)
+        trained = [one for one in names if one != UNPLANNED_PRECISION]
+        chosen = [configs.load(name, [*overrides, f"precision={one}"]).spec.precision for one in trained]
+        found = planner.plan_precisions(resolved.spec, chosen, top=top, pinned=resolved.pinned)
     else:
-        found = planner.plan(spec, top=top)
+        found = planner.plan_pinned(resolved.spec, resolved.pinned, top=top)
     if plot:
         _draw(found, plot)
-    return Planned(spec, found, bool(precisions))
+    return Planned(resolved, found, bool(precisions))
 
 
 def _draw(found: Plan, plot: Path) -> None:

@@ -1,0 +1,97 @@
+"""What a user gives of a layout is pinned: the search completes the rest, and says which pin leaves no layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from slipway.configs import Layout, Precision, Recompute, Refusal, Spec
+from slipway.planner.layout import as_override
+from slipway.planner.search import SEARCHED, Candidate, Plan, plan
+
+_NEAREST_OF = 16  # fastest layouts among which the one with the nearest value of a pin is looked for
+
+
+def agrees(layout: Layout, given: Layout, pinned: frozenset[str]) -> bool:
+    """Whether ``layout`` has the values of ``given`` in every pinned field, and uses what they configure."""
+    if "recompute_modules" in pinned and given.recompute_modules and layout.recompute is not Recompute.selective:
+        return False
+    if pinned & {"recompute_method", "recompute_num_layers"} and layout.recompute is not Recompute.full:
+        return False
+    return all(getattr(layout, name) == getattr(given, name) for name in pinned)
+
+
+def plan_pinned(spec: Spec, pinned: frozenset[str], top: int = 10) -> Plan:
+    """As :func:`plan`, with the fields ``pinned`` of the layout as ``spec`` has them.
+
+    Raises:
+        Refusal: no legal layout with these values fits; it names the pin that binds, and the nearest value that works.
+    """
+    try:
+        return plan(spec, top, pinned=pinned)
+    except Refusal as refusal:
+        searched = [name for name in SEARCHED if name in pinned]
+        if refusal.rule or not searched:
+            raise
+        raise _binding(spec, pinned, searched) or refusal from None
+
+
+def _binding(spec: Spec, pinned: frozenset[str], searched: list[str]) -> Refusal | None:
+    """Which of the pins leaves no layout; None where there is none without them either."""
+    for name in searched:
+        if candidates := _without(spec, pinned - {name}):
+            best = _nearest(spec.layout, candidates, name)
+            others = [as_override(spec.layout, other) for other in searched if other != name]
+            beside = f" beside {', '.join(others)}" if others else ""
+            return Refusal(
+                f"no legal layout of {spec.model.name} with {as_override(spec.layout, name)}{beside} fits "
+                f"{spec.gpus} {spec.gpu.name}",
+                f"The nearest value that works is {as_override(best.layout, name)}.",
+            )
+    candidates = _without(spec, pinned - set(searched))
+    if not candidates:
+        return None
+    given = ", ".join(as_override(spec.layout, name) for name in searched)
+    found = " ".join(as_override(candidates[0].layout, name) for name in searched)
+    return Refusal(
+        f"no legal layout of {spec.model.name} with {given} fits {spec.gpus} {spec.gpu.name}, nor with all but one of "
+        "them",
+        f"Together, {found} work.",
+    )
+
+
+def _without(spec: Spec, pinned: frozenset[str]) -> list[Candidate]:
+    try:
+        return plan(spec, _NEAREST_OF, pinned=pinned).candidates
+    except Refusal:
+        return []
+
+
+def _nearest(given: Layout, candidates: list[Candidate], name: str) -> Candidate:
+    """The candidate whose value of ``name`` is nearest to the given one; of several, the fastest."""
+    wanted = getattr(given, name)
+    if not isinstance(wanted, int) or isinstance(wanted, bool):
+        return candidates[0]
+    return min(candidates, key=lambda found: abs(math.log2((getattr(found.layout, name) or 1) / (wanted or 1))))
+
+
+def plan_precisions(
+    spec: Spec, precisions: list[Precision], top: int = 10, pinned: frozenset[str] = frozenset()
+) -> Plan:
+    """As :func:`plan_pinned`, over several precisions: the fastest of all of them.
+
+    Raises:
+        Refusal: nothing fits in any of them.
+    """
+    plans = []
+    for precision in precisions:
+        try:
+            plans.append(plan_pinned(replace(spec, precision=precision), pinned, top))
+        except Refusal as refusal:
+            last = refusal
+    if not plans:
+        raise last
+    ranked = sorted((c for p in plans for c in p.candidates), key=lambda c: c.time.step_time_s)
+    return Plan(
+        ranked[:top], sum(p.considered for p in plans), sum(p.pruned for p in plans), sum(p.did_not_fit for p in plans)
+    )
