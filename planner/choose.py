@@ -7,7 +7,8 @@ import functools
 import math
 from dataclasses import replace
 
-from slipway.configs import Fsdp, Recompute, Refusal, Resolved, Spec
+from slipway import configs
+from slipway.configs import Fsdp, Model, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.layout import PARALLEL, with_sizes
 from slipway.planner.memory import memory
@@ -86,7 +87,68 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     published = published_layout(spec, resolved.pinned)
     if published is not None:
         return published, f"published: {published.layout.source}"
-    return plan_pinned(spec, resolved.pinned, top=1).candidates[0].spec, "the planner's fastest that fits"
+    candidates = plan_pinned(spec, resolved.pinned, top=_TRIED).candidates
+    best = preferred(candidates)
+    return best.spec, _why(best, candidates[0])
+
+
+# Two layouts that are predicted within 2 % of each other are a tie: taking the one that is predicted fastest costs more
+# than that against published runs (docs/accuracy.md: regret).
+_TIE = 1.02
+_TRIED = 32  # fastest layouts among which ties are looked for
+_SPARE = 0.05  # of the GPU's memory, which a default leaves free where another layout is as fast
+
+
+def preferred(candidates: list[Candidate]) -> Candidate:
+    """Of the layouts that tie with the fastest, the one to start with.
+
+    It leaves memory to spare; then it has been published for a model of this shape; then it is the simplest; then the
+    smallest in memory.
+    """
+    slowest = _TIE * candidates[0].time.step_time_s
+    return min((c for c in candidates if c.time.step_time_s <= slowest), key=_preference)
+
+
+def _why(chosen: Candidate, fastest: Candidate) -> str:
+    """Why the planner chose this layout, in the words of ``check``."""
+    if chosen is fastest:
+        return "the planner's fastest that fits"
+    why = ("with memory to spare", "published", "simpler", "smaller")
+    differs = [a != b for a, b in zip(_preference(chosen), _preference(fastest), strict=True)]
+    slower = chosen.time.step_time_s / fastest.time.step_time_s - 1
+    return f"the planner's choice: {slower:.1%} slower than the fastest, and {why[differs.index(True)]}"
+
+
+def _preference(candidate: Candidate) -> tuple[bool, bool, int, float]:
+    memory, layout = candidate.memory, candidate.layout
+    tight = memory.headroom_gib < _SPARE * memory.capacity_gib
+    techniques = sum(getattr(layout, name) > 1 for name in PARALLEL) + (layout.recompute is not Recompute.none)
+    return tight, not _is_published(candidate.spec), techniques, memory.needed_gib
+
+
+def _is_published(spec: Spec) -> bool:
+    """Whether a published run of a model of this shape, on this GPU and in this precision, has these sizes."""
+    sizes = {name: str(getattr(spec.layout, name)) for name in _PUBLISHED_SIZES}
+    return any(
+        (row["gpu"], row["precision"]) == (spec.gpu.name, spec.precision.name)
+        and all(row[name] == size for name, size in sizes.items())
+        and _shape(configs.model(row["model"])) == _shape(spec.model)
+        for row in _published()
+    )
+
+
+_PUBLISHED_SIZES = ("tp", "pp", "vpp", "cp", "ep", "mbs")
+
+
+def _shape(model: Model) -> tuple[int, ...]:
+    return (
+        model.num_layers,
+        model.hidden_size,
+        model.ffn_hidden_size,
+        model.num_attention_heads,
+        model.num_query_groups,
+        model.num_moe_experts,
+    )
 
 
 def complete(resolved: Resolved) -> Spec:

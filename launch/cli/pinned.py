@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slipway.configs import Layout, Resolved
+if TYPE_CHECKING:
+    from slipway.configs import Layout, Resolved
 
 _SHOWN = ("tp", "pp", "vpp", "cp", "ep", "etp", "mbs", "recompute")
 """What a reader wants to know was chosen; ``--json`` lists every field."""
@@ -32,7 +33,7 @@ def pinned_line(layout: Layout, pinned: frozenset[str], *, searched: bool) -> st
     """``layout.tp=8; chosen: pp, ...``, or which sizes are at their defaults where the layout is not ``searched``."""
     from slipway.planner.layout import PARALLEL, as_override
 
-    ordered = [field.name for field in dataclasses.fields(Layout) if field.name in pinned]
+    ordered = [field.name for field in dataclasses.fields(layout) if field.name in pinned]
     given = ", ".join(as_override(layout, name) for name in ordered)
     if searched:
         return f"{given}; chosen: {', '.join(name for name in _SHOWN if name not in pinned)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,3 +98,15 @@ def test_fsdp_is_pinned_where_it_is_given() -> None:
     except Refusal:
         return  # a rule refuses it: it is not replaced in silence
     assert {c.layout.fsdp for c in found} == {Fsdp.megatron}
+
+
+def test_a_default_that_ties_leaves_memory_to_spare_and_is_the_same_for_models_of_one_shape() -> None:
+    roomy, why = planner.choose_layout(load("llama3_8b"))
+    fastest = planner.plan(roomy, top=1).candidates[0]
+    assert fastest.memory.headroom_gib < 0.05 * fastest.memory.capacity_gib, "else this proves nothing"
+    needed = planner.memory(roomy)
+    assert needed.headroom_gib > 0.05 * needed.capacity_gib
+    assert planner.step_time(roomy).step_time_s <= 1.02 * fastest.time.step_time_s
+    assert "slower than the fastest, and with memory to spare" in why
+    same = [planner.complete(load(name, ["gpus=64"])).layout for name in ("llama3_70b", "llama31_70b")]
+    assert same[0] == replace(same[1], source=same[0].source)

@@ -91,9 +91,10 @@ class Planned(Answer):
     help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg).",
 )
 def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot: Path | None) -> Answer:
-    """Search every legal layout and rank those that fit; what is given of the layout stays.
+    """Search every legal layout and rank those that fit.
 
-    Each layout that is slower than the best comes with the part of the step time on which it loses.
+    What is given of the layout stays. Each layout that is slower than the best comes with the part of the step time on
+    which it loses.
     """
     from slipway import configs, planner
 
