@@ -19,7 +19,7 @@ _entered = False
 
 
 def enter() -> None:
-    """Make this process able to train on CPU ranks. Does nothing the second time; refuses where a GPU is.
+    """Make this process able to train on CPU ranks. Does nothing the second time; refuses on a machine with a GPU.
 
     Raises:
         RuntimeError: a GPU is visible; there the real calls must be made.
@@ -168,7 +168,7 @@ def _device_arguments() -> None:
     device_mesh.DeviceMesh.__init__ = on_cpu  # type: ignore[method-assign, assignment]
 
 
-# --- collectives that NCCL has and Gloo has not -----------------------------------------------------------------------
+# --- collectives that NCCL has and Gloo lacks -------------------------------------------------------------------------
 
 
 def _gloo_collectives() -> None:
@@ -227,7 +227,7 @@ def _megatron() -> None:
 
     from slipway.recipes.reference.layers import Adam
 
-    # The progress printer gathers timers over all ranks but is called on rank 0 only: NCCL survives it, Gloo hangs.
+    # The progress printer gathers timers over all ranks but is called on rank 0 only: NCCL tolerates it, Gloo hangs.
     timers.Timers.get_all_timers_string = lambda *a, **k: None
 
     # The schedule frees a stage's output as soon as its send is posted. A Gloo send still reads it: keep both alive.
@@ -323,9 +323,9 @@ def _nemo() -> None:
 
     gpt.mtp_block_spec = with_reference_norms
 
-    # Its loss is divided by the tokens of each context rank; the sequence's last rank has one fewer. A weight off by CP
-    # over the
-    # sequence is nothing at 4,096 tokens and drowns the comparison at a toy's 64, so here the ranks share one count.
+    # Its loss is divided by the tokens of each context rank, and the sequence's last rank has one fewer. This error, CP
+    # over the sequence length, is negligible at 4,096 tokens and hides everything else at a toy's 64: here all ranks
+    # divide by one count.
     import megatron.core.models.gpt.gpt_model as gpt_model
     from megatron.core.transformer.multi_token_prediction import roll_tensor
 

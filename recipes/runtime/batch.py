@@ -76,7 +76,7 @@ class RampSampler(MegatronDataSampler):
         return step if _trains(step) else dataclasses.replace(step, num_microbatches=self.calculator.largest)
 
     def on_megatron_microbatches_start(self, step: MegatronStep) -> None:
-        """Let training go on: upstream stops the run here wherever the batch changes."""
+        """Continue training: upstream stops the run here wherever the batch changes."""
 
     def on_megatron_step_end(self, step: MegatronStep) -> None:
         if not _trains(step):
@@ -111,7 +111,7 @@ class Ramping:
 
     @property
     def data_sampler(self) -> MegatronDataSampler:
-        """The sampler that NeMo's constructor makes, with a batch that grows where it shall."""
+        """The sampler that NeMo's constructor makes, with a batch that grows where the run says so."""
         return self._data_sampler
 
     @data_sampler.setter

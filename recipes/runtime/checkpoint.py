@@ -22,7 +22,7 @@ _MINUTES_PASSED, _STOP = 1, 2
 
 
 class Checkpoint(nl.ModelCheckpoint):
-    """:class:`nemo.lightning.ModelCheckpoint` that also saves by the clock, and saves and stops when told to.
+    """:class:`nemo.lightning.ModelCheckpoint` that also saves by the clock, and saves and stops on request.
 
     It is told by SIGTERM (preemption, scancel) or by the environment's :data:`STOP_AT`, the Unix time that the launcher
     sets some minutes before the job's time limit. After an early stop the process ends with :data:`STOPPED_EARLY`, so
@@ -70,14 +70,14 @@ class Checkpoint(nl.ModelCheckpoint):
             super()._save_last_checkpoint(trainer, monitor_candidates)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Upstream goes around :meth:`_save_last_checkpoint` here."""
+        """Upstream bypasses :meth:`_save_last_checkpoint` here."""
         asked = self.__dict__["save_last"]
         self.save_last = asked and self._last_global_step_saved != trainer.global_step
         super().on_train_end(trainer, pl_module)
         self.save_last = asked
 
     def _wish(self, trainer: pl.Trainer) -> int:
-        """What any rank wants: signals and clocks do not reach all ranks within one step."""
+        """What any rank asks for: signals and clocks do not reach all ranks within one step."""
         wish = 0
         if self.every_minutes and time.monotonic() - self._last_save >= 60.0 * self.every_minutes:
             wish = _MINUTES_PASSED

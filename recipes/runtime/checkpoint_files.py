@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
+_UNFINISHED = "-unfinished"  # NeMo's marker next to a checkpoint that is being written
 
 _BEING_WRITTEN = "was still being written"
 _OTHER_FORMATS = (".ckpt", ".nemo", ".distcp")  # files of Lightning, NeMo 1 and torch
@@ -38,7 +38,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _extents(metadata: Path) -> dict[str, int]:
-    """File name -> bytes that the checkpoint's index says it holds at least."""
+    """File name -> least number of bytes, according to the checkpoint's index."""
     with metadata.open("rb") as f:
         held = _Reader(f).load()
     ends: dict[str, int] = {}
@@ -65,7 +65,7 @@ def damage(checkpoint: Path) -> str:
         return "has no index (weights/.metadata)"
     try:
         extents = _extents(index)
-    except Exception as error:  # whatever a damaged pickle makes of itself
+    except Exception as error:  # a damaged pickle can raise anything
         return f"has an unreadable index ({type(error).__name__})"
     for name, size in sorted(extents.items()):
         shard = weights / name
@@ -85,7 +85,7 @@ class Held:
 
     newest: Path | None
     passed_over: dict[str, str]
-    lost: bool = False  # one of them is no interrupted save: a finished one that was damaged, or of another format
+    lost: bool = False  # one of them was finished and then damaged, or has another format
 
     @property
     def step(self) -> int:

@@ -49,7 +49,7 @@ def check_prefix(prefix: str) -> None:
 
 
 def check_split(prefix: str, split: str) -> None:
-    """Refuse a split that leaves a part without documents: Megatron-Core would look for its tokens for ever.
+    """Refuse a split that leaves a part without documents: Megatron-Core would search for its tokens without end.
 
     Args:
         split: weights of training, validation and test, as 900,50,50; documents are dealt out as Megatron-Core does,

@@ -1,4 +1,4 @@
-"""What a run keeps about itself: ``slipway/recipe.json`` beside its logs, and the check that a directory holds this
+"""What a run keeps about itself: ``slipway/recipe.json`` next to its logs, and the check that a directory holds this
 run and no other.
 """
 
@@ -39,7 +39,7 @@ def check_run_dir(run_dir: Path, given: Spec) -> None:
     if path.is_file():
         try:
             ours, theirs = record_of(given), json.loads(path.read_text())["spec"]
-            # what an earlier version did not write is no difference
+            # a key that an earlier version did not write is not a difference
             held = spec_from_record(ours | {"model": theirs["model"], "data": ours["data"] | theirs["data"]})
         except (ValueError, KeyError, TypeError):
             raise Refusal(f"{path} cannot be read", "Move it away, or give another dir or name.") from None
@@ -62,11 +62,11 @@ def check_run_dir(run_dir: Path, given: Spec) -> None:
         raise Refusal(f"{parent} cannot be written", "Give a run.dir that you may write to.")
 
 
-FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk is what failed
+FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk was full
 
 
 def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
-    """Whether a full disk is at the root of ``error``.
+    """Whether ``error`` was caused by a full disk.
 
     Checkpoint writers are other processes: what comes back is text, and torch's writer only says that a position is not
     what it expected. The room that is left tells the rest.
@@ -162,7 +162,7 @@ class RunRecord(pl.Callback):
         if isinstance(exception, Refusal):
             print(f"slipway: {exception.sentence()}", file=sys.stderr, flush=True)
             raise SystemExit(2)
-        if isinstance(exception, Exception):  # a signal or an early stop is no failure
+        if isinstance(exception, Exception):  # a signal or an early stop is not a failure
             self._keep_failure(trainer, exception)
         if _disk_is_full(exception, self.run_dir):
             print(
@@ -186,7 +186,7 @@ class RunRecord(pl.Callback):
             "message": text[:500],
         }
         path = self.run_dir / FAILURE
-        with contextlib.suppress(OSError):  # the disk may be what failed
+        with contextlib.suppress(OSError):  # the disk may be full
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x") as file:
                 json.dump(failure, file)

@@ -27,7 +27,7 @@ def nothing_whole(folder: Path, found: Held) -> Refusal:
 
 
 class Resume(nl.AutoResume):
-    """:class:`nemo.lightning.AutoResume` that passes over damaged checkpoints and tells what it does."""
+    """:class:`nemo.lightning.AutoResume` that skips damaged checkpoints and logs what it does."""
 
     def _find_trainer_ckpt_path(self) -> Path | None:
         log_dir = self.resume_from_directory or AppState().log_dir

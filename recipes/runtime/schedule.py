@@ -96,7 +96,7 @@ def _same(stored: list[str], ours: list[str]) -> bool:
 
 
 class StagedSchedule(LRSchedulerModule):
-    """The schedule of a recipe. What a step is in tokens it takes from the run's data sampler.
+    """The schedule of a recipe. It takes the tokens of a step from the run's data sampler.
 
     Args:
         stages: what follows the warm-up, one line a stage, as in ``optim.stages``. Their ends do not come from

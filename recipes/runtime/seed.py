@@ -1,4 +1,4 @@
-"""The recipe's seed, for everything that is drawn."""
+"""The recipe's seed, for everything that is random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code a run is of: the commit, whether it was changed since, the lock's hash, the versions that matter. No
+"""Which code a run trains with: the commit, whether it was changed since, the lock's hash, the versions that matter. No
 NeMo.
 """
 
@@ -39,7 +39,7 @@ def repository(folder: Path | None = None) -> Path | None:
 
 
 def uncommitted(root: Path) -> list[str]:
-    """Files that differ from the commit, and files that git does not know and does not ignore."""
+    """Files that differ from the commit, and files that git neither tracks nor ignores."""
     return [line[3:] for line in (_git(root, "status", "--porcelain") or "").splitlines()]
 
 
