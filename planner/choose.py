@@ -95,7 +95,7 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
 # Two layouts that are predicted within 2 % of each other are a tie: taking the one that is predicted fastest costs more
 # than that against published runs (docs/accuracy.md: regret).
 _TIE = 1.02
-_TRIED = 32  # fastest layouts among which ties are looked for
+_TRIED = 12  # fastest layouts among which ties are looked for
 _SPARE = 0.05  # of the GPU's memory, which a default leaves free where another layout is as fast
 
 
