@@ -87,12 +87,8 @@ def with_prefixes(data: Data, change: Callable[[str], str]) -> Data:
             return [change(text) if i % 2 else text for i, text in enumerate(paths)]
         return [change(text) for text in paths]
 
-    return replace(
-        data,
-        paths=changed(data.paths, "data.paths"),
-        validation_paths=changed(data.validation_paths, "data.validation_paths"),
-        test_paths=changed(data.test_paths, "data.test_paths"),
-    )
+    paths: dict[str, Any] = {key: changed(getattr(data, key), f"data.{key}") for key in PATH_KEYS}
+    return replace(data, **paths)
 
 
 def require_consistent(data: Data, given: Mapping[str, str]) -> None:

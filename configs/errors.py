@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class Refusal(Exception):
@@ -25,6 +27,16 @@ class Refusal(Exception):
         """The message and its fix on one line, as stderr shows them."""
         text = " ".join(self.message.split())
         return f"{text.rstrip('.')}. {self.fix}" if self.fix else text
+
+
+@contextlib.contextmanager
+def exit_on_refusal() -> Iterator[None]:
+    """Print a Refusal as one sentence and exit with 2: for code that other people's command lines call."""
+    try:
+        yield
+    except Refusal as refusal:
+        print(f"slipway: {refusal.sentence()}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def nearest(given: str, legal: Iterable[str], count: int = 3) -> str:

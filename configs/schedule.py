@@ -17,6 +17,7 @@ from slipway.configs.schema import Model, Optimizer, Spec
 from slipway.configs.schema.optimizer import LrSchedule
 from slipway.configs.schema.stages import (
     BatchStage,
+    Change,
     Changed,
     LrStage,
     Point,
@@ -79,13 +80,17 @@ class Batches:
     def _starts(self) -> list[int]:
         return [row.first_tokens for row in self.rows]
 
+    @functools.cached_property
+    def _first_steps(self) -> list[int]:
+        return [row.first_step for row in self.rows]
+
     def of_samples(self, samples: int) -> int:
         """The batch of the step that starts after so many sequences."""
         return self.of_tokens(samples * self.seq_length)
 
     def tokens_at(self, step: int) -> int:
         """The tokens that ``step`` steps take."""
-        row = self.rows[bisect.bisect_right([row.first_step for row in self.rows], step) - 1]
+        row = self.rows[bisect.bisect_right(self._first_steps, step) - 1]
         return row.first_tokens + (step - row.first_step) * row.gbs * self.seq_length
 
     def tokens_of_steps(self, steps: Iterable[int]) -> list[int]:
@@ -182,11 +187,15 @@ class LossConstants:
 
     changes: tuple[str, ...]
 
+    @functools.cached_property
+    def parsed(self) -> tuple[Change, ...]:
+        """The changes."""
+        return tuple(change(line) for line in self.changes)
+
     def at(self, step: int, tokens: int) -> dict[Changed, float]:
         """The constants whose first change has come, with their values at this position."""
         position = {Unit.steps: step, Unit.tokens: tokens}
-        lines = [change(line) for line in self.changes]
-        return {line.name: line.value for line in lines if position[line.start.unit] >= line.start.at}
+        return {line.name: line.value for line in self.parsed if position[line.start.unit] >= line.start.at}
 
 
 @dataclass(frozen=True)

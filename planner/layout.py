@@ -21,6 +21,14 @@ SIZES = (*PARALLEL, "dp", "mbs", "gbs")
 """Every size of a run, in the order in which it is printed. ``dp`` follows from the GPU count; the others are fields of
 Layout."""
 
+PLACEMENT = (
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+    "account_for_embedding",
+    "account_for_loss",
+)
+"""The fields of a layout that place its layers on pipeline stages."""
+
 _ALWAYS_NAMED = ("tp", "pp")  # a layout without them would read as incomplete
 _CHOSEN = ("tp", "pp", "vpp", "cp", "ep", "mbs", "recompute", "fsdp")
 _CHOSEN_IF_SET = (
@@ -135,10 +143,4 @@ def on_one_rank(layout: Layout) -> Layout:
 
 def even_pipeline(layout: Layout) -> Layout:
     """The same layout with as many layers on every pipeline stage."""
-    return dataclasses.replace(
-        layout,
-        num_layers_in_first_pipeline_stage=0,
-        num_layers_in_last_pipeline_stage=0,
-        account_for_embedding=False,
-        account_for_loss=False,
-    )
+    return dataclasses.replace(layout, **{name: getattr(_DEFAULT, name) for name in PLACEMENT})

@@ -20,7 +20,7 @@ from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal
 from slipway.configs.schema import RecomputeMethod, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
-from slipway.planner.layout import even_pipeline
+from slipway.planner.layout import PLACEMENT, even_pipeline
 from slipway.planner.memory.estimate import (
     FRAGMENTATION,
     GIB,
@@ -82,14 +82,6 @@ class Plan:
     pruned: int  # layouts proven slower than the last candidate kept, or too large whatever else is chosen
     did_not_fit: int
 
-
-PLACEMENT = (
-    "num_layers_in_first_pipeline_stage",
-    "num_layers_in_last_pipeline_stage",
-    "account_for_embedding",
-    "account_for_loss",
-)
-"""The fields of a layout that place its layers on pipeline stages."""
 
 SEARCHED = (
     *("tp", "pp", "vpp", "cp", "ep", "etp", "mbs", "fsdp"),

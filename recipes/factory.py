@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import inspect
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from slipway import configs, planner
 from slipway.configs import Model, Refusal, Spec
 from slipway.configs.blend import prefixes, with_prefixes
+from slipway.configs.errors import exit_on_refusal
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.source import require_supported_pair
 
@@ -196,11 +196,8 @@ def at_front_door(recipe: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with exit_on_refusal():
             require_supported_pair()
             return function(*args, **kwargs)
-        except Refusal as refusal:
-            print(f"slipway: {refusal.sentence()}", file=sys.stderr)
-            raise SystemExit(2) from None
 
     return call

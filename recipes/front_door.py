@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from typing import Any
 
 import nemo_run
 
 from slipway.configs import Refusal
+from slipway.configs.errors import exit_on_refusal
 from slipway.recipes.factory import require_gpu
 
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
@@ -42,12 +42,9 @@ def install() -> None:
     @functools.wraps(start)
     def guarded(fn_or_script: Any, *args: Any, **options: Any) -> Any:
         if options.get("executor") is None and hasattr(fn_or_script, "trainer"):
-            try:
+            with exit_on_refusal():
                 require_gpu(fn_or_script.trainer.accelerator)
                 allocate_for_graphs(fn_or_script.model.config)
-            except Refusal as refusal:
-                print(f"slipway: {refusal.sentence()}", file=sys.stderr)
-                raise SystemExit(2) from None
         return start(fn_or_script, *args, **options)
 
     nemo_run.run = guarded

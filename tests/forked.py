@@ -180,17 +180,6 @@ def nemo(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return _command("nemo", words, work, options)
 
 
-def module(name: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``python -m NAME WORDS``, as :func:`subprocess.run` would return it. Options: those of :func:`forked`."""
-
-    def work() -> None:
-        import runpy
-
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-    return _command(name, words, work, options)
-
-
 def _command(
     name: str, words: tuple[str, ...], work: Callable[[], None], options: dict[str, Any]
 ) -> subprocess.CompletedProcess[str]:

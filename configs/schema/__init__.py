@@ -9,7 +9,7 @@ text under each field is its documentation: :func:`slipway.configs.describe` rea
 from slipway.configs.schema.calibration import Calibration
 from slipway.configs.schema.cluster import Accelerator, Cluster
 from slipway.configs.schema.data import Data, DataKind
-from slipway.configs.schema.gpu import Gpu
+from slipway.configs.schema.gpu import BLACKWELL, HOPPER, Gpu
 from slipway.configs.schema.layers import HYBRID_SYMBOLS, FeedForward, LayerKind, LayerShape, Mixer, layer_kinds
 from slipway.configs.schema.layout import (
     AttentionBackend,
@@ -40,6 +40,8 @@ from slipway.configs.schema.stages import Changed, Shape, Unit
 from slipway.configs.schema.task import Adapter, Call, Task
 
 __all__ = [
+    "BLACKWELL",
+    "HOPPER",
     "HYBRID_SYMBOLS",
     "Accelerator",
     "Activation",

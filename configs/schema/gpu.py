@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from slipway.configs.schema.legal import NonNegative, Positive, Size
 
+HOPPER, BLACKWELL = 90, 100
+"""The compute capability of the first GPU of each architecture, as ``Gpu.compute_capability`` has it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:

@@ -123,15 +123,19 @@ def _point(number: str, suffix: str, unit: str) -> Point:
     return Point(amount(number + suffix), Unit(unit))
 
 
+def _match(form: str, text: str) -> re.Match[str]:
+    if found := re.fullmatch(form, text.strip()):
+        return found
+    raise ValueError(text)
+
+
 def lr_stage(text: str) -> LrStage:
     """Read ``SHAPE until N tokens [to LR]``.
 
     Raises:
         ValueError: not in that form.
     """
-    found = re.fullmatch(rf"(\w+) until {_POINT}(?: (?:to|at) ({_NUMBER}))?", text.strip())
-    if not found:
-        raise ValueError(text)
+    found = _match(rf"(\w+) until {_POINT}(?: (?:to|at) ({_NUMBER}))?", text)
     lr = None if found[5] is None else float(found[5])
     shape = Shape(found[1])
     if lr is None and shape not in (Shape.constant, Shape.inverse_sqrt):
@@ -145,8 +149,8 @@ def batch_stage(text: str) -> BatchStage:
     Raises:
         ValueError: not in that form.
     """
-    found = re.fullmatch(rf"([0-9]+)(?: by ([0-9]+))? until {_POINT}", text.strip())
-    if not found or not int(found[1]) or found[2] == "0":
+    found = _match(rf"([0-9]+)(?: by ([0-9]+))? until {_POINT}", text)
+    if not int(found[1]) or found[2] == "0":
         raise ValueError(text)
     return BatchStage(int(found[1]), int(found[2] or 0), _point(*found.group(3, 4, 5)))
 
@@ -157,9 +161,7 @@ def change(text: str) -> Change:
     Raises:
         ValueError: not in that form.
     """
-    found = re.fullmatch(rf"(\w+) ({_NUMBER}) from {_POINT}", text.strip())
-    if not found:
-        raise ValueError(text)
+    found = _match(rf"(\w+) ({_NUMBER}) from {_POINT}", text)
     return Change(Changed(found[1]), float(found[2]), _point(*found.group(3, 4, 5)))
 
 

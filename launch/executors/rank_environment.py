@@ -6,10 +6,10 @@ from pathlib import Path
 
 from slipway.configs import Refusal, Spec
 from slipway.configs.blend import prefixes
+from slipway.configs.schema import BLACKWELL
 from slipway.launch.executors.cluster_check import CONTROL_CHARACTER
 
 MIN_SHUTDOWN_S = 30  # torchrun's own default
-BLACKWELL = 100  # compute capability, as nvidia-smi's 10.0
 
 
 def environment(spec: Spec) -> dict[str, str]:

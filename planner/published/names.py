@@ -11,10 +11,9 @@ from typing import Any
 from slipway import configs
 from slipway.configs import Model
 from slipway.configs.files import ROOT, parse_yaml
-from slipway.configs.schema import Activation, Normalization, PositionEmbedding
+from slipway.configs.schema import BLACKWELL, Activation, Normalization, PositionEmbedding
 from slipway.planner.published.table import in_notes, whole_number
 
-BLACKWELL = 100  # compute capability of the first Blackwell GPUs
 GPT_VOCABULARY = 51_200  # GPT-2's 50,257 tokens as Megatron-LM's papers pad them
 BLOOM_VOCABULARY = 250_880  # bigscience/bloom's config.json
 GPT_SEQUENCE_LENGTH = 2_048  # of GPT-3 (arXiv:2005.14165), where a row does not state its own

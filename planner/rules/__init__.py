@@ -24,6 +24,7 @@ from slipway.planner.rules import schedule as _schedule  # noqa: F401
 from slipway.planner.rules import planned as _planned  # noqa: F401
 
 # isort: on
+from slipway.planner.rules.data_parallel import fsdp_resume
 from slipway.planner.rules.planned import planned_only
 from slipway.planner.rules.recompute import SELECTIVE_MODULES
 from slipway.planner.rules.registry import (
@@ -89,14 +90,16 @@ def require_legal(spec: Spec) -> None:
 
 def only_planned(spec: Spec) -> list[Violation]:
     """The advice that ``spec`` can be planned for but not trained, where it is so."""
-    return [found for found in violations(spec, Severity.advice) if found.rule == "planned-only"]
+    broken = planned_only(spec)
+    return [Violation("planned-only", broken.message + ".", broken.fix)] if broken else []
 
 
 def require_trained(spec: Spec) -> None:
-    """Require that recipes train what ``spec`` asks for, and do not only plan it.
+    """Require that recipes train what ``spec`` asks for; the builder asks this of layouts that no rule has judged too.
 
     Raises:
         Refusal: the first value that no recipe trains.
     """
-    if found := planned_only(spec):
-        raise Refusal(found.message + ".", found.fix, "planned-only")
+    for rule_id, check in (("fsdp-resume", fsdp_resume), ("planned-only", planned_only)):
+        if broken := check(spec):
+            raise Refusal(broken.message + ".", broken.fix, rule_id)

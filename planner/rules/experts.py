@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from slipway.configs import Dispatcher, Spec
+from slipway.configs.schema import BLACKWELL
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divides, rule
 
 _MOST_ALLGATHER_RANKS = (
     8  # expert ranks up to which gathering every token costs no more than routing it (Megatron-LM moe/README)
 )
-_NEWEST_DEEPEP = 99  # compute capability
 _SAFE_CAPACITY = 2.0  # times an even share; the load of a trained router stays below it (arXiv:2101.03961, section 2.2)
 
 
@@ -137,7 +137,7 @@ def _flex_dispatcher(spec: Spec) -> Broken | None:
     layout, gpu = spec.layout, spec.gpu
     if not spec.model.is_moe or layout.dispatcher is not Dispatcher.flex:
         return None
-    if gpu.compute_capability > _NEWEST_DEEPEP:
+    if gpu.compute_capability >= BLACKWELL:
         return Broken(f"layout.dispatcher=flex on {gpu.name}", "Use layout.dispatcher=alltoall.")
     if layout.expert_tp * layout.ep == 1:
         return Broken(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from slipway.configs import Fsdp, Spec
+from slipway.configs.schema import BLACKWELL, HOPPER
 from slipway.planner.rules.registry import MCORE, Broken, Phase, rule
 
-_HOPPER, _BLACKWELL = 90, 100  # compute capabilities
 _CUBLAS_ALIGNMENT = 16  # elements; of the leading dimensions of an fp8 GEMM
 _SCALED_BLOCK = 32  # elements that share a scale in mxfp8; the multiple that Transformer Engine also asks of nvfp4
 _GATHERED_BLOCK = 128  # elements on a side of the blocks in which blockwise inputs are all-gathered
@@ -24,9 +24,9 @@ def precision_gpu(spec: Spec) -> Broken | None:
     newest = precision.max_compute_capability or capability
     if precision.gemm == "fp32" or precision.min_compute_capability <= capability <= newest:
         return None
-    if capability < _HOPPER:
+    if capability < HOPPER:
         return Broken(f"precision={precision.name} on {spec.gpu.name}, which has no fp8", "Use precision=bf16.")
-    usable = "mxfp8 or fp8_current" if capability >= _BLACKWELL else "fp8_current, fp8_delayed or fp8_blockwise"
+    usable = "mxfp8 or fp8_current" if capability >= BLACKWELL else "fp8_current, fp8_delayed or fp8_blockwise"
     return Broken(
         f"precision={precision.name} on {spec.gpu.name} (compute capability {capability / 10:.1f})",
         f"Use precision={usable}.",

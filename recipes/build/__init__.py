@@ -9,11 +9,11 @@ from __future__ import annotations
 import nemo_run as run
 
 from slipway.configs import Spec
+from slipway.planner.rules import require_trained
 from slipway.recipes.build.data import tokenizer
 from slipway.recipes.build.logging import logger, run_dir
 from slipway.recipes.build.model import model_module, nemo_config_class
 from slipway.recipes.build.optimizer import optimizer_module
-from slipway.recipes.build.planned_only import refuse_what_is_only_planned
 from slipway.recipes.build.task import parts_of
 from slipway.recipes.build.trainer import trainer
 from slipway.recipes.runtime.resume import Resume
@@ -31,7 +31,7 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
     Raises:
         Refusal: the planner knows something of ``spec`` that the recipes cannot train.
     """
-    refuse_what_is_only_planned(spec)
+    require_trained(spec)
     parts = parts_of(spec.task)
     return run.Partial(
         parts.function,

@@ -11,9 +11,7 @@ from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommO
 from nemo.lightning.pytorch.callbacks.megatron_enable_experimental_callback import MegatronEnableExperimentalCallback
 
 from slipway.configs import Spec
-from slipway.configs.schema import Gemm
-
-_BLACKWELL = 100  # compute capability
+from slipway.configs.schema import BLACKWELL, Gemm
 
 
 def gpu_callbacks(spec: Spec) -> list[run.Config]:
@@ -48,7 +46,7 @@ def _userbuffers(spec: Spec) -> run.Config:
 def _measured_overlap(spec: Spec) -> run.Config | None:
     """NeMo's own settings of each overlapped GEMM, which it has for some shapes; None: Transformer Engine's default."""
     layout = spec.layout
-    gpu = "b200" if spec.gpu.compute_capability >= _BLACKWELL else "h100"
+    gpu = "b200" if spec.gpu.compute_capability >= BLACKWELL else "h100"
     format_ = "fp8" if spec.precision.gemm is Gemm.fp8 else "bf16"
     context = f"_cp{layout.cp}" if layout.cp > 1 else ""
     shape = f"h{spec.model.hidden_size}_tp{layout.tp}{context}_mbs{layout.mbs}_seqlen{spec.seq_length}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import nemo_run as run
 
-from slipway.configs import Data, Refusal, Spec
+from slipway.configs import Data, Spec
 from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
 
 
@@ -20,11 +20,7 @@ def tokenizer(spec: Spec) -> run.Config:
 
 
 def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
-    """Random tokens, or Megatron .bin/.idx files.
-
-    Raises:
-        Refusal: ``data=indexed`` without paths.
-    """
+    """Random tokens, or Megatron .bin/.idx files."""
     common: dict[str, Any] = {
         "seq_length": spec.seq_length,
         "global_batch_size": spec.layout.gbs,
@@ -40,11 +36,6 @@ def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
         common["rampup_batch_size"] = list(spec.optim.batch_ramp)
     if spec.data.kind == "mock":
         return run.Config(MockData, seed=spec.run.seed, **common)
-    if not spec.data.paths:
-        raise Refusal(
-            "data=indexed needs data.paths, which is empty",
-            "Prepare data with slipway data prepare, and set data.paths=[PREFIX].",
-        )
     return run.Config(
         IndexedData,
         paths=_paths(spec.data),

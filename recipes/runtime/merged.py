@@ -46,11 +46,6 @@ def merge(recipe: run.Partial) -> Merged:
     return Merged(model.config, strategy.ddp_config, model.optim.config, strategy)
 
 
-def merged_of(trainer: Any, module: Any) -> Merged:
-    """The same of a run that has started: its trainer, and the module that it trains."""
-    return Merged(module.config, trainer.strategy.ddp_config, module.optim.config, trainer.strategy)
-
-
 def overwritten(recipe: run.Partial, merged: Merged) -> list[str]:
     """What ``recipe`` sets and the merge replaces, one line each: the setting, its value, and what it became."""
     found = []

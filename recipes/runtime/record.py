@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.profilers import Profiler
 
 from slipway.configs import Refusal, Spec
+from slipway.configs.errors import exit_on_refusal
 from slipway.configs.load import record_of, spec_from_record
 from slipway.recipes.runtime.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
 from slipway.recipes.runtime.source import require_supported_pair
@@ -160,8 +161,8 @@ class RunRecord(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Refusal):
-            print(f"slipway: {exception.sentence()}", file=sys.stderr, flush=True)
-            raise SystemExit(2)
+            with exit_on_refusal():
+                raise exception
         if isinstance(exception, Exception):  # a signal or an early stop is not a failure
             self._keep_failure(trainer, exception)
         if _disk_is_full(exception, self.run_dir):

@@ -5,13 +5,13 @@ silence.
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 from nemo import lightning as nl
 from nemo.utils.app_state import AppState
 
 from slipway.configs import Refusal
+from slipway.configs.errors import exit_on_refusal
 from slipway.recipes.runtime.checkpoint_files import Held, held
 
 _log = logging.getLogger("nemo_logger")
@@ -38,8 +38,8 @@ class Resume(nl.AutoResume):
         for name, wrong in found.passed_over.items():
             _log.warning("passing over checkpoint %s: it %s", name, wrong)
         if found.newest is None and found.lost:
-            print(f"slipway: {nothing_whole(folder, found).sentence()}", file=sys.stderr, flush=True)
-            raise SystemExit(2)
+            with exit_on_refusal():
+                raise nothing_whole(folder, found)
         if found.newest is None:
             _log.info("%s holds no whole checkpoint: starting from scratch", folder)
         else:
