@@ -7,6 +7,7 @@ python -m slipway.recipes.upstream            # rewrite recipes/upstream/*.txt
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ _OURS_TO_CHOOSE = (
     "model.tokenizer",
     "trainer.devices",
     "trainer.num_nodes",
-    "trainer.callbacks",
+    "trainer.callbacks.RunRecord.",  # where this run writes, and what was asked for
     "trainer.profiler",
 )
 
@@ -35,10 +36,25 @@ def _flatten(config: Any, prefix: str = "") -> dict[str, str]:
         if isinstance(value, fdl.Buildable):
             out[key] = value.__fn_or_cls__.__name__
             out.update(_flatten(value, key + "."))
+        elif isinstance(value, list) and any(isinstance(each, fdl.Buildable) for each in value):
+            out.update(_flatten_list(value, key))
         elif callable(value):
             out[key] = getattr(value, "__name__", str(value))
         elif value is not dataclasses.MISSING and "object at 0x" not in str(value):
             out[key] = str(value)
+    return out
+
+
+def _flatten_list(values: list[Any], key: str) -> dict[str, str]:
+    """Callbacks by the name of their class, the second of a class as NAME#2; without arguments that are None."""
+    out: dict[str, str] = {}
+    names = Counter[str]()
+    for value in values:
+        name = value.__fn_or_cls__.__name__
+        names[name] += 1
+        place = f"{key}.{name}" + (f"#{names[name]}" if names[name] > 1 else "")
+        out[place] = "on"
+        out.update({name: text for name, text in _flatten(value, place + ".").items() if text != "None"})
     return out
 
 
