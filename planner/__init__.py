@@ -4,7 +4,6 @@ from slipway.planner.check import Verdict, check
 from slipway.planner.choose import choose_layout, complete, nearest_good
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
-from slipway.planner.memory import memory
 from slipway.planner.parameters import parameters
 from slipway.planner.pins import plan_pinned, plan_precisions
 from slipway.planner.rules import RULES, Violation, is_legal, only_planned, require_legal, violations
@@ -27,7 +26,6 @@ __all__ = [
     "course_json",
     "is_legal",
     "layout_json",
-    "memory",
     "model_flops_per_token",
     "nearest_good",
     "parameters",

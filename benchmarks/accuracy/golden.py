@@ -16,7 +16,8 @@ from slipway import configs
 from slipway.configs import Calibration, Data, Fsdp, Layout, Model, Precision, Recompute, Spec
 from slipway.configs.schema import Activation, AttentionBackend, Normalization, PositionEmbedding
 from slipway.planner.published.inferred import fit_pipeline
-from slipway.planner.published.rows import ANY_ADAM, RECOMPUTE_MODULES
+from slipway.planner.published.rows import ANY_ADAM
+from slipway.planner.rules import SELECTIVE_MODULES
 
 GPUS = 8  # one node, unless the case states otherwise
 VOCABULARY = {"GPT2BPETokenizer": 50257, "GPTSentencePieceTokenizer": 256000, "Llama2Tokenizer": 32000}
@@ -158,7 +159,7 @@ def _layout(args: Arguments) -> Layout:
         gbs=args.number("--global-batch-size", 32),
         seq_length=args.number("--seq-length", 1024),
         recompute=Recompute(args.text("--recompute-granularity", "none")),
-        recompute_modules=[name for name in modules if name in RECOMPUTE_MODULES - {"shared_experts"}],
+        recompute_modules=[name for name in modules if name in SELECTIVE_MODULES],
         recompute_num_layers=args.number("--recompute-num-layers", 0),
         distributed_optimizer="--use-distributed-optimizer" in args,
         fsdp=Fsdp.megatron if sharding == "optim_grads_params" else Fsdp.none,

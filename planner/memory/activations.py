@@ -46,6 +46,7 @@ class Saved:
     activation_input: float
     activation_output: float
     experts: float  # permuted copies and routing
+    shared_experts: float  # what is in them: the input and the output of their activation
     masks: float  # dropout
 
     @functools.cached_property
@@ -67,6 +68,8 @@ class Saved:
             left -= (
                 self.activation_input + self.activation_output + (self.experts if moe else self.norm_of_feed_forward)
             )
+        if "shared_experts" in modules or "moe" in modules:
+            left -= self.shared_experts
         return left
 
 
@@ -85,6 +88,7 @@ class _FeedForwardSaved(NamedTuple):
     activation_input: float = 0.0
     activation_output: float = 0.0
     experts: float = 0.0
+    shared_experts: float = 0.0
 
 
 def _mamba(context: LayerContext) -> _MixerSaved:
@@ -139,11 +143,8 @@ def _experts(context: LayerContext, expert_load: float) -> _FeedForwardSaved:
     # router's weights are multiplied into the activation, so the single outputs are not kept.
     travelling = m.moe_latent_size or m.hidden_size
     experts = routed * travelling * gem + local * (FP32_BYTES * m.num_moe_experts * 2 + travelling * act)
-    if m.moe_shared_expert_intermediate_size:
-        shared = m.moe_shared_expert_intermediate_size / context.tp
-        activation_input += act * t * up * shared
-        activation_output += gem * t * shared
-    return _FeedForwardSaved(activation_input, activation_output, experts)
+    shared = (m.moe_shared_expert_intermediate_size or 0) / context.tp
+    return _FeedForwardSaved(activation_input, activation_output, experts, (act * up + gem) * t * shared)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -175,6 +176,7 @@ def saved_by_layer(context: LayerContext, kind: LayerKind, expert_load: float = 
         activation_input=feed_forward.activation_input,
         activation_output=feed_forward.activation_output,
         experts=feed_forward.experts,
+        shared_experts=feed_forward.shared_experts,
         masks=_MASKS_PER_LAYER * _MASK_BYTES * t * h / shard if context.calibration.dropout else 0.0,
     )
 

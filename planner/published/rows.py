@@ -14,9 +14,9 @@ from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.published.inferred import fit_memory, split_layers
 from slipway.planner.published.names import find_gpu, find_model, find_precision
 from slipway.planner.published.table import size, stated, whole_number
+from slipway.planner.rules import SELECTIVE_MODULES
 
 GROUP_NAME_LENGTH = 60  # characters of a source's name in summaries
-RECOMPUTE_MODULES = frozenset("core_attn moe_act layernorm mla_up_proj mlp moe shared_experts".split())
 # torchtitan's selective recompute, as the modules of Megatron-Core that free about as much.
 _TORCHTITAN_RECOMPUTE = {
     "layer": ["core_attn", "mlp"],  # every second layer is recomputed
@@ -121,13 +121,13 @@ def _recompute(text: str) -> dict[str, Any]:
     if text.startswith("full") or text in ("1", "true"):
         return {"recompute": Recompute.full}
     in_brackets = re.findall(r"\((.*?)\)", text)
-    names = re.split(r"[+,]", in_brackets[0]) if in_brackets else []
+    names = re.findall(r"\w+", in_brackets[0]) if in_brackets else []
     for word, modules in _TORCHTITAN_RECOMPUTE.items():
         if word in names:
             return {"recompute": Recompute.selective, "recompute_modules": list(modules)}
     return {
         "recompute": Recompute.selective,
-        "recompute_modules": [name for name in names if name in RECOMPUTE_MODULES],
+        "recompute_modules": [name for name in names if name in SELECTIVE_MODULES],
     }
 
 

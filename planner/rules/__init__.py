@@ -8,7 +8,7 @@ on thousands of random layouts.
 
 from __future__ import annotations
 
-from slipway.configs import Refusal, Spec, nearest, recipe_names
+from slipway.configs import Refusal, Spec
 
 # isort: off
 # The order of these imports is the order in which violations are reported.
@@ -74,13 +74,8 @@ def require_legal(spec: Spec) -> None:
     """Raise a Refusal for the first violation, or for what can be planned for only.
 
     Raises:
-        Refusal: the model has no NeMo config class, a rule is broken, or no recipe trains what ``spec`` asks for.
+        Refusal: a rule is broken, or no recipe trains what ``spec`` asks for.
     """
-    if not spec.model.nemo_config:
-        raise Refusal(
-            f"model={spec.model.name} is known to the planner only: no NeMo recipe is built for it here",
-            f"slipway check and plan answer for it; {nearest(spec.model.name, recipe_names())}",
-        )
     broken = violations(spec)
     if broken:
         first = broken[0]

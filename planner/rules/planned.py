@@ -20,15 +20,17 @@ _FIXED_BY_CLASS = (
 
 @rule(
     "planned-only",
-    says="tasks other than pretraining, nvfp4, flexible pipelines, the gpipe and zero_bubble schedules, and changes of "
-    "what NeMo's class of a model fixes, can be planned for but not trained",
+    says="models without a recipe, tasks other than pretraining, nvfp4, flexible pipelines, the gpipe and zero_bubble "
+    "schedules, and changes of what NeMo's class of a model fixes, can be planned for but not trained",
     why="the recipes would train something else without a word",
     source="NeMo 2.7.3 recipes.precision; " + MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
     severity=Severity.advice,
 )
 def planned_only(spec: Spec) -> Broken | None:
     """The first value of ``spec`` that no recipe trains: advice where it is planned, a refusal where it is built."""
-    task = spec.task
+    model, task = spec.model, spec.task
+    if not model.nemo_config:
+        return _not_trained(f"model={model.name}", "no recipe builds it", "Choose a model that slipway list shows.")
     if task.call is not Call.pretrain or task.adapter is not Adapter.none:
         return _not_trained(f"task={task.name}", "these recipes pretrain only", "Use task=pretrain.")
     if spec.precision.gemm == "fp4":

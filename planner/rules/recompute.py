@@ -56,35 +56,13 @@ def _recompute_nothing(spec: Spec) -> Broken | None:
         return None
     useless = [] if layout.attention_backend in UNFUSED_BACKENDS else ["core_attn"]
     useless += [] if recomputes_norms(model) else ["layernorm"]
+    useless += [] if model.moe_shared_expert_intermediate_size else ["shared_experts"]
     found = [name for name in layout.recompute_modules or ["core_attn"] if name in useless]
     if not found:
         return None
     return Broken(
         f"layout.recompute=selective of {' and '.join(found)} frees next to nothing in {model.name}",
         f"Name what is large: layout.recompute_modules=[{'moe_act' if model.is_moe else 'mlp'}].",
-    )
-
-
-@rule(
-    "recompute-shared-experts",
-    says="recompute of shared_experts is not priced",
-    why="Megatron-Core checkpoints the shared experts as a whole, which frees their activations and runs their forward "
-    "pass again; the planner counts neither. A model without shared experts has nothing to recompute",
-    source=MCORE + "moe.moe_layer.MoELayer.shared_experts_compute",
-    severity=Severity.advice,
-)
-def _recompute_shared_experts(spec: Spec) -> Broken | None:
-    layout, model = spec.layout, spec.model
-    if layout.recompute is not Recompute.selective or "shared_experts" not in layout.recompute_modules:
-        return None
-    if not model.moe_shared_expert_intermediate_size:
-        return Broken(
-            f"layout.recompute_modules has shared_experts, and {model.name} has no shared experts", "Leave it out."
-        )
-    return Broken(
-        "layout.recompute_modules has shared_experts, which check does not price: the run needs less memory and takes "
-        "longer than predicted",
-        "Leave it out, or read the prediction as an upper bound of memory and a lower bound of time.",
     )
 
 

@@ -58,7 +58,8 @@ def experts(context: LayerContext) -> Iterator[Operation | Module]:
     yield Stream(ordered, ordered, _ORDERING_KERNELS)
     yield from _grouped(context, routed, h)
     if m.moe_shared_expert_intermediate_size:
-        yield from feed_forward(context, m.moe_shared_expert_intermediate_size / context.tp)
+        shared = feed_forward(context, m.moe_shared_expert_intermediate_size / context.tp)
+        yield Module("shared_experts", tuple(shared))
 
 
 def _dispatch(context: LayerContext, local: float, routed: float, h: int) -> Iterator[Operation | Module]:

@@ -21,6 +21,7 @@ from slipway.planner.workload import LayerContext, PlacedLayer, Workload
 # How sharply a layer is bound by either the CPU or the GPU: from one after the other (1) to the slower one alone
 # (infinity).
 _LAUNCH_SHARPNESS = 3.0
+_WITHIN_MOE = {"moe_act", "shared_experts"}  # modules that recomputing "moe" runs again too
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,10 @@ def _recomputed(context: LayerContext, ledger: _Ledger) -> list[dict[Term, float
         return [ledger.forward]
     if context.recompute is Recompute.none:
         return []
-    names = context.recompute_modules
-    return [ledger.by_module.get(name, {}) for name in names if not (name == "moe_act" and "moe" in names)]
+    names = set(context.recompute_modules)
+    if "moe" in names:
+        names -= _WITHIN_MOE
+    return [ledger.by_module.get(name, {}) for name in sorted(names)]
 
 
 def _wait_for_launches(context: LayerContext, times: dict[Term, float], kernels: int, host_s: float) -> None:

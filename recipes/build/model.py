@@ -10,7 +10,7 @@ from megatron.core.transformer.enums import AttnBackend
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 
-from slipway.configs import Dispatcher, Layout, Recompute, Refusal, Spec
+from slipway.configs import Dispatcher, Layout, Recompute, Spec
 from slipway.configs.schema import Activation, LoadBalancing
 from slipway.recipes.family import family
 
@@ -36,14 +36,8 @@ def model_module(spec: Spec, *, cpu: bool, tokenizer: run.Config) -> run.Config:
     """The configuration of the model's Lightning module.
 
     Raises:
-        Refusal: no recipe trains the model's family, or NeMo has no configuration of the model.
+        Refusal: no recipe trains the model's family.
     """
-    if not spec.model.nemo_config:
-        raise Refusal(
-            f"model={spec.model.name} can be planned for but not trained: its file in "
-            "configs/model names no configuration class of NeMo",
-            "Choose a model that slipway list shows.",
-        )
     kind = getattr(llm, family(spec.model.family).nemo_model)
     return run.Config(kind, config=_model_config(spec, cpu), tokenizer=tokenizer)
 
@@ -177,3 +171,5 @@ def _set_recompute(config: run.Config, layout: Layout) -> None:
         config.recompute_granularity = "selective"
         if layout.recompute_modules:
             config.recompute_modules = list(layout.recompute_modules)
+        if "shared_experts" in layout.recompute_modules:
+            config.moe_shared_expert_overlap = False  # Megatron-Core refuses both together

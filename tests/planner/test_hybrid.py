@@ -97,5 +97,5 @@ def test_a_malformed_pattern_is_refused(override: str) -> None:
 
 
 def test_a_model_known_to_the_planner_only_is_not_built() -> None:
-    with pytest.raises(Refusal, match="known to the planner only"):
+    with pytest.raises(Refusal, match="can be planned for but not trained: no recipe builds it"):
         planner.require_legal(_spec())

@@ -16,6 +16,7 @@ from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import model_flops_per_token
 from slipway.planner.memory import Saved, StageMemory, in_flight, memory, stage_memory
 from slipway.planner.numerics import Dtype
+from slipway.planner.rules import SELECTIVE_MODULES
 from slipway.planner.time.kernels import Device
 from slipway.planner.time.operations import TERM_WORDS, Term
 from slipway.planner.time.step import layer_cost, step_time, step_time_bound
@@ -143,16 +144,16 @@ def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
     assert low.memory.checkpoint_gib < whole.memory.checkpoint_gib / 5
 
 
-@pytest.mark.parametrize("modules", [["layernorm"], ["mla_up_proj"], ["core_attn"], ["mlp"], ["moe_act"], ["moe"]])
-def test_each_recomputed_module_costs_time_and_frees_memory(modules: list[str]) -> None:
+@pytest.mark.parametrize("module", SELECTIVE_MODULES)
+def test_each_recomputed_module_costs_time_and_frees_memory(module: str) -> None:
     none = configs.load(
         "deepseek_v3", ["gpus=1024", "layout.tp=1", "layout.pp=1", "layout.ep=64", "layout.recompute=none"]
     ).spec
-    some = replace(none, layout=replace(none.layout, recompute=Recompute.selective, recompute_modules=modules))
+    some = replace(none, layout=replace(none.layout, recompute=Recompute.selective, recompute_modules=[module]))
     assert step_time(some).step_time_s > step_time(none).step_time_s
     kept, freed = memory(none).stages[0].activations_gib, memory(some).stages[0].activations_gib
     # fused attention keeps no scores: recomputing it frees nothing
-    assert freed == kept if modules == ["core_attn"] else freed < kept
+    assert freed == kept if module == "core_attn" else freed < kept
 
 
 def test_selective_recompute_without_names_is_megatron_cores_default() -> None:

@@ -12,6 +12,7 @@ from slipway import planner
 from slipway.configs import Fsdp, Recompute, Refusal, load
 from slipway.planner.advise import advise
 from slipway.planner.choose import published_layout
+from slipway.planner.memory import memory
 from slipway.planner.search import plan
 from slipway.recipes.factory import spec_of
 
@@ -104,7 +105,7 @@ def test_a_default_that_ties_leaves_memory_to_spare_and_is_the_same_for_models_o
     roomy, why = planner.choose_layout(load("llama3_8b"))
     fastest = planner.plan(roomy, top=1).candidates[0]
     assert fastest.memory.headroom_gib < 0.05 * fastest.memory.capacity_gib, "else this proves nothing"
-    needed = planner.memory(roomy)
+    needed = memory(roomy)
     assert needed.headroom_gib > 0.05 * needed.capacity_gib
     assert planner.step_time(roomy).step_time_s <= 1.02 * fastest.time.step_time_s
     assert "slower than the fastest, and with memory to spare" in why

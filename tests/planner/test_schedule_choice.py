@@ -8,7 +8,7 @@ import pytest
 
 from slipway import configs, planner
 from slipway.configs import Refusal, Schedule, Spec
-from slipway.planner.memory import in_flight
+from slipway.planner.memory import in_flight, memory
 from slipway.planner.pictures import draw_timeline
 from slipway.planner.search import plan
 from slipway.planner.time.schedule import Kind, kind_of, pipeline_time
@@ -39,7 +39,7 @@ def test_auto_is_what_megatron_core_runs() -> None:
     for keys in (["layout.schedule=1f1b"], ["layout.schedule=interleaved", "layout.vpp=5"]):
         chosen, auto = _spec(*keys), _spec(*keys[1:])
         assert planner.step_time(chosen) == planner.step_time(auto)
-        assert planner.memory(chosen) == planner.memory(auto)
+        assert memory(chosen) == memory(auto)
 
 
 def test_gpipe_holds_every_micro_batch_and_zero_bubble_what_1f1b_holds() -> None:

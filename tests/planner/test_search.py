@@ -10,7 +10,14 @@ import pytest
 from slipway import configs, planner
 from slipway.configs import Refusal
 from slipway.planner.advise import advise
-from slipway.planner.memory import FRAGMENTATION, REAL_EXPERT_LOAD, expert_load_that_fits, has_room, stage_memory
+from slipway.planner.memory import (
+    FRAGMENTATION,
+    REAL_EXPERT_LOAD,
+    expert_load_that_fits,
+    has_room,
+    memory,
+    stage_memory,
+)
 from slipway.planner.search import _recomputes, _shapes, _splits, plan
 from slipway.planner.workload import workload_of
 
@@ -48,7 +55,7 @@ def test_what_is_rejected_early_does_not_fit(name: str, overrides: list[str]) ->
             group = replace(split, recompute=mode, recompute_modules=list(modules))
             for shape, _ in _shapes(spec, split):
                 trial = replace(spec, layout=shape.of(group))
-                if planner.is_legal(trial) and has_room(workload_of(trial), planner.memory(trial)):
+                if planner.is_legal(trial) and has_room(workload_of(trial), memory(trial)):
                     times.append(planner.step_time(trial).step_time_s)
     assert [c.time.step_time_s for c in plan(spec, 20).candidates] == sorted(times)[:20]
 

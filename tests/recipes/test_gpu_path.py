@@ -175,6 +175,7 @@ SWITCHES = (
     "layout.recompute=full layout.recompute_method=block layout.recompute_num_layers=1",
     "layout.recompute=selective layout.recompute_modules=[mlp]",
     "layout.recompute=selective layout.recompute_modules=[layernorm]",
+    "layout.recompute=selective layout.recompute_modules=[shared_experts]",
     "layout.recompute=none layout.cuda_graphs=true",
     "layout.recompute=none layout.pp=1 layout.cpu_offload_layers=2",
     "layout.distributed_optimizer=false",
