@@ -13,6 +13,7 @@ from nemo.collections.llm.gpt.model.base import gpt_data_step
 from slipway.configs import Dispatcher, Layout, Recompute, Spec
 from slipway.configs.schema import Activation, LoadBalancing
 from slipway.recipes.family import family
+from slipway.recipes.runtime.attention import latent_attention_spec
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
 _SAME_NAME = (
@@ -49,11 +50,12 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
     if spec.model.is_moe:
         _set_experts(config, spec, cpu)
     _set_fusions(config, spec, cpu)
+    # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
+    config.use_transformer_engine_full_layer_spec = False
+    if spec.model.is_mla:
+        config.transformer_layer_spec = latent_attention_spec
     if cpu:
-        from slipway.recipes.reference.layers import layer_spec
-
         config.use_cpu_initialization = True
-        config.transformer_layer_spec = layer_spec
     else:
         _set_kernels(config, spec.layout)
     _set_recompute(config, spec.layout)
@@ -114,7 +116,7 @@ def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
     if layout.dispatcher is Dispatcher.flex:
         _set_deepep(config)
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
-    config.moe_grouped_gemm = not cpu
+    config.moe_grouped_gemm = True
     config.moe_permute_fusion = not cpu
     # megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
     # context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
@@ -145,8 +147,6 @@ def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
 
 def _set_kernels(config: run.Config, layout: Layout) -> None:
     """Set what only GPUs have: the choice of kernels, overlapped communication, CUDA graphs, offload."""
-    # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
-    config.use_transformer_engine_full_layer_spec = False
     config.cross_entropy_fusion_impl = "te"
     if layout.attention_backend != "auto":
         config.attention_backend = AttnBackend[layout.attention_backend.value]

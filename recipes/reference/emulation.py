@@ -216,16 +216,12 @@ def _megatron() -> None:
     Long because it is a list of independent replacements, each explained where it stands.
     """
     import megatron.core.dist_checkpointing.strategies.filesystem_async as checkpoint_writer
-    import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.pipeline_parallel.p2p_communication as p2p
     import megatron.core.tensor_parallel.layers as layers
-    import megatron.core.tensor_parallel.random as tensor_random
     import megatron.core.timers as timers
     import megatron.core.transformer.moe.moe_utils as moe_utils
     import megatron.core.transformer.moe.token_dispatcher as dispatcher
-
-    from slipway.recipes.reference.layers import Adam
 
     # The progress printer gathers timers over all ranks but is called on rank 0 only: NCCL tolerates it, Gloo hangs.
     timers.Timers.get_all_timers_string = lambda *a, **k: None
@@ -251,26 +247,10 @@ def _megatron() -> None:
     moe_utils.maybe_move_tensor_to_cpu = splits
     dispatcher.maybe_move_tensor_to_cpu = splits
 
-    # Names that exist only where Transformer Engine does, and are read without a guard.
-    if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None
-    if not hasattr(tensor_random, "FP8GlobalStateManager"):
-        tensor_random.FP8GlobalStateManager = type("NoFp8", (), {"is_fp8_enabled": staticmethod(lambda: False)})
-    for name in ("activation_recompute_forward", "fp8_autocast"):
-        if not hasattr(tensor_random, name):
-            setattr(tensor_random, name, lambda *a, **k: contextlib.nullcontext())
-
     # A bias is added in place to a view made by a custom Function: autograd forbids it without the fused kernel.
     reduce_region = layers.reduce_from_tensor_model_parallel_region
     layers.reduce_from_tensor_model_parallel_region = lambda *a, **k: reduce_region(*a, **k).clone()
 
-    # The distributed optimizer exists for TE's or Apex's FusedAdam only; the reference keeps the same state layout.
-    distributed_optimizer.HAVE_APEX_OR_TE = True
-    distributed_optimizer.USING_TE_OPTIMIZER = True
-    distributed_optimizer.USING_APEX_OPTIMIZER = False
-    distributed_optimizer.Adam = Adam
-    optimizer.Adam = Adam
-    optimizer.USING_PYTORCH_OPTIMIZER = False
     load = distributed_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
     distributed_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = torch.no_grad()(load)
 
@@ -306,24 +286,7 @@ def _nemo() -> None:
     # Asserts that CUDA is initialised before it moves tensors that are already where they belong.
     checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
 
-    # Multi-token prediction brings norms of its own, PyTorch's where there is no Transformer Engine: they refuse
-    # sequence parallelism.
-    import nemo.collections.llm.gpt.model.base as gpt
-
-    from slipway.recipes.reference.layers import Norm
-
-    block_spec = gpt.mtp_block_spec
-
-    def with_reference_norms(config: Any, vp_stage: int | None = None) -> Any:
-        block = block_spec(config, vp_stage=vp_stage)
-        for layer in block.layer_specs if block else ():
-            for name in ("enorm", "hnorm", "layer_norm"):
-                setattr(layer.submodules, name, Norm)
-        return block
-
-    gpt.mtp_block_spec = with_reference_norms
-
-    # Its loss is divided by the tokens of each context rank, and the sequence's last rank has one fewer. This error, CP
+    # The loss of multi-token prediction is divided by the tokens of each context rank, and the sequence's last rank has one fewer. This error, CP
     # over the sequence length, is negligible at 4,096 tokens and hides everything else at a toy's 64: here all ranks
     # divide by one count.
     import megatron.core.models.gpt.gpt_model as gpt_model
