@@ -21,12 +21,12 @@ setup: .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PIP_FINDS_CPU_TORCH = $(PIP) --dry-run --no-deps --require-hashes -r requirements/torch-cpu.txt 2> /dev/null
 
-.venv/.ready: requirements/lock.txt requirements/cuda.txt requirements/torch-cpu.txt pyproject.toml
+.venv/.ready: requirements/lock.txt requirements/cuda.txt requirements/torch-cpu.txt pyproject.toml recipes/reference/stand_ins/pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"The lock is for Python 3.11 and this is {v[0]}.{v[1]}: run make setup PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(PIP) --no-compile --no-deps --require-hashes -r requirements/lock.txt \
 	  -r requirements/$$($(PIP_FINDS_CPU_TORCH) && echo torch-cpu.txt || echo cuda.txt)
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --no-build-isolation -e . -e recipes/reference/stand_ins
 	$(BIN)/python -m pip check
 	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') > /dev/null || true
 	touch .venv/.ready

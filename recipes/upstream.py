@@ -7,6 +7,7 @@ python -m slipway.recipes.upstream            # rewrite recipes/upstream/*.txt
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def _flatten(config: Any, prefix: str = "") -> dict[str, str]:
         elif isinstance(value, list) and any(isinstance(each, fdl.Buildable) for each in value):
             out.update(_flatten_list(value, key))
         elif callable(value):
-            out[key] = getattr(value, "__name__", str(value))
+            function = value.func if isinstance(value, functools.partial) else value
+            out[key] = getattr(function, "__name__", str(value))
         elif value is not dataclasses.MISSING and "object at 0x" not in str(value):
             out[key] = str(value)
     return out

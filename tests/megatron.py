@@ -9,12 +9,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 
 from slipway.configs import Spec
-from slipway.recipes.reference.layers import layer_spec
 
 
 @contextlib.contextmanager
@@ -30,43 +28,6 @@ def fake_world(rank: int, world_size: int) -> Iterator[None]:
 
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-
-
-class _FusedAdam:
-    """The arguments by which Megatron-Core recognizes Transformer Engine's optimizer."""
-
-    def __init__(self, master_weight_dtype: Any, exp_avg_dtype: Any, exp_avg_sq_dtype: Any, use_decoupled_grad: Any):
-        raise NotImplementedError
-
-
-@contextlib.contextmanager
-def transformer_engine() -> Iterator[None]:
-    """Let configurations be validated as where Transformer Engine 2.11 is installed; its kernels cannot be called."""
-    import sys
-    from types import ModuleType
-
-    import megatron.core.models.common.embeddings.rope_utils as rope
-    import megatron.core.transformer.moe.moe_utils as moe
-    import megatron.core.utils as core
-    from packaging.version import Version
-
-    names = "fused_permute fused_permute_with_probs fused_sort_chunks_by_index fused_unpermute"
-    standing_in = {
-        rope: ("fused_apply_rotary_pos_emb", "fused_apply_rotary_pos_emb_thd"),
-        moe: (*names.split(), "fused_sort_chunks_by_index_with_probs"),
-    }
-    package = ModuleType("transformer_engine")
-    pytorch, optimizers = ModuleType("transformer_engine.pytorch"), ModuleType("transformer_engine.pytorch.optimizers")
-    optimizers.FusedAdam = _FusedAdam  # type: ignore[attr-defined]
-    with contextlib.ExitStack() as undo:
-        patch = undo.enter_context(pytest.MonkeyPatch.context())
-        for module in (package, pytorch, optimizers):
-            patch.setitem(sys.modules, module.__name__, module)
-        for holder, missing in standing_in.items():
-            for name in missing:
-                patch.setattr(holder, name, object(), raising=False)
-        patch.setattr(core, "_te_version", Version("2.11"))
-        yield
 
 
 class _Tokenizer:
@@ -113,7 +74,6 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
             "use_cpu_initialization": False,
             "perform_initialization": False,
             "init_model_with_meta_device": True,
-            "transformer_layer_spec": layer_spec,
         }.items():
             setattr(config, name, value)
         built = fdl.build(config)

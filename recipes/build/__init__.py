@@ -16,6 +16,7 @@ from slipway.recipes.build.model import model_module, nemo_config_class
 from slipway.recipes.build.optimizer import optimizer_module
 from slipway.recipes.build.task import parts_of
 from slipway.recipes.build.trainer import trainer
+from slipway.recipes.reference import require_stand_ins
 from slipway.recipes.runtime.resume import Resume
 
 __all__ = ["build", "nemo_config_class", "run_dir"]
@@ -32,6 +33,8 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         Refusal: the planner knows something of ``spec`` that the recipes cannot train.
     """
     require_trained(spec)
+    if cpu:
+        require_stand_ins()
     parts = parts_of(spec.task)
     return run.Partial(
         parts.function,

@@ -29,8 +29,6 @@ def pretraining_data(spec: Spec, *, cpu: bool) -> run.Config:
         "num_workers": 0 if cpu else spec.data.num_workers,
         "pin_memory": not cpu,
         "persistent_workers": not cpu and spec.data.num_workers > 0,
-        # The reference attention is causal by itself, but NeMo asks for a mask where Transformer Engine is missing.
-        "create_attention_mask": cpu,
     }
     if spec.optim.batch_ramp:
         common["rampup_batch_size"] = list(spec.optim.batch_ramp)

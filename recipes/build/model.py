@@ -48,7 +48,7 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
     _set_sizes(config, spec)
     _set_parallelism(config, spec)
     if spec.model.is_moe:
-        _set_experts(config, spec, cpu)
+        _set_experts(config, spec)
     _set_fusions(config, spec, cpu)
     # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
     config.use_transformer_engine_full_layer_spec = False
@@ -108,7 +108,7 @@ def _set_parallelism(config: run.Config, spec: Spec) -> None:
         config.share_embeddings_and_output_weights = True
 
 
-def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
+def _set_experts(config: run.Config, spec: Spec) -> None:
     layout, balancing = spec.layout, spec.model.moe_router_load_balancing_type
     config.moe_token_dispatcher_type = layout.dispatcher.value
     if layout.moe_expert_capacity_factor:
@@ -117,7 +117,7 @@ def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
         _set_deepep(config)
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
     config.moe_grouped_gemm = True
-    config.moe_permute_fusion = not cpu
+    config.moe_permute_fusion = True
     # megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
     # context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
     counted_together = layout.cp * (spec.dp if balancing is LoadBalancing.global_aux_loss else 1)
@@ -134,20 +134,20 @@ def _set_deepep(config: run.Config) -> None:
 
 
 def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
-    """Turn every fusion on for GPUs with Transformer Engine, and off for the reference kernels, which have none."""
-    config.apply_rope_fusion = not cpu
+    """Turn every fusion on, but for two that CPU ranks lack: accumulation of gradients, and MLA's rotary kernel."""
+    config.apply_rope_fusion = not (cpu and spec.model.is_mla)
     config.gradient_accumulation_fusion = not cpu
-    config.masked_softmax_fusion = not cpu
-    config.bias_dropout_fusion = not cpu
+    config.masked_softmax_fusion = True
+    config.bias_dropout_fusion = True
     # Megatron-Core has no fused squared ReLU, and refuses the flag with it.
-    config.bias_activation_fusion = not cpu and spec.model.activation_func is not Activation.squared_relu
-    config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy and not cpu
-    config.persist_layer_norm = not cpu
+    config.bias_activation_fusion = spec.model.activation_func is not Activation.squared_relu
+    config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy
+    config.cross_entropy_fusion_impl = "te"
+    config.persist_layer_norm = True
 
 
 def _set_kernels(config: run.Config, layout: Layout) -> None:
     """Set what only GPUs have: the choice of kernels, overlapped communication, CUDA graphs, offload."""
-    config.cross_entropy_fusion_impl = "te"
     if layout.attention_backend != "auto":
         config.attention_backend = AttnBackend[layout.attention_backend.value]
     if layout.tp_comm_overlap:

@@ -30,6 +30,7 @@ def enter() -> None:
     if torch.cuda.is_available():
         raise RuntimeError("the CPU emulation must not be entered on a machine with a GPU")
     _entered = True
+    torch.compiler.set_stance("force_eager")  # a toy is trained before its fused functions are compiled
     _cuda_runtime()
     _device_arguments()
     _gloo_collectives()
@@ -286,9 +287,9 @@ def _nemo() -> None:
     # Asserts that CUDA is initialised before it moves tensors that are already where they belong.
     checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
 
-    # The loss of multi-token prediction is divided by the tokens of each context rank, and the sequence's last rank has one fewer. This error, CP
-    # over the sequence length, is negligible at 4,096 tokens and hides everything else at a toy's 64: here all ranks
-    # divide by one count.
+    # The loss of multi-token prediction is divided by the tokens of each context rank, and the sequence's last rank has
+    # one fewer. This error, CP over the sequence length, is negligible at 4,096 tokens and hides everything else at a
+    # toy's 64: here all ranks divide by one count.
     import megatron.core.models.gpt.gpt_model as gpt_model
     from megatron.core.transformer.multi_token_prediction import roll_tensor
 

@@ -45,46 +45,43 @@ def test_what_the_first_step_asserts_is_set(in_child: Any) -> None:
         from megatron.core.config import is_experimental_enabled
         from nemo.utils import AppState
 
-        from tests.megatron import transformer_engine
-
         torch.cuda.get_device_capability = lambda *_: (9, 0)
         overlap.HAVE_TE = True
         ranks = AppState()
         ranks.data_parallel_size, ranks.tensor_model_parallel_size, ranks.context_parallel_size = 8, 4, 1
         found: dict[str, Any] = {"experimental before": is_experimental_enabled()}
-        with transformer_engine():
-            latent, _ = trained("deepseek_v3")
-            found["experimental"] = is_experimental_enabled() and latent.model.apply_rope_fusion
-            for name in configs.recipe_names():
-                if trained(name)[0].model.use_transformer_engine_full_layer_spec:
-                    found[f"{name} imports what NeMo removed"] = True
-            graphs, _ = trained("llama3_8b", "layout.cuda_graphs=true", "layout.recompute=none")
-            found["graphs"] = [
-                graphs.model.cuda_graph_impl,
-                graphs.model.use_te_rng_tracker,
-                graphs.strategy.use_te_rng_tracker,
-                graphs.strategy.parallelism.use_te_rng_tracker,
+        latent, _ = trained("deepseek_v3")
+        found["experimental"] = is_experimental_enabled() and latent.model.apply_rope_fusion
+        for name in configs.recipe_names():
+            if trained(name)[0].model.use_transformer_engine_full_layer_spec:
+                found[f"{name} imports what NeMo removed"] = True
+        graphs, _ = trained("llama3_8b", "layout.cuda_graphs=true", "layout.recompute=none")
+        found["graphs"] = [
+            graphs.model.cuda_graph_impl,
+            graphs.model.use_te_rng_tracker,
+            graphs.strategy.use_te_rng_tracker,
+            graphs.strategy.parallelism.use_te_rng_tracker,
+        ]
+        for name in ("deepseek_v3", "qwen3_30b_a3b"):
+            flex = trained(name, "layout.dispatcher=flex", "layout.ep=8")[0].model
+            found[f"{name} flex"] = [
+                flex.moe_token_dispatcher_type,
+                flex.moe_enable_deepep,
+                flex.moe_shared_expert_overlap,
+                flex.moe_router_dtype,
             ]
-            for name in ("deepseek_v3", "qwen3_30b_a3b"):
-                flex = trained(name, "layout.dispatcher=flex", "layout.ep=8")[0].model
-                found[f"{name} flex"] = [
-                    flex.moe_token_dispatcher_type,
-                    flex.moe_enable_deepep,
-                    flex.moe_shared_expert_overlap,
-                    flex.moe_router_dtype,
-                ]
-            words = ["layout.tp=4", "layout.tp_comm_overlap=true", "layout.overlap_param_gather=false"]
-            for name in ("llama3_70b", "llama3_8b"):
-                merged, [callback] = trained(name, *words, "layout.mbs=1", "layout.pp=1", "layout.cp=1")
-                settings = callback.tp_comm_overlap_cfg
-                found[f"{name} overlap"] = [
-                    callback.need_tp_overlap_ub_init,
-                    callback.tp_comm_bootstrap_backend,
-                    settings and settings.qkv_wgrad.num_sm,
-                    merged.model.tp_comm_overlap,
-                    merged.ddp.overlap_grad_reduce,
-                    merged.ddp.overlap_param_gather,
-                ]
+        words = ["layout.tp=4", "layout.tp_comm_overlap=true", "layout.overlap_param_gather=false"]
+        for name in ("llama3_70b", "llama3_8b"):
+            merged, [callback] = trained(name, *words, "layout.mbs=1", "layout.pp=1", "layout.cp=1")
+            settings = callback.tp_comm_overlap_cfg
+            found[f"{name} overlap"] = [
+                callback.need_tp_overlap_ub_init,
+                callback.tp_comm_bootstrap_backend,
+                settings and settings.qkv_wgrad.num_sm,
+                merged.model.tp_comm_overlap,
+                merged.ddp.overlap_grad_reduce,
+                merged.ddp.overlap_param_gather,
+            ]
         return found
 
     assert in_child(seen) == {
@@ -199,21 +196,19 @@ def test_each_switch_that_is_legal_is_accepted_by_megatron_core(in_child: Any) -
         from slipway.planner import is_legal
         from slipway.recipes.build import build
         from slipway.recipes.runtime.merged import merge
-        from tests.megatron import transformer_engine
 
         wrong, accepted = {}, dict.fromkeys(SWITCHES, 0)
-        with transformer_engine():
-            for name in configs.recipe_names():
-                for gpu in ("h100", "b200"):
-                    for switch in SWITCHES:
-                        spec = load(name, [f"gpu={gpu}", *switch.split()]).spec
-                        if not is_legal(spec):
-                            continue
-                        try:
-                            merge(build(spec))
-                            accepted[switch] += 1
-                        except Exception as error:
-                            wrong[f"{name} {gpu} {switch}"] = f"{type(error).__name__}: {error}"[:200]
+        for name in configs.recipe_names():
+            for gpu in ("h100", "b200"):
+                for switch in SWITCHES:
+                    spec = load(name, [f"gpu={gpu}", *switch.split()]).spec
+                    if not is_legal(spec):
+                        continue
+                    try:
+                        merge(build(spec))
+                        accepted[switch] += 1
+                    except Exception as error:
+                        wrong[f"{name} {gpu} {switch}"] = f"{type(error).__name__}: {error}"[:200]
         return {"wrong": wrong, "never legal": [switch for switch, count in accepted.items() if not count]}
 
     assert in_child(tried) == {"wrong": {}, "never legal": []}

@@ -38,25 +38,23 @@ def test_nothing_that_a_recipe_sets_is_overwritten(in_child: Any) -> None:
     def overwritten_settings() -> dict[str, list[str]]:
         from slipway.recipes.build import build
         from slipway.recipes.runtime.merged import merge, overwritten
-        from tests.megatron import transformer_engine
 
         wrong = {}
-        with transformer_engine():
-            for name in configs.recipe_names():
-                for spec in _variants(load(name).spec):
-                    recipe = build(spec)
-                    merged = merge(recipe)
-                    found = overwritten(recipe, merged)
-                    if merged.ddp.grad_reduce_in_fp32 is not spec.precision.grad_reduce_in_fp32:
-                        found.append("ddp.grad_reduce_in_fp32 is not the precision's")
-                    saves = merged.strategy
-                    if saves.save_ckpt_format != "torch_dist" or not saves.ckpt_optim_fully_reshardable:
-                        found.append("no checkpoint that the tests of tests/rehearsal resume and reshard")
-                    if found:
-                        wrong[f"{name} {spec.precision}"] = found
-            recipe = build(load("llama3_8b").spec)
-            recipe.trainer.strategy.ddp.grad_reduce_in_fp32 = False
-            wrong["changed"] = overwritten(recipe, merge(recipe))
+        for name in configs.recipe_names():
+            for spec in _variants(load(name).spec):
+                recipe = build(spec)
+                merged = merge(recipe)
+                found = overwritten(recipe, merged)
+                if merged.ddp.grad_reduce_in_fp32 is not spec.precision.grad_reduce_in_fp32:
+                    found.append("ddp.grad_reduce_in_fp32 is not the precision's")
+                saves = merged.strategy
+                if saves.save_ckpt_format != "torch_dist" or not saves.ckpt_optim_fully_reshardable:
+                    found.append("no checkpoint that the tests of tests/rehearsal resume and reshard")
+                if found:
+                    wrong[f"{name} {spec.precision}"] = found
+        recipe = build(load("llama3_8b").spec)
+        recipe.trainer.strategy.ddp.grad_reduce_in_fp32 = False
+        wrong["changed"] = overwritten(recipe, merge(recipe))
         return wrong
 
     seen = in_child(overwritten_settings)
@@ -268,23 +266,21 @@ def test_what_the_planner_prices_is_what_is_built(in_child: Any) -> None:
     def values() -> dict[str, Any]:
         from slipway.recipes.build import build
         from slipway.recipes.runtime.merged import merge
-        from tests.megatron import transformer_engine
 
         def read(recipe_name: str, overrides: list[str], built: Built) -> Any:
             recipe = build(load(recipe_name, overrides).spec)
             return built(recipe, merge(recipe))
 
         seen: dict[str, Any] = {}
-        with transformer_engine():
-            for key, (name, overrides, built, _) in BUILT.items():
-                words = overrides.split()
-                try:
-                    seen[key] = [read(name, words, built), read(name, words[:-1], built)]
-                except Exception as error:
-                    seen[key] = [f"{type(error).__name__}: {error}"[:300], None]
-            for override in REFUSED.values():
-                with pytest.raises(Refusal, match="can be planned for but not trained|cannot be trained"):
-                    build(load("llama3_8b", [override]).spec)
+        for key, (name, overrides, built, _) in BUILT.items():
+            words = overrides.split()
+            try:
+                seen[key] = [read(name, words, built), read(name, words[:-1], built)]
+            except Exception as error:
+                seen[key] = [f"{type(error).__name__}: {error}"[:300], None]
+        for override in REFUSED.values():
+            with pytest.raises(Refusal, match="can be planned for but not trained|cannot be trained"):
+                build(load("llama3_8b", [override]).spec)
         return seen
 
     seen = in_child(values)
@@ -300,16 +296,14 @@ def test_gradients_have_the_bytes_that_are_planned(in_child: Any) -> None:
         from slipway.planner.numerics import numerics_of
         from slipway.recipes.build import build
         from slipway.recipes.runtime.merged import merge
-        from tests.megatron import transformer_engine
 
         out = []
-        with transformer_engine():
-            for name in configs.recipe_names():
-                for spec in (load(name).spec, load(name, ["precision.grad_reduce_in_fp32=true"]).spec):
-                    merged = merge(build(spec))
-                    out.append(
-                        (name, numerics_of(spec).reduced_gradient_bytes, 4.0 if merged.ddp.grad_reduce_in_fp32 else 2.0)
-                    )
+        for name in configs.recipe_names():
+            for spec in (load(name).spec, load(name, ["precision.grad_reduce_in_fp32=true"]).spec):
+                merged = merge(build(spec))
+                out.append(
+                    (name, numerics_of(spec).reduced_gradient_bytes, 4.0 if merged.ddp.grad_reduce_in_fp32 else 2.0)
+                )
         return out
 
     for name, planned, trained in in_child(built):

@@ -10,6 +10,7 @@ from slipway.launch.doctor.finding import Finding
 from slipway.launch.doctor.installed import installed_version
 
 POSITION = 20
+STAND_IN = "+slipway.cpu"  # the end of the version of the stand-ins for CPU ranks
 
 
 def findings(spec: Spec | None) -> list[Finding]:
@@ -27,9 +28,10 @@ def findings(spec: Spec | None) -> list[Finding]:
     if busy:
         found = f"{len(busy.splitlines())} on the GPUs"
         out.append(Finding("other processes", found, "none", False, "nvidia-smi lists them"))
-    if not installed_version("transformer-engine"):
+    engine = installed_version("transformer-engine")
+    if not engine or engine.endswith(STAND_IN):
         fix = "pip install 'nemo-slipway[gpu]', or use the container"
-        out.append(Finding("transformer-engine", "not installed", "2.9", False, fix))
+        out.append(Finding("transformer-engine", engine or "not installed", "NVIDIA's 2.9", False, fix))
     return out + _nvlink(len(rows))
 
 

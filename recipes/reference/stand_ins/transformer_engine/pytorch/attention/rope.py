@@ -11,13 +11,13 @@ class _ContextRank(NamedTuple):
     """What Megatron-Core asks of a context-parallel group."""
 
     ranks: int
-    index: int
+    place: int
 
     def size(self) -> int:
         return self.ranks
 
     def rank(self) -> int:
-        return self.index
+        return self.place
 
 
 def apply_rotary_pos_emb(

@@ -46,7 +46,7 @@ class _Parallel(TransformerEngineBaseModule):
 
     def _make_weight(self, name: str, dtype: Any, device: Any, init: Callable[..., Any] | None, rng: Any) -> None:
         weight = self._allocate(name, (self.out_features, self.in_features), dtype, device)
-        # Transformer Engine marks weights that no rank shares too: Megatron-Core's gradient norm then counts every rank's.
+        # Transformer Engine marks replicated weights too, so that Megatron-Core's gradient norm counts every rank's.
         _split_over_ranks(weight, 1 if self.parallel_mode == "row" else 0)
         with fork_rng(*rng):
             if init is not None and not weight.is_meta:
