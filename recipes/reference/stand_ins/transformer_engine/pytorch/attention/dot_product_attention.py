@@ -67,6 +67,11 @@ def _packed_rows(rank: int, ranks: int, rows: int, starts: list[int], lengths: l
     return _Rows(position, sequence)
 
 
+def _miss_no_extra_state(module: torch.nn.Module, keys: Any) -> None:
+    """Accept a state without attention's extra state: Megatron-Core's checkpoints leave it out."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.endswith("core_attention._extra_state")]
+
+
 class DotProductAttention(TransformerEngineBaseModule):
     """Attention of a rank's heads.
 
@@ -119,6 +124,7 @@ class DotProductAttention(TransformerEngineBaseModule):
             self.softmax_offset = torch.nn.Parameter(torch.zeros(heads))
         else:
             self.softmax_offset = torch.zeros(heads) if softmax_type == "off-by-one" else None
+        self.register_load_state_dict_post_hook(_miss_no_extra_state)
 
     def set_context_parallel_group(
         self, cp_group: Any, cp_global_ranks: list[int], cp_stream: Any, cp_comm_type: str = "p2p"
