@@ -6,10 +6,10 @@ Import this module in forked children only.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from slipway.configs import Spec
@@ -36,14 +36,27 @@ class _Tokenizer:
 
 
 def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
-    """Decoder layers and parameters of each model chunk of ``rank``. Raises what Megatron raises."""
-    import fiddle as fdl
+    """Decoder layers and parameters of each model chunk of ``rank``. Raises what Megatron-Core raises.
+
+    The modules are those of the GPU recipe after NeMo's merges, with the arguments that Megatron-Core gives to
+    Transformer Engine, on the meta device.
+    """
     from megatron.core import parallel_state
-    from nemo.collections.llm.gpt.model.base import GPTModel
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.moe import token_dispatcher
+    from nemo.collections.llm.gpt.model.base import GPTConfig
 
     from slipway.recipes.build import build
+    from slipway.recipes.runtime.merged import merge
 
     lay = spec.layout
+    config: Any = merge(build(spec)).model
+    assert isinstance(config, GPTConfig), "configure_model below is GPTConfig's"
+    config.perform_initialization, config.init_model_with_meta_device = False, True
+    config.gradient_accumulation_fusion = False  # needs Apex, which NVIDIA's images have
+    for name in [name for name in os.environ if name.startswith("NVTE_")]:  # set by a model of another backend
+        del os.environ[name]
+    token_dispatcher.fused_dispatch = object()  # DeepEP's, which is compiled for GPUs
     with fake_world(rank, spec.gpus):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=lay.tp,
@@ -54,32 +67,11 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
             expert_tensor_parallel_size=lay.etp or None,
             create_gloo_process_groups=False,
         )
-        recipe = build(spec, cpu=True)
-        assert issubclass(recipe.model.__fn_or_cls__, GPTModel), "configure_model below is GPTModel's"
-        config: Any = recipe.model.config
-        for name, value in {
-            "tensor_model_parallel_size": lay.tp,
-            "pipeline_model_parallel_size": lay.pp,
-            "virtual_pipeline_model_parallel_size": lay.vpp if lay.vpp > 1 else None,
-            "context_parallel_size": lay.cp,
-            "expert_model_parallel_size": lay.ep,
-            "expert_tensor_parallel_size": lay.etp or None,
-            "sequence_parallel": lay.sequence_parallel,
-            "pipeline_dtype": torch.bfloat16,
-            "params_dtype": torch.bfloat16,
-            "num_layers_in_first_pipeline_stage": lay.num_layers_in_first_pipeline_stage or None,
-            "num_layers_in_last_pipeline_stage": lay.num_layers_in_last_pipeline_stage or None,
-            "account_for_embedding_in_pipeline_split": lay.account_for_embedding,
-            "account_for_loss_in_pipeline_split": lay.account_for_loss,
-            "use_cpu_initialization": False,
-            "perform_initialization": False,
-            "init_model_with_meta_device": True,
-        }.items():
-            setattr(config, name, value)
-        built = fdl.build(config)
+        seed, tracks_by_te = spec.run.seed, config.use_te_rng_tracker
+        model_parallel_cuda_manual_seed(seed, te_rng_tracker=tracks_by_te, force_reset_rng=True)
         chunks = []
         for stage in range(lay.vpp):
-            model = built.configure_model(_Tokenizer(spec.model.vocab_size), vp_stage=stage if lay.vpp > 1 else None)
+            model = config.configure_model(_Tokenizer(spec.model.vocab_size), vp_stage=stage if lay.vpp > 1 else None)
             chunks.append((len(model.decoder.layers), sum(p.numel() for p in model.parameters())))
         return chunks
 

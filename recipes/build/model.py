@@ -134,9 +134,10 @@ def _set_deepep(config: run.Config) -> None:
 
 
 def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
-    """Turn every fusion on, but for two that CPU ranks lack: accumulation of gradients, and MLA's rotary kernel."""
-    config.apply_rope_fusion = not (cpu and spec.model.is_mla)
-    config.gradient_accumulation_fusion = not cpu
+    """Turn every fusion on that NeMo's class does not turn on where it can: weight gradients are accumulated in their
+    product where Apex is installed, as in NVIDIA's images, and Megatron-Core refuses the flag elsewhere.
+    """
+    config.apply_rope_fusion = not (cpu and spec.model.is_mla)  # MLA's kernel is a GPU's
     config.masked_softmax_fusion = True
     config.bias_dropout_fusion = True
     # Megatron-Core has no fused squared ReLU, and refuses the flag with it.

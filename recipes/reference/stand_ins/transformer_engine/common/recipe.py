@@ -1,10 +1,15 @@
-"""The recipes of quantized training, as values: a CPU rank may build them and cannot train with them."""
+"""The recipes of quantized training, as values: a CPU rank may build them and cannot train with them.
+
+As in Transformer Engine, they are dataclasses of pydantic, which ignores arguments that they do not have: Megatron-Core
+passes such arguments to DelayedScaling.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from pydantic.dataclasses import dataclass
 
 
 class Format(enum.Enum):
