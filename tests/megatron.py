@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from slipway.configs import Spec
@@ -56,7 +57,10 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
     config.gradient_accumulation_fusion = False  # needs Apex, which NVIDIA's images have
     for name in [name for name in os.environ if name.startswith("NVTE_")]:  # set by a model of another backend
         del os.environ[name]
-    token_dispatcher.fused_dispatch = object()  # DeepEP's, which is compiled for GPUs
+    # What only exists where CUDA is: the device, the memory of CUDA graphs, and DeepEP.
+    torch.cuda.current_device = lambda: torch.device("meta")  # type: ignore[assignment, return-value]
+    torch.cuda.graph_pool_handle = lambda: (0, 0)
+    token_dispatcher.fused_dispatch, token_dispatcher.set_deepep_num_sms = object(), lambda count: None
     with fake_world(rank, spec.gpus):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=lay.tp,

@@ -56,6 +56,7 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
         config.transformer_layer_spec = latent_attention_spec
     if cpu:
         config.use_cpu_initialization = True
+        config.gradient_accumulation_fusion = False
     else:
         _set_kernels(config, spec.layout)
     _set_recompute(config, spec.layout)
@@ -113,6 +114,8 @@ def _set_experts(config: run.Config, spec: Spec) -> None:
     config.moe_token_dispatcher_type = layout.dispatcher.value
     if layout.moe_expert_capacity_factor:
         config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
+    if layout.dispatcher is not Dispatcher.alltoall:
+        config.moe_shared_expert_overlap = False  # only the alltoall dispatcher overlaps them
     if layout.dispatcher is Dispatcher.flex:
         _set_deepep(config)
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
@@ -128,7 +131,6 @@ def _set_deepep(config: run.Config) -> None:
     """Set what the flex dispatcher needs: DeepEP, with the settings of NeMo's DeepEPCallback."""
     defaults = _defaults(config.__fn_or_cls__)
     config.moe_enable_deepep = True
-    config.moe_shared_expert_overlap = False  # only the alltoall dispatcher overlaps them
     if not defaults["moe_router_dtype"]:
         config.moe_router_dtype = "fp32"  # the only type in which DeepEP sends the router's probabilities
 

@@ -99,6 +99,7 @@ def _cuda_runtime() -> None:
         # Lightning and Megatron place the model by these
         "current_device": lambda: torch.device("cpu"),
         "set_device": nothing,
+        "set_stream": nothing,
         "device_count": lambda: 1,
         "_lazy_init": nothing,
         "_lazy_call": lambda fn, **k: fn(),

@@ -72,6 +72,24 @@ def test_balance_over_the_global_batch_keeps_its_gradient_under_data_parallelism
     assert _worst(theirs, whole) > 5 * RELATIVE_TOLERANCE
 
 
+def test_replicated_weights_of_latent_attention_count_once_in_the_gradient_norm() -> None:
+    """What is clipped depends on the norm, and a toy's Adam, whose epsilon is not negligible, on what is clipped."""
+    toy = _toy("deepseek_v3", "layout.tp=2", "layout.ep=1", "layout.pp=1")
+    whole, _ = run_toy(single_process(toy))
+    ours, _ = run_toy(toy)
+
+    def upstream(recipe: Any) -> None:
+        from functools import partial
+
+        from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+
+        recipe.model.config.transformer_layer_spec = partial(get_gpt_decoder_block_spec, use_transformer_engine=True)
+
+    theirs, _ = run_toy(toy, change=upstream)
+    assert _worst(ours, whole) <= RELATIVE_TOLERANCE
+    assert _worst(theirs, whole) > 5 * RELATIVE_TOLERANCE
+
+
 def test_experts_split_unlike_the_rest_without_expert_parallelism_drift_apart() -> None:
     ours = load("qwen3_30b_a3b", ["gpus=2", "layout.tp=2", "layout.ep=1", "layout.pp=1", "layout.etp=2"]).spec
     theirs = replace(ours, layout=replace(ours.layout, etp=1))
