@@ -26,7 +26,7 @@ from slipway.configs.schedule import (
 from slipway.configs.schema import Spec
 from slipway.configs.schema.stages import amount, change
 
-__all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "load", "record_of", "schema_keys", "spec_from_record"]
+__all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "contradiction", "load", "record_of", "schema_keys", "spec_from_record"]
 
 PARALLEL_KEYS = tuple(
     f"layout.{size}"
@@ -142,14 +142,18 @@ def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
         notes["changes"] = f"{provenance['optim.changes']}, less what {spec.model.name} does not have"
     spec = dataclasses.replace(spec, optim=dataclasses.replace(optim, **changed))
     provenance.update({f"optim.{key}": note for key, note in notes.items()})
-    error = spec.optim.error() or batch_ramp_error(spec) or changes_error(spec) or spec.model.rope_scaling_error()
-    if error:
+    if error := contradiction(spec):
         raise Refusal(*error)
     steps = _length(spec, provenance)
     if steps is None:
         return spec
     provenance["run.max_steps"] = "run.max_tokens" if spec.run.max_tokens else "the length of optim's schedule"
     return dataclasses.replace(spec, run=dataclasses.replace(spec.run, max_steps=max(1, steps)))
+
+
+def contradiction(spec: Spec) -> tuple[str, str] | None:
+    """What contradicts itself in the schedule or the model, whatever the layout, and how to fix it."""
+    return spec.optim.error() or batch_ramp_error(spec) or changes_error(spec) or spec.model.rope_scaling_error()
 
 
 def _length(spec: Spec, provenance: Mapping[str, str]) -> int | None:

@@ -1,6 +1,6 @@
 """Will it fit, is it legal, how fast will it be. Pure Python and NumPy; imports configs, never torch or NeMo."""
 
-from slipway.planner.check import Verdict, check
+from slipway.planner.check import Verdict, check, require_fit, too_large
 from slipway.planner.choose import choose_layout, complete, nearest_good
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
@@ -34,8 +34,10 @@ __all__ = [
     "plan_pinned",
     "plan_precisions",
     "only_planned",
+    "require_fit",
     "require_legal",
     "step_time",
+    "too_large",
     "violations",
     "why_slower",
 ]

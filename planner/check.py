@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from slipway.configs import Spec
+from slipway.configs import Refusal, Spec
 from slipway.planner.calibration import calibration_warning
 from slipway.planner.memory.estimate import Memory, workload_expert_load, workload_memory
 from slipway.planner.parameters import ParameterCount, parameters
@@ -49,3 +49,26 @@ def check(spec: Spec) -> Verdict:
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)
     return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load)
+
+
+def require_fit(spec: Spec, fix: str) -> None:
+    """Require that a legal spec fits its GPUs.
+
+    Args:
+        fix: how to find a layout that fits.
+
+    Raises:
+        Refusal: the stage that needs most, and what its GPU has.
+    """
+    estimate = workload_memory(workload_of(spec))
+    if not estimate.fits:
+        raise too_large(spec, estimate, fix)
+
+
+def too_large(spec: Spec, estimate: Memory, fix: str) -> Refusal:
+    """Why a legal spec that does not fit is refused."""
+    return Refusal(
+        f"{spec.name} needs {estimate.needed_gib:.1f} GiB on stage {estimate.peak_stage.stage} "
+        f"and a {spec.gpu.name.upper()} has {estimate.capacity_gib:.1f}",
+        fix,
+    )

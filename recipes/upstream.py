@@ -6,9 +6,6 @@ python -m slipway.recipes.upstream            # rewrite recipes/upstream/*.txt
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +23,6 @@ _OURS_TO_CHOOSE = (
     "trainer.callbacks.RunRecord.",  # where this run writes, and what was asked for
     "trainer.profiler",
 )
-
-
-def _flatten(config: Any, prefix: str = "") -> dict[str, str]:
-    import fiddle as fdl
-
-    out: dict[str, str] = {}
-    for name, value in fdl.ordered_arguments(config, include_defaults=True).items():
-        key = f"{prefix}{name}"
-        if isinstance(value, fdl.Buildable):
-            out[key] = value.__fn_or_cls__.__name__
-            out.update(_flatten(value, key + "."))
-        elif isinstance(value, list) and any(isinstance(each, fdl.Buildable) for each in value):
-            out.update(_flatten_list(value, key))
-        elif callable(value):
-            function = value.func if isinstance(value, functools.partial) else value
-            out[key] = getattr(function, "__name__", str(value))
-        elif value is not dataclasses.MISSING and "object at 0x" not in str(value):
-            out[key] = str(value)
-    return out
-
-
-def _flatten_list(values: list[Any], key: str) -> dict[str, str]:
-    """Callbacks by the name of their class, the second of a class as NAME#2; without arguments that are None."""
-    out: dict[str, str] = {}
-    names = Counter[str]()
-    for value in values:
-        name = value.__fn_or_cls__.__name__
-        names[name] += 1
-        place = f"{key}.{name}" + (f"#{names[name]}" if names[name] > 1 else "")
-        out[place] = "on"
-        out.update({name: text for name, text in _flatten(value, place + ".").items() if text != "None"})
-    return out
 
 
 def upstream_recipe(name: str) -> Any:
@@ -89,12 +54,13 @@ def our_spec_under_upstream_layout(name: str, upstream: Any) -> Spec:
 def difference(name: str) -> list[str]:
     """Lines ``key: upstream -> ours``; empty where NeMo has no recipe of this name."""
     from slipway.recipes.build import build
+    from slipway.recipes.readback.flat import flatten
 
     upstream = upstream_recipe(name)
     if upstream is None:
         return []
-    theirs = _flatten(upstream)
-    ours = _flatten(build(our_spec_under_upstream_layout(name, upstream)))
+    theirs = flatten(upstream)
+    ours = flatten(build(our_spec_under_upstream_layout(name, upstream)))
     lines = []
     for key in sorted(set(theirs) | set(ours)):
         if key.startswith(_OURS_TO_CHOOSE):

@@ -31,6 +31,25 @@ def fake_world(rank: int, world_size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def parts_of_objects(recipe: Any) -> Any:
+    """The parts of ``recipe`` as its ranks have them, built; the trainer, which needs its GPUs, is not."""
+    from types import SimpleNamespace
+
+    import fiddle as fdl
+
+    from slipway.recipes.readback import of_run
+
+    trainer = recipe.trainer
+    built = SimpleNamespace(
+        strategy=fdl.build(trainer.strategy),
+        precision_plugin=fdl.build(trainer.plugins),
+        callbacks=[fdl.build(each) for each in trainer.callbacks],
+        __io__=trainer,
+    )
+    model, data, optim = (fdl.build(part) for part in (recipe.model, recipe.data, recipe.optim))
+    return of_run(model=model, data=data, trainer=built, log=fdl.build(recipe.log), resume=recipe.resume, optim=optim)
+
+
 class _Tokenizer:
     def __init__(self, size: int) -> None:
         self.vocab_size = size

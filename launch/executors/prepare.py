@@ -51,7 +51,7 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     spec = with_accelerator(absolute(spec))
     planner.require_legal(spec)
     if spec.cluster.accelerator == "gpu":
-        _require_fit(name, spec)
+        planner.require_fit(spec, f"slipway check {name} shows the nearest layout that fits.")
     validate(spec)
     if not executor_named(spec.cluster.executor).runs_here:
         require_chosen_data(resolved)
@@ -76,16 +76,6 @@ def require_chosen_data(resolved: configs.Resolved) -> None:
             f"{resolved.spec.name} has no data, and a job on cluster={resolved.spec.cluster.name} would train on "
             "random tokens",
             "Give data.paths=[PREFIX] and data.tokenizer=FOLDER, or data=mock if random tokens are meant.",
-        )
-
-
-def _require_fit(name: str, spec: Spec) -> None:
-    memory = planner.check(spec).memory
-    if memory and not memory.fits:
-        raise Refusal(
-            f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} and a "
-            f"{spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
-            f"slipway check {name} shows the nearest layout that fits.",
         )
 
 

@@ -20,8 +20,11 @@ def built_recipe(name: str, overrides: list[str]) -> Any:
 
     spec = planner.complete(configs.load(name, overrides))
     planner.require_legal(spec)
+    cpu = trains_on_cpu(spec) and not gpu_here()
+    if not cpu:
+        planner.require_fit(spec, f"slipway check {name} shows the nearest layout that fits.")
     check_data(spec)
-    return builder.build(spec, cpu=trains_on_cpu(spec) and not gpu_here())
+    return builder.build(spec, cpu=cpu)
 
 
 def export_recipe(name: str, overrides: list[str], out: Path) -> None:
@@ -49,7 +52,9 @@ def train(path: Path) -> None:
     recipe = load(path)
     import nemo_run
 
+    from slipway.recipes import front_door
     from slipway.recipes.factory import require_gpu
 
+    front_door.judge(recipe)
     require_gpu(recipe.trainer.accelerator)
     nemo_run.run(recipe, direct=True)

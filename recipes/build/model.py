@@ -16,7 +16,7 @@ from slipway.recipes.family import family
 from slipway.recipes.runtime.attention import latent_attention_spec
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
-_SAME_NAME = (
+SAME_NAME = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels init_method_std "
     "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_base add_bias_linear add_qkv_bias "
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
@@ -25,7 +25,7 @@ _SAME_NAME = (
     "moe_router_bias_update_rate moe_router_load_balancing_type"
 ).split()
 
-_ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
+ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
 
 
 def nemo_config_class(spec: Spec) -> type:
@@ -67,12 +67,12 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
     """Set the model's sizes and constants, each only where it differs from the default of NeMo's class."""
     model = spec.model
     defaults = _defaults(nemo_config_class(spec))
-    for name in _SAME_NAME:
+    for name in SAME_NAME:
         fact = getattr(model, name)
         fact = getattr(fact, "value", fact)
         if name in defaults and (fact or defaults[name]) and fact != defaults[name]:
             setattr(config, name, fact)
-    for name in _ROPE_FACTORS:
+    for name in ROPE_FACTORS:
         if name in defaults and model.rope_scaling_factor != defaults[name]:
             setattr(config, name, model.rope_scaling_factor)
     config.seq_length = spec.seq_length
@@ -110,7 +110,7 @@ def _set_parallelism(config: run.Config, spec: Spec) -> None:
 
 
 def _set_experts(config: run.Config, spec: Spec) -> None:
-    layout, balancing = spec.layout, spec.model.moe_router_load_balancing_type
+    layout = spec.layout
     config.moe_token_dispatcher_type = layout.dispatcher.value
     if layout.moe_expert_capacity_factor:
         config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
@@ -121,10 +121,17 @@ def _set_experts(config: run.Config, spec: Spec) -> None:
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
     config.moe_grouped_gemm = True
     config.moe_permute_fusion = True
-    # megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
-    # context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
-    counted_together = layout.cp * (spec.dp if balancing is LoadBalancing.global_aux_loss else 1)
-    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * counted_together
+    config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * counted_together(spec)
+
+
+def counted_together(spec: Spec) -> int:
+    """By how much the weight of the load-balancing loss is multiplied.
+
+    megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
+    context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
+    """
+    balancing = spec.model.moe_router_load_balancing_type
+    return spec.layout.cp * (max(spec.dp, 1) if balancing is LoadBalancing.global_aux_loss else 1)
 
 
 def _set_deepep(config: run.Config) -> None:

@@ -1,4 +1,4 @@
-"""What a task calls: the function of ``nemo.collections.llm``, and the data module that feeds it.
+"""What a task calls: a function of ``nemo.collections.llm``, judged first, and the data module that feeds it.
 
 To add a task (SFT, LoRA): add its call to ``_PARTS`` with the module that builds its data, let ``Parts`` carry the
 function that builds its adapter (the argument ``peft`` of ``llm.finetune``), and pass both on in ``build``.
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemo.collections import llm
-
 from slipway.configs import Adapter, Call, Refusal, Task
 from slipway.recipes.build.data import pretraining_data
+from slipway.recipes.runtime.start import pretrain
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Parts:
     data: Callable[..., Any]
 
 
-_PARTS = {Call.pretrain: Parts(function=llm.pretrain, data=pretraining_data)}
+_PARTS = {Call.pretrain: Parts(function=pretrain, data=pretraining_data)}
 
 
 def parts_of(task: Task) -> Parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import nemo_run as run
-from nemo import lightning as nl
 from nemo.utils.exp_manager import TimingCallback
 
 from slipway.configs import Spec
@@ -16,6 +15,7 @@ from slipway.recipes.runtime.record import DataClock, RunRecord
 from slipway.recipes.runtime.schedule import ChangingLoss
 from slipway.recipes.runtime.seed import Seed
 from slipway.recipes.runtime.source import source
+from slipway.recipes.runtime.trainer import Trainer
 
 
 def trainer(spec: Spec, *, cpu: bool) -> run.Config:
@@ -24,7 +24,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
     # CPU ranks are not bound to the GPUs of a node: outside SLURM all of them run on one machine.
     on_one_machine = cpu and spec.cluster.executor != "slurm"
     return run.Config(
-        nl.Trainer,
+        Trainer,
         accelerator="cpu" if cpu else "gpu",
         devices=spec.gpus if on_one_machine else min(spec.gpus, spec.gpus_per_node),
         num_nodes=1 if on_one_machine else spec.num_nodes,
@@ -33,7 +33,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
         callbacks=[
             run.Config(TimingCallback),
             run.Config(Seed, seed=settings.seed),
-            run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source()),
+            run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source(), unjudged=[]),
             *_changing_loss(spec),
             *([] if cpu else gpu_callbacks(spec)),
         ],

@@ -101,6 +101,14 @@ def batches_of_sampler(sampler: MegatronDataSampler) -> Batches:
     return Batches((), sampler.global_batch_size, sampler.seq_len)
 
 
+def as_lines(ramp: list[Any] | None, seq_length: int) -> list[str]:
+    """A ramp as lines of ``optim.batch_ramp``, from such lines or from NeMo's [first batch, increment, samples]."""
+    if ramp and isinstance(ramp[0], int):
+        first, increment, samples = ramp
+        return [f"{first} by {increment} until {samples * seq_length} tokens"]
+    return list(ramp or [])
+
+
 class Ramping:
     """A data module of NeMo whose ``rampup_batch_size`` holds lines of ``optim.batch_ramp``.
 
@@ -116,10 +124,7 @@ class Ramping:
 
     @data_sampler.setter
     def data_sampler(self, made: MegatronDataSampler) -> None:
-        ramp: list[Any] = made.rampup_batch_size or []
-        if ramp and isinstance(ramp[0], int):
-            first, increment, samples = ramp
-            ramp = [f"{first} by {increment} until {samples * made.seq_len} tokens"]
+        ramp = as_lines(made.rampup_batch_size, made.seq_len)
         self._data_sampler = _with_ramp(made, ramp) if ramp else made
 
     def reconfigure_limit_batches(self) -> None:

@@ -2,8 +2,7 @@
 one of the first two.
 """
 
-from __future__ import annotations
-
+# Without postponed annotations: NeMo-Run's command line reads the types of the constructors' arguments.
 import os
 import signal
 import sys

@@ -1,7 +1,6 @@
 """Data modules and the null tokenizer: NeMo's own, with fixes for the defects that stop a recipe."""
 
-from __future__ import annotations
-
+# Without postponed annotations: NeMo-Run's command line reads the types of the constructors' arguments.
 from typing import Any
 
 import numpy as np

@@ -118,12 +118,21 @@ class MLflow(MLFlowLogger):
 class RunRecord(pl.Callback):
     """Writes the resolved recipe into the run's directory before the first step, and turns a refusal or a full disk
     into one sentence.
+
+    Args:
+        run_dir: the run's folder.
+        record: the Spec of what trains.
+        source: the code that trains.
+        unjudged: settings of the recipe that no key of a Spec expresses.
     """
 
-    def __init__(self, run_dir: str, record: dict[str, Any], source: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: str, record: dict[str, Any], source: dict[str, Any], unjudged: list[str] | None = None
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.record = record
         self.source = source
+        self.unjudged = list(unjudged or [])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         require_supported_pair()
@@ -144,6 +153,7 @@ class RunRecord(pl.Callback):
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
             "source": self.source,
+            "unjudged": self.unjudged,
         }
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)

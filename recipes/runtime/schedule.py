@@ -5,8 +5,7 @@ one unit, and takes the schedule of the checkpoint without a word; NeMo's schedu
 stages run in one scheduler of ours; tests compare it with Megatron-Core's wherever that can express the schedule.
 """
 
-from __future__ import annotations
-
+# Without postponed annotations: NeMo-Run's command line reads the types of the constructors' arguments.
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -129,6 +128,7 @@ class ChangingLoss(pl.Callback):
     """
 
     def __init__(self, changes: list[str]) -> None:
+        self.changes = list(changes)
         self.constants = LossConstants(tuple(changes))
         self.now: dict[str, float] = {}
 

@@ -1,7 +1,6 @@
 """The recipe's seed, for everything that is random."""
 
-from __future__ import annotations
-
+# Without postponed annotations: NeMo-Run's command line reads the types of the constructors' arguments.
 import lightning.pytorch as pl
 from nemo.lightning.megatron_init import _set_random_seed
 

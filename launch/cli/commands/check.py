@@ -6,7 +6,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,20 +69,10 @@ class Checked(Answer):
 
             raise Refusal(verdict.violations[0].message, verdict.violations[0].fix)
         if verdict.memory and not verdict.memory.fits:
-            refuse_too_large(verdict, "The nearest layout that fits is shown above." if self.nearest else "")
+            from slipway import planner
 
-
-def refuse_too_large(verdict: Verdict, fix: str) -> NoReturn:
-    """Raise the Refusal of a legal recipe that does not fit."""
-    from slipway.configs import Refusal
-
-    memory, spec = verdict.memory, verdict.spec
-    assert memory is not None
-    raise Refusal(
-        f"{spec.name} needs {memory.needed_gib:.1f} GiB on stage {memory.peak_stage.stage} "
-        f"and a {spec.gpu.name.upper()} has {memory.capacity_gib:.1f}",
-        fix,
-    )
+            fix = "The nearest layout that fits is shown above." if self.nearest else ""
+            raise planner.too_large(verdict.spec, verdict.memory, fix)
 
 
 @command(Section.PLANNING)

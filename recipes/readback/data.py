@@ -1,0 +1,51 @@
+"""The data and the tokenizer of what trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from slipway.configs import Data, Spec
+from slipway.configs.schema.data import DataKind
+from slipway.recipes.readback.parts import Parts, kind_of, value
+from slipway.recipes.runtime.data import IndexedData, MockData
+
+
+def read_data(parts: Parts, base: Spec) -> Data:
+    """The data of ``parts``; a module that is not a recipe's leaves that of ``base``."""
+    kind = kind_of(parts.data)
+    changed: dict[str, Any] = {"tokenizer": value(parts.tokenizer, "pretrained_model_name") or ""}
+    data = base.data
+    if issubclass(kind, MockData):
+        data = _of_kind(data, DataKind.mock)
+    elif issubclass(kind, IndexedData):
+        data = _of_kind(data, DataKind.indexed)
+        changed |= _files(parts.data)
+    if not parts.cpu:
+        changed["num_workers"] = value(parts.data, "num_workers")
+    return replace(data, **changed)
+
+
+def _of_kind(data: Data, kind: DataKind) -> Data:
+    """``data``, without the files and under the name of its kind if it is of another."""
+    if data.kind is kind:
+        return data
+    return replace(data, name=kind.value, kind=kind, paths=[], validation_paths=[], test_paths=[])
+
+
+def _files(module: Any) -> dict[str, Any]:
+    given = getattr(module, "__io__", module)  # the built module keeps its arguments, and turns paths into blends
+    paths = value(given, "paths")
+    if not isinstance(paths, dict):
+        found: dict[str, Any] = {"paths": _texts(paths), "validation_paths": [], "test_paths": []}
+        return found | {"split": value(given, "split")}
+    validation, test = _texts(paths["validation"]), _texts(paths["test"])
+    return {
+        "paths": _texts(paths["train"]),
+        "validation_paths": validation,
+        "test_paths": [] if test == validation else test,
+    }
+
+
+def _texts(paths: Any) -> list[str]:
+    return [str(path) for path in paths] if isinstance(paths, list | tuple) else [str(paths)]

@@ -1,0 +1,117 @@
+"""The parts of a recipe, before it starts (configurations) and when it starts (objects), under the same names."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import fiddle as fdl
+
+from slipway.configs import Refusal
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What ``llm.pretrain`` receives. Each attribute has the arguments of its class as attributes.
+
+    Attributes:
+        model: the TransformerConfig.
+        strategy: the MegatronStrategy, and ``ddp`` its DistributedDataParallelConfig.
+        plugin: the mixed-precision plugin.
+        optim: the OptimizerConfig, and ``schedule`` the scheduler of the learning rate.
+        data: the data module, and ``tokenizer`` its tokenizer, with which a model is pretrained.
+        trainer: the arguments of Lightning's trainer, and ``callbacks`` its callbacks.
+        checkpoint: the checkpoint callback of ``log``, the NeMoLogger.
+        resume: the AutoResume.
+    """
+
+    model: Any
+    strategy: Any
+    ddp: Any
+    plugin: Any
+    optim: Any
+    schedule: Any
+    data: Any
+    tokenizer: Any
+    trainer: Any
+    callbacks: list[Any]
+    log: Any
+    checkpoint: Any
+    resume: Any
+
+    @property
+    def cpu(self) -> bool:
+        """Whether the ranks are CPU ranks."""
+        return value(self.trainer, "accelerator") == "cpu"
+
+
+def kind_of(part: Any) -> type:
+    """The class of a part."""
+    return part.__fn_or_cls__ if isinstance(part, fdl.Buildable) else type(part)
+
+
+def value(part: Any, name: str, default: Any = None) -> Any:
+    """An argument of a part, or ``default`` where the part has no such argument or no value of it."""
+    found = getattr(part, name, default)
+    return default if found is dataclasses.MISSING or "MISSING" in type(found).__name__ else found
+
+
+def of_recipe(recipe: Any) -> Parts:
+    """The parts of a recipe that is configured.
+
+    Raises:
+        Refusal: an argument is not the configuration of an object.
+    """
+    trainer = _configured(recipe, "trainer")
+    strategy = _configured(trainer, "strategy", "trainer.")
+    optimizer, data = _configured(recipe, "optim"), _configured(recipe, "data")
+    model = _configured(recipe, "model")
+    log = value(recipe, "log")
+    return Parts(
+        model=_configured(model, "config", "model."),
+        strategy=strategy,
+        ddp=_configured(strategy, "ddp", "trainer.strategy."),
+        plugin=_configured(trainer, "plugins", "trainer."),
+        optim=_configured(optimizer, "config", "optim."),
+        schedule=value(optimizer, "lr_scheduler"),
+        data=data,
+        tokenizer=value(data, "tokenizer"),
+        trainer=trainer,
+        callbacks=list(value(trainer, "callbacks") or []),
+        log=log,
+        checkpoint=value(log, "ckpt"),
+        resume=value(recipe, "resume"),
+    )
+
+
+def _configured(parent: Any, name: str, where: str = "") -> Any:
+    part = value(parent, name)
+    if not isinstance(part, fdl.Buildable):
+        raise Refusal(
+            f"{where}{name}={part!r} cannot be judged: the recipe has the configuration of an object there",
+            f"Change its arguments instead, as in {where}{name}.ARGUMENT=VALUE.",
+        )
+    return part
+
+
+def of_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any) -> Parts:
+    """The parts of a recipe whose objects are built; nothing has connected them yet."""
+    plugin = trainer.precision_plugin
+    types = getattr(plugin, "dtype_config", None)
+    return Parts(
+        model=model.config,
+        strategy=trainer.strategy,
+        ddp=trainer.strategy.ddp_config,
+        plugin=SimpleNamespace(**(vars(types) if types else {}), precision=plugin.precision),
+        optim=optim.config,
+        schedule=getattr(optim, "lr_scheduler", None),
+        data=data,
+        tokenizer=data.tokenizer,
+        trainer=trainer.__io__,
+        callbacks=list(trainer.callbacks),
+        log=log,
+        checkpoint=getattr(log, "ckpt", None),
+        resume=resume,
+    )

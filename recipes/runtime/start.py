@@ -1,0 +1,32 @@
+"""What a recipe calls: ``llm.pretrain``, after what it is about to train was judged once more on the machine itself."""
+
+# Without postponed annotations: NeMo-Run's command line reads the types of the arguments.
+from pathlib import Path
+from typing import Annotated, Optional
+
+import lightning.pytorch as pl
+import nemo_run as run
+from nemo.collections import llm
+from nemo.lightning import AutoResume, NeMoLogger, OptimizerModule, Trainer
+
+from slipway.configs.errors import exit_on_refusal
+
+
+def pretrain(
+    model: pl.LightningModule,
+    data: pl.LightningDataModule,
+    trainer: Trainer,
+    log: Annotated[Optional[NeMoLogger], run.Config[NeMoLogger]] = None,
+    resume: Annotated[Optional[AutoResume], run.Config[AutoResume]] = None,
+    optim: Optional[OptimizerModule] = None,
+) -> Path:
+    """Pretrain, as :func:`nemo.collections.llm.pretrain` with the same arguments.
+
+    Every rank judges first: before a process group, a folder or memory is made. An illegal run ends with one sentence
+    and exit code 2, however it was started.
+    """
+    from slipway.recipes.readback import judge_run
+
+    with exit_on_refusal():
+        judge_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
+    return llm.pretrain(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
