@@ -14,7 +14,7 @@ from slipway.recipes.factory import require_gpu
 class Trainer(nl.Trainer):
     """:class:`nemo.lightning.Trainer` that asks for its GPUs in one sentence, in the ranks of a job too."""
 
-    @functools.wraps(nl.Trainer.__init__)
+    @functools.wraps(nl.Trainer.__init__)  # type: ignore[misc]  # NeMo-Run reads the arguments
     def __init__(self, *args: Any, **options: Any) -> None:
         with exit_on_refusal():
             require_gpu(options.get("accelerator", ""))

@@ -220,7 +220,7 @@ def test_callbacks_are_exported(in_child: Any, tmp_path: Path) -> None:
         from slipway.launch.export import built_recipe, dump
         from slipway.launch.export import load as load_recipe
 
-        overlap = ["layout.tp=4", "layout.pp=4", "layout.cp=1", "layout.mbs=1", "layout.tp_comm_overlap=true"]
+        overlap = ["layout.tp=4", "layout.pp=8", "layout.cp=1", "layout.mbs=1", "layout.tp_comm_overlap=true"]
         found, path = [], tmp_path / "recipe.yaml"
         for name, overrides in (("llama3_70b", [*overlap, "precision=bf16"]), ("deepseek_v3", [])):
             recipe = built_recipe(name, overrides)

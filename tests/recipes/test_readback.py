@@ -229,10 +229,10 @@ def test_a_rank_judges_what_it_is_given(in_child: Any, tmp_path: Path) -> None:
         return out
 
     def _start(built: Any) -> None:
-        from slipway.recipes.runtime import start
+        from nemo.collections import llm
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(start.llm, "pretrain", lambda **parts: None)
+            patch.setattr(llm, "pretrain", lambda **parts: None)
             built()
 
     refused, started = in_child(work)
