@@ -5,6 +5,7 @@ from slipway.planner.choose import choose_layout, complete, nearest_good
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.parameters import parameters
+from slipway.planner.performance import fastest
 from slipway.planner.pins import plan_pinned, plan_precisions
 from slipway.planner.rules import RULES, Violation, is_legal, only_planned, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, why_slower
@@ -24,6 +25,7 @@ __all__ = [
     "complete",
     "course",
     "course_json",
+    "fastest",
     "is_legal",
     "layout_json",
     "model_flops_per_token",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from slipway.configs import Model, Refusal, Spec
 from slipway.configs.blend import prefixes, with_prefixes
 from slipway.configs.errors import exit_on_refusal
 from slipway.planner.layout import PARALLEL
+from slipway.recipes.nemo_names import NEMO_PARAMETERS, change_built, nemo_overrides, renamed
 from slipway.recipes.runtime.source import require_supported_pair
 
 if TYPE_CHECKING:
@@ -34,12 +36,13 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     **{size: (Optional[int], f"layout.{size}") for size in (*PARALLEL, "mbs", "gbs", "seq_length")},
     "recompute": (Optional[str], "layout.recompute"),
     "fsdp": (Optional[str], "layout.fsdp"),
-    "data": (Optional[str], ""),  # one .bin/.idx prefix
+    "data": (Optional[str], ""),  # one .bin/.idx prefix, or mock
     "tokenizer": (Optional[str], "data.tokenizer"),
     "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
     "checkpoint_every": (Optional[int], "run.checkpoint_every_n_steps"),
     "extend_schedule": (Optional[bool], "run.extend_schedule"),
+    **NEMO_PARAMETERS,
 }
 
 CPU_PARAMETER_LIMIT = 50_000_000  # with more parameters, one step takes minutes on a laptop
@@ -47,15 +50,31 @@ CPU_PARAMETER_LIMIT = 50_000_000  # with more parameters, one step takes minutes
 
 def overrides(recipe: str, options: dict[str, Any]) -> list[str]:
     """Factory arguments as the ``key=value`` overrides that every command takes."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = renamed({name: value for name, value in options.items() if value is not None})
+    _require_one_name(given)
     keys = [f"{PARAMETERS[name][1]}={value}" for name, value in given.items() if PARAMETERS[name][1]]
+    keys += nemo_overrides(given, has_mtp=bool(configs.headline(recipe)[0].mtp_num_layers))
     if "num_nodes" in given or "num_gpus_per_node" in given:
         default = configs.load(recipe, [key for key in keys if key.startswith("gpu=")]).spec
         per_node = given.get("num_gpus_per_node", min(default.gpu.gpus_per_node, default.gpus))
         keys.append(f"gpus={int(given.get('num_nodes', 1)) * int(per_node)}")
     if "data" in given:
-        keys.append(f"data.paths=[{given['data']}]")
+        keys.append("data=mock" if given["data"] == "mock" else f"data.paths=[{given['data']}]")
     return keys
+
+
+def _require_one_name(given: dict[str, Any]) -> None:
+    """Require that no two parameters set one key, of which one has NeMo's name.
+
+    Raises:
+        Refusal: the first two that do.
+    """
+    by_key: dict[str, str] = {}
+    for name in given:
+        key = PARAMETERS[name][1]
+        if key and key in by_key:
+            raise Refusal(f"{by_key[key]} and {name} both set {key}", "Give one of them.")
+        by_key[key] = name
 
 
 def gpu_here() -> bool:
@@ -85,7 +104,12 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
     Raises:
         Refusal: what makes it illegal, with the nearest legal change.
     """
-    spec = planner.complete(configs.load(recipe, overrides(recipe, options)))
+    resolved = configs.load(recipe, overrides(recipe, options))
+    if options.get("performance_mode"):
+        spec, sets = planner.fastest(resolved)
+        print(f"slipway: performance_mode sets {' '.join(sets) or 'nothing'}", file=sys.stderr, flush=True)
+    else:
+        spec = planner.complete(resolved)
     planner.require_legal(spec)
     return absolute(spec)
 
@@ -132,7 +156,7 @@ def build(recipe: str, **options: Any) -> run.Partial:
     from slipway.recipes.runtime import record
 
     record.check_run_dir(builder.run_dir(spec), spec)
-    return builder.build(spec, cpu=cpu)
+    return change_built(builder.build(spec, cpu=cpu), options)
 
 
 def trains_on_cpu(spec: Spec) -> bool:

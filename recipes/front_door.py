@@ -45,9 +45,12 @@ def judge(task: Any) -> None:
     Raises:
         SystemExit: with exit code 2, after one sentence.
     """
-    if getattr(task, "__fn_or_cls__", None) is not pretrain:
+    from slipway.recipes.readback import judge_recipe, record_callback
+
+    callbacks = getattr(getattr(task, "trainer", None), "callbacks", None)
+    ours = getattr(task, "__fn_or_cls__", None) is pretrain
+    if not ours and not (isinstance(callbacks, list) and record_callback(callbacks)):
         return
-    from slipway.recipes.readback import judge_recipe
 
     with exit_on_refusal():
         judged = judge_recipe(task)

@@ -2,7 +2,7 @@
 
 Factories of the same target and name overwrite each other, and the order of entry points is not ours to choose.
 Importing ``nemo.collections.llm`` first registers NeMo's own factories before ours, and they are never registered
-again.
+again. NeMo's factory NAME, which ours hides, stays reachable as ``nemo_NAME``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 # Before anything touches CUDA: without it the allocator fragments, and runs that fit run out of memory.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
+import catalogue
 import nemo_run as run
 from nemo.collections import llm
+from nemo_run.config import get_type_namespace
 
 from slipway import configs
 from slipway.recipes import front_door
@@ -22,7 +24,10 @@ from slipway.recipes.factory import at_front_door
 
 def register() -> None:
     """Register the factory of every recipe as ``--factory NAME`` of NeMo's ``llm pretrain``."""
+    namespace = get_type_namespace(llm.pretrain)
     for name in configs.recipe_names():
+        if catalogue.check_exists(namespace, name):
+            run.cli.factory(catalogue._get((namespace, name)), target=llm.pretrain, name=f"nemo_{name}")
         run.cli.factory(at_front_door(name), target=llm.pretrain, name=name)
 
 
