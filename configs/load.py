@@ -24,6 +24,7 @@ from slipway.configs.schedule import (
     schedule_of,
 )
 from slipway.configs.schema import Spec
+from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.configs.schema.stages import amount, change
 
 __all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "contradiction", "load", "record_of", "schema_keys", "spec_from_record"]
@@ -40,6 +41,7 @@ PARALLEL_KEYS = tuple(
         "fsdp",
         "num_layers_in_first_pipeline_stage",
         "num_layers_in_last_pipeline_stage",
+        "pipeline_layout",
     )
 )
 """The keys that choose a layout: where none is given, the planner chooses one."""
@@ -95,6 +97,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     implied = _imply_indexed(composed["data"], given)
     spec = convert(Spec, composed, "")
     require_consistent(spec.data, given)
+    spec = _with_chunks(spec, given)
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)
     if error := spec.model.pattern_error():
@@ -105,6 +108,25 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     spec = _with_schedule(spec, provenance)
     layout_given = any(provenance[key] != "default" for key in PARALLEL_KEYS)
     return Resolved(spec=spec, provenance=provenance, layout_given=layout_given, given=frozenset(given))
+
+
+def _with_chunks(spec: Spec, given: Mapping[str, str]) -> Spec:
+    """The spec with the VPP that follows from a pipeline layout, unless VPP is given; a rule compares the two.
+
+    Raises:
+        Refusal: the pipeline layout is not in Megatron-Core's notation.
+    """
+    layout = spec.layout
+    if not layout.pipeline_layout:
+        return spec
+    try:
+        chunks = len(chunks_of_text(layout.pipeline_layout))
+    except ValueError as error:
+        message = f"layout.pipeline_layout={layout.pipeline_layout} {error}"
+        raise Refusal(message, "An example is Et|(tt|)*30mL.") from None
+    if "layout.vpp" in given or chunks % layout.pp:
+        return spec
+    return dataclasses.replace(spec, layout=dataclasses.replace(layout, vpp=chunks // layout.pp))
 
 
 _DATA_PATHS = tuple(f"data.{key}" for key in PATH_KEYS)

@@ -26,6 +26,7 @@ PLACEMENT = (
     "num_layers_in_last_pipeline_stage",
     "account_for_embedding",
     "account_for_loss",
+    "pipeline_layout",
 )
 """The fields of a layout that place its layers on pipeline stages."""
 
@@ -35,6 +36,7 @@ _CHOSEN_IF_SET = (
     "account_for_embedding",
     "account_for_loss",
     "num_layers_in_last_pipeline_stage",
+    "pipeline_layout",
     "etp",
     "recompute_modules",
 )
@@ -59,6 +61,8 @@ def describe(spec: Spec) -> str:
     words = _split_words(layout, PARALLEL, _ALWAYS_NAMED)
     if layout.num_layers_in_last_pipeline_stage:
         words.append(f"(last stage of {layout.num_layers_in_last_pipeline_stage})")
+    if layout.pipeline_layout:
+        words.append(f"({layout.pipeline_layout})")
     words += [f"DP{spec.dp}", f"MBS{layout.mbs}", f"GBS{layout.gbs}"]
     if layout.schedule is not Schedule.auto:
         words.append(f"schedule {layout.schedule.value}")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
+from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
 from slipway.planner.layout import PLACEMENT, even_pipeline
@@ -38,7 +39,7 @@ from slipway.planner.numerics import numerics_of
 from slipway.planner.parameters import stage_shards
 from slipway.planner.rules import Violation, divisors, is_legal, violations
 from slipway.planner.rules.precision import precision_gpu
-from slipway.planner.stages import StageLayers, layers_of_stages
+from slipway.planner.stages import StageLayers, balanced, layers_of_stages
 from slipway.planner.time.operations import TERM_WORDS, Term
 from slipway.planner.time.step import (
     StepTime,
@@ -177,6 +178,7 @@ class _Shape(NamedTuple):
     ends: bool = False  # the embedding and the loss count as layers
     last: int = 0  # layers of the last stage, where it is shorter
     keeps_placement: bool = False  # the layers are placed as the layout already says
+    written: str = ""  # a pipeline layout
 
     def of(self, layout: Layout) -> Layout:
         """``layout`` with this shape."""
@@ -189,6 +191,7 @@ class _Shape(NamedTuple):
             account_for_embedding=self.ends,
             account_for_loss=self.ends,
             num_layers_in_last_pipeline_stage=self.last,
+            pipeline_layout=self.written,
         )
 
 
@@ -206,6 +209,12 @@ def _shapes_as_placed(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]
     if spec.gpus % (split.tp * split.cp):
         return
     ranks = spec.gpus // (split.tp * split.cp)
+    if split.pipeline_layout:
+        chunks = len(chunks_of_text(split.pipeline_layout))
+        for pp in divisors(math.gcd(ranks, chunks)):
+            if micro_batches := _micro_batches(spec, split, ranks, pp):
+                yield _Shape(pp=pp, vpp=chunks // pp, keeps_placement=True), micro_batches
+        return
     for pp in divisors(ranks, spec.model.num_layers):
         if micro_batches := _micro_batches(spec, split, ranks, pp):
             chunks = spec.model.num_layers // pp + 1 if pp > 1 and micro_batches % pp == 0 else 1
@@ -234,6 +243,30 @@ def _every_shape(spec: Spec, split: Layout) -> Iterator[tuple[_Shape, int]]:
             micro_batches = _micro_batches(spec, split, ranks, pp)
             for vpp in _interleavings(math.gcd(each, last), pp, micro_batches):
                 yield _Shape(pp=pp, vpp=vpp, last=last), micro_batches
+    yield from _written_shapes(spec, split, ranks)
+
+
+def _written_shapes(spec: Spec, split: Layout, ranks: int) -> Iterator[tuple[_Shape, int]]:
+    """The pipelines whose layers a pipeline layout places, for models that no equal stages suit.
+
+    Those are models whose layers do not divide, or whose last stage has multi-token prediction beside the loss. The
+    embedding costs little: it counts as a layer or as nothing.
+    """
+    layers, predictions = spec.model.num_layers, spec.model.mtp_num_layers
+    if spec.model.hybrid_override_pattern:
+        return
+    for pp in divisors(ranks, layers):
+        divides = not layers % pp or not (layers + 2) % pp
+        if pp == 1 or (divides and not predictions):
+            continue
+        micro_batches = _micro_batches(spec, split, ranks, pp)
+        slots = layers + predictions + 2
+        for vpp in _interleavings(-(-slots // pp), pp, micro_batches):
+            if pp * vpp > layers:
+                continue
+            for at_start in (0, 1):
+                text = balanced(layers, predictions, pp * vpp, at_end=1 + predictions, at_start=at_start)
+                yield _Shape(pp=pp, vpp=vpp, written=text), micro_batches
 
 
 def _micro_batches(spec: Spec, split: Layout, ranks: int, pp: int) -> int:

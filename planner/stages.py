@@ -1,17 +1,19 @@
 """The pipeline stage and model chunk of each layer, as Megatron-Core assigns them.
 
 Source: megatron-core 0.15.3, transformer_block.get_num_layers_to_build and
-transformer_layer.get_transformer_layer_offset.
+transformer_layer.get_transformer_layer_offset; pipeline_parallel_layer_layout.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
 from slipway.configs import Layout, Spec
 from slipway.configs.schema import LayerKind, LayerShape, Placement, layer_kinds
+from slipway.configs.schema.pipeline_layout import DECODER, chunks_of_text, text_of_sizes
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Chunk:
 
 
 def stage_layers(num_layers: int, layout: Layout | Placement) -> list[int] | None:
-    """Layer slots of each pipeline stage; None if they do not divide.
+    """Layer slots of each pipeline stage; None if they do not divide, or where a pipeline layout places the layers.
 
     An embedding or a loss that the layout accounts for takes one slot.
     """
+    if layout.pipeline_layout:
+        return None
     first, last, pp = (
         layout.num_layers_in_first_pipeline_stage,
         layout.num_layers_in_last_pipeline_stage,
@@ -58,8 +62,8 @@ def stage_layers(num_layers: int, layout: Layout | Placement) -> list[int] | Non
 def chunks(num_layers: int, placement: Placement) -> tuple[Chunk, ...] | None:
     """The model's chunks in the order in which a micro-batch passes them; None if the layers do not divide."""
     pp, vpp = placement.pp, placement.vpp
-    if placement.flexible_pipeline:
-        return _spread(num_layers, pp, vpp)
+    if placement.pipeline_layout:
+        return _written(num_layers, placement)
     per_stage = stage_layers(num_layers, placement)
     if per_stage is None or any(n % vpp for n in per_stage):
         return None
@@ -107,26 +111,50 @@ def layers_of_stages(shape: LayerShape, placement: Placement) -> tuple[StageLaye
     return out
 
 
-def _spread(num_layers: int, pp: int, vpp: int) -> tuple[Chunk, ...]:
-    """Fill the chunks from the front with equally many layers; the last one, which has the loss, gets what remains.
-
-    The published layouts of DeepSeek-V3 and Kimi-K2 split 61 layers in this way. Where it would leave a chunk empty,
-    the layers are spread as evenly as possible, and the embedding and the loss each count as one layer.
-    """
-    count = pp * vpp
-    each = -(-num_layers // count)
-    sizes = [each] * (count - 1) + [num_layers - each * (count - 1)]
-    if sizes[-1] < 1:
-        slots = [(num_layers + 2) // count + (i < (num_layers + 2) % count) for i in range(count)]
-        # the longer chunks go to the middle, away from the embedding and the loss
-        extra = (-(num_layers + 2) % count) // 2
-        slots = slots[-extra:] + slots[:-extra] if extra else slots
-        sizes, left = [], num_layers
-        for i, slot in enumerate(slots):
-            sizes.append(left if i == count - 1 else min(max(slot - (i == 0), 0), left))
-            left -= sizes[-1]
-    starts = [sum(sizes[:i]) for i in range(count)]
+def _written(num_layers: int, placement: Placement) -> tuple[Chunk, ...] | None:
+    """The chunks that a pipeline layout writes down; None where it does not fit the sizes."""
+    try:
+        pieces = chunks_of_text(placement.pipeline_layout)
+    except ValueError:
+        return None
+    count = placement.pp * placement.vpp
+    if len(pieces) != count or sum(chunk.count(DECODER) for chunk in pieces) != num_layers:
+        return None
+    starts = itertools.accumulate((chunk.count(DECODER) for chunk in pieces), initial=0)
     return tuple(
-        Chunk(i % pp, start, start + size, i == 0, i == count - 1)
-        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        Chunk(i % placement.pp, start, start + chunk.count(DECODER), i == 0, i == count - 1)
+        for i, (chunk, start) in enumerate(zip(pieces, starts, strict=False))
     )
+
+
+def spread(num_layers: int, predictions: int, chunks: int) -> str:
+    """A pipeline layout that fills the chunks from the front with equally many layers; the last gets what remains.
+
+    The published layouts of DeepSeek-V3 and Kimi-K2 split 61 layers in this way. Where it would leave the last chunk
+    empty, the layers are spread as evenly as possible, and the embedding and the loss each count as one layer.
+    """
+    each = -(-num_layers // chunks)
+    last = num_layers - each * (chunks - 1)
+    if last < 1:
+        return balanced(num_layers, predictions, chunks, at_end=1)
+    return text_of_sizes([each] * (chunks - 1) + [last], predictions)
+
+
+def balanced(num_layers: int, predictions: int, chunks: int, at_end: int, at_start: int = 1) -> str:
+    """A pipeline layout of chunks that differ by one layer at most.
+
+    Args:
+        predictions: layers of multi-token prediction, which stand in the last chunk.
+        at_end: layers as which the last chunk counts what it holds beside its own.
+        at_start: the same of the first chunk, for the embedding.
+    """
+    slots = num_layers + at_start + at_end
+    sizes = [slots // chunks + (i < slots % chunks) for i in range(chunks)]
+    # the longer chunks go to the middle, away from the embedding and the loss
+    shorter_first = (-slots % chunks) // 2
+    sizes = sizes[-shorter_first:] + sizes[:-shorter_first] if shorter_first else sizes
+    left, placed = num_layers, []
+    for i, size in enumerate(sizes):
+        placed.append(left if i == chunks - 1 else min(max(size - at_start * (i == 0), 0), left))
+        left -= placed[-1]
+    return text_of_sizes(placed, predictions)

@@ -49,6 +49,7 @@ def layout_json(spec: Spec) -> dict[str, Any]:
         "account_for_embedding": layout.account_for_embedding,
         "account_for_loss": layout.account_for_loss,
         "num_layers_in_last_pipeline_stage": layout.num_layers_in_last_pipeline_stage,
+        "pipeline_layout": layout.pipeline_layout,
         "source": layout.source,
     }
 

@@ -1,8 +1,8 @@
-"""Every test, by two lanes of pytest side by side: ``make test``, or ``python -m tests`` without lint and types.
+"""Every test, by three lanes of pytest side by side: ``make test``, or ``python -m tests`` without lint and types.
 
-The tests of SLURM and of the image mostly wait, for schedulers, time limits and processes that start, so the tests that
-compute run beside them. At the end come the counts of both lanes, what failed, what was skipped and why, and the
-slowest tests. The exit code is 0 if every test passed or was skipped, else 1.
+The tests of SLURM mostly wait, for its scheduler and its time limits, so the tests that compute run beside them, those
+that need NeMo apart from the others. At the end come the counts of all lanes, what failed, what was skipped and why,
+and the slowest tests. The exit code is 0 if every test passed or was skipped, else 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 QUICK = "not slow and not nemo and not slurm and not image"  # the same words as in the Makefile
-CLUSTER = "slurm or image"
 SLOWEST = 20  # tests that are listed
 # Of the lane that computes. The other comes first, since there are time limits in it. Where Linux groups processes by
 # session ("autogroup"), it weighs the groups by a niceness of theirs, whatever the number of processes.
@@ -66,14 +65,15 @@ class Test:
 
 
 LANES = (
-    Lane((Part("cluster", ("-m", CLUSTER)),)),
+    Lane((Part("slurm", ("-m", "slurm")),)),
     Lane(
         (
+            Part("image", ("-m", "image and not slurm")),
             Part("quick", ("-m", QUICK, "--cov", "--cov-report=term:skip-covered")),
-            Part("nemo", ("-m", f"not ({QUICK}) and not ({CLUSTER})")),
         ),
         yields=True,
     ),
+    Lane((Part("nemo", ("-m", "(nemo or slow) and not slurm and not image")),), yields=True),
 )
 
 

@@ -68,7 +68,7 @@ class Placement(NamedTuple):
     num_layers_in_last_pipeline_stage: int
     account_for_embedding: bool
     account_for_loss: bool
-    flexible_pipeline: bool
+    pipeline_layout: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +159,8 @@ class Layout:
     schedule: Schedule = Schedule.auto
     """Order of the pipeline's passes; ``gpipe`` and ``zero_bubble`` can be planned, not trained."""
 
-    flexible_pipeline: bool = False
-    """Spread the layers as evenly as possible, with shorter ends (``pipeline_model_parallel_layout``)."""
+    pipeline_layout: str = ""
+    """The layers of each model chunk in Megatron-Core's notation, such as ``Et|(tt|)*30mL``; empty: equal stages."""
 
     cpu_offload_layers: Count = 0
     """Layers whose activations are moved to host memory."""

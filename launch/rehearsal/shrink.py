@@ -7,6 +7,7 @@ from dataclasses import replace
 from slipway import configs
 from slipway.configs import Layout, Model, Spec
 from slipway.configs.schema import LoadBalancing, LrSchedule
+from slipway.configs.schema.pipeline_layout import DECODER, chunks_of_text, text_of_sizes
 from slipway.planner.layout import on_one_rank
 
 MAX_RANKS = 8
@@ -56,7 +57,12 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
         gpus=ranks_of_model * data_parallel,
         model=model,
         precision=configs.precision("fp32"),
-        layout=replace(layout, num_layers_in_first_pipeline_stage=first, num_layers_in_last_pipeline_stage=last),
+        layout=replace(
+            layout,
+            num_layers_in_first_pipeline_stage=first,
+            num_layers_in_last_pipeline_stage=last,
+            pipeline_layout=_shrunk_pipeline(spec, layout) if spec.layout.pipeline_layout else "",
+        ),
         optim=optim,
         data=configs.Data(name="mock"),
     )
@@ -115,6 +121,8 @@ def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
 
 def _shrunk_stages(layout: Layout, toy: Layout) -> tuple[int, int, int]:
     """The layers of the toy, of its first stage and of its last (0: as many as the others)."""
+    if layout.pipeline_layout:
+        return sum(_chunk_sizes(layout, toy)), 0, 0
     chunks = toy.pp * toy.vpp
     extra = int(layout.account_for_embedding) + int(layout.account_for_loss)
     layers = chunks * (2 if extra else max(1, 4 // chunks)) - extra
@@ -124,6 +132,16 @@ def _shrunk_stages(layout: Layout, toy: Layout) -> tuple[int, int, int]:
         stages_between = toy.pp - bool(first) - bool(last)
         layers = first + last + 2 * toy.vpp * stages_between
     return layers, first, last
+
+
+def _chunk_sizes(layout: Layout, toy: Layout) -> list[int]:
+    """Layers of the toy's chunks: one beside the embedding, two elsewhere, one beside the loss where there are any."""
+    *_, end = chunks_of_text(layout.pipeline_layout)
+    return [1] + [2] * (toy.pp * toy.vpp - 2) + [int(DECODER in end)]
+
+
+def _shrunk_pipeline(spec: Spec, toy: Layout) -> str:
+    return text_of_sizes(_chunk_sizes(spec.layout, toy), spec.model.mtp_num_layers)
 
 
 def _shrunk_experts(model: Model) -> Model:

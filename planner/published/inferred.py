@@ -7,7 +7,7 @@ from dataclasses import replace
 from slipway.configs import Calibration, Recompute, Spec
 from slipway.configs.stack import PipelineSplit
 from slipway.planner.memory import memory
-from slipway.planner.stages import chunks_of
+from slipway.planner.stages import chunks_of, spread
 
 # What tuned recipes of expert models recompute, the cheapest first.
 _CHEAPEST_FIRST = (
@@ -30,12 +30,14 @@ def split_layers(spec: Spec, split: PipelineSplit) -> Spec:
 
 
 def fit_pipeline(spec: Spec) -> Spec:
-    """The spec with the first even split of its layers: plain, embedding and loss counted as layers, else flexible."""
+    """The spec with the first even split of its layers: plain, embedding and loss counted as layers, else written."""
     for embedding, loss in _ACCOUNTED_FOR:
         trial = replace(spec, layout=replace(spec.layout, account_for_embedding=embedding, account_for_loss=loss))
         if chunks_of(trial) is not None:
             return trial
-    return replace(spec, layout=replace(spec.layout, flexible_pipeline=True))
+    model, layout = spec.model, spec.layout
+    text = spread(model.num_layers, model.mtp_num_layers, layout.pp * layout.vpp)
+    return replace(spec, layout=replace(layout, pipeline_layout=text))
 
 
 def fit_memory(spec: Spec) -> Spec:

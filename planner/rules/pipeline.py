@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from slipway.configs import Schedule, Spec
+from slipway.configs.schema.pipeline_layout import DECODER, EMBEDDING, LOSS, PREDICTION, chunks_of_text
+from slipway.planner.layout import PLACEMENT
 from slipway.planner.rules.planned import ONLY_PLANNED_SCHEDULES
 from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
 from slipway.planner.stages import chunks_of, stage_layers
@@ -60,6 +65,67 @@ def _pp_uneven(spec: Spec) -> Broken | None:
 
 
 @rule(
+    "pipeline-layout",
+    says="a pipeline layout has the embedding, every decoder layer, then multi-token prediction and the loss in the "
+    "last chunk; its chunks are PP x VPP; and nothing else places layers",
+    why="the stages build what it says, in the order in which it says it",
+    source=MCORE + "transformer.pipeline_parallel_layer_layout; TransformerConfig.__post_init__",
+)
+def _pipeline_layout(spec: Spec) -> Broken | None:
+    layout, text = spec.layout, spec.layout.pipeline_layout
+    if not text:
+        return None
+    try:
+        chunks = chunks_of_text(text)
+    except ValueError as error:
+        return Broken(f"layout.pipeline_layout={text} {error}", "Write it as in Et|(tt|)*30mL.")
+    others = [name for name in PLACEMENT if name != "pipeline_layout" and getattr(layout, name)]
+    if others:
+        return Broken(f"layout.pipeline_layout together with layout.{others[0]}", "Use one or the other.")
+    if len(chunks) % layout.pp:
+        return Broken(
+            f"layout.pipeline_layout has {len(chunks)} chunks, which layout.pp={layout.pp} does not divide",
+            f"Use layout.pp={nearest_values(layout.pp, divisors(len(chunks)))}, or write another layout.",
+        )
+    vpp = len(chunks) // layout.pp
+    if layout.vpp != vpp:
+        return Broken(
+            f"layout.pipeline_layout has {len(chunks)} chunks, which are {vpp} on each of {layout.pp} stages, and "
+            f"layout.vpp={layout.vpp}",
+            f"Use layout.vpp={vpp}, or write another layout.",
+        )
+    return _pieces(spec, chunks)
+
+
+def _pieces(spec: Spec, chunks: Sequence[str]) -> Broken | None:
+    """What is wrong with the pieces of a pipeline layout, in their order."""
+    model, text = spec.model, spec.layout.pipeline_layout
+    if model.hybrid_override_pattern:
+        return Broken("layout.pipeline_layout with a hybrid of Mamba and attention", "Leave it out.")
+    flat = "".join(chunks)
+    if not re.fullmatch(f"{EMBEDDING}{DECODER}*{PREDICTION}*{LOSS}", flat):
+        return Broken(
+            f"layout.pipeline_layout={text} is not E, decoder layers (t), prediction layers (m) and L, in this order",
+            "Write it as in Et|(tt|)*30mL.",
+        )
+    for piece, wanted, what in (
+        (DECODER, model.num_layers, "decoder layers (t)"),
+        (PREDICTION, model.mtp_num_layers, "layers of multi-token prediction (m)"),
+    ):
+        if flat.count(piece) != wanted:
+            return Broken(
+                f"layout.pipeline_layout={text} has {flat.count(piece)} {what}, and {model.name} has {wanted}",
+                f"Write one with {wanted}.",
+            )
+    if PREDICTION * model.mtp_num_layers + LOSS not in chunks[-1]:
+        return Broken(
+            f"layout.pipeline_layout={text} has multi-token prediction (m) outside the chunk of the loss (L)",
+            "Write it as in Et|(tt|)*30mL.",
+        )
+    return None
+
+
+@rule(
     "uneven-sum",
     says="of two stages whose layers are both given, the layers add up to the model's",
     why="Megatron-Core builds as many layers as the two stages are given, and trains that other model",
@@ -99,7 +165,8 @@ def _uneven_needs_pp(spec: Spec) -> Broken | None:
 )
 def _pp_layers(spec: Spec) -> Broken | None:
     layout, layers = spec.layout, spec.model.num_layers
-    if layout.num_layers_in_first_pipeline_stage or layout.num_layers_in_last_pipeline_stage:
+    placed = layout.num_layers_in_first_pipeline_stage or layout.num_layers_in_last_pipeline_stage
+    if placed or layout.pipeline_layout:
         return None
     slots = layers + layout.account_for_embedding + layout.account_for_loss
     if slots % layout.pp == 0:

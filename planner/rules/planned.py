@@ -20,7 +20,7 @@ _FIXED_BY_CLASS = (
 
 @rule(
     "planned-only",
-    says="models without a recipe, tasks other than pretraining, nvfp4, flexible pipelines, the gpipe and zero_bubble "
+    says="models without a recipe, tasks other than pretraining, nvfp4, the gpipe and zero_bubble "
     "schedules, and changes of what NeMo's class of a model fixes, can be planned for but not trained",
     why="the recipes would train something else without a word",
     source="NeMo 2.7.3 recipes.precision; " + MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
@@ -38,12 +38,6 @@ def planned_only(spec: Spec) -> Broken | None:
             f"precision={spec.precision.name}",
             "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
             "Use precision=mxfp8 or bf16.",
-        )
-    if spec.layout.flexible_pipeline:
-        return _not_trained(
-            "layout.flexible_pipeline",
-            "NeMo 2.7.3 does not pass on Megatron-Core's pipeline layout",
-            "Use layout.split_unevenly=true.",
         )
     if spec.layout.schedule in ONLY_PLANNED_SCHEDULES:
         return _not_trained(

@@ -30,6 +30,7 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
         expert_tensor_parallel_size=layout.etp or None,
         num_layers_in_first_pipeline_stage=layout.num_layers_in_first_pipeline_stage or None,
         num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage or None,
+        pipeline_model_parallel_layout=layout.pipeline_layout or None,
         account_for_embedding_in_pipeline_split=layout.account_for_embedding,
         account_for_loss_in_pipeline_split=layout.account_for_loss,
         use_te_rng_tracker=layout.cuda_graphs and not cpu,

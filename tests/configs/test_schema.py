@@ -88,7 +88,7 @@ def test_a_record_of_an_earlier_version_is_still_read() -> None:
     del (
         record["gpu"]["multiprocessors"],
         record["gpu"]["device_name"],
-        record["layout"]["flexible_pipeline"],
+        record["layout"]["pipeline_layout"],
         record["task"],
     )
     record["run"]["lora_rank"] = 0

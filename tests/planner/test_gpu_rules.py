@@ -57,7 +57,6 @@ def test_a_switch_is_legal_where_the_stack_runs_it(name: str, overrides: str) ->
     [
         "task=lora",
         "gpu=b200 precision=nvfp4",
-        "layout.flexible_pipeline=true",
         "layout.pp=2 layout.schedule=gpipe",
         "model.window_size=4096",
     ],

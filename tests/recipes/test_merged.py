@@ -83,6 +83,12 @@ BUILT: dict[str, tuple[str, str, Built, Any]] = {
     "layout.tp": ("llama3_8b", "layout.tp=2", _model("tensor_model_parallel_size"), 2),
     "layout.pp": ("llama3_8b", "layout.pp=2", _model("pipeline_model_parallel_size"), 2),
     "layout.vpp": ("llama3_8b", "layout.pp=2 layout.vpp=2", _model("virtual_pipeline_model_parallel_size"), 2),
+    "layout.pipeline_layout": (
+        "llama3_8b",
+        "layout.pp=2 layout.pipeline_layout='Et*15|t*17L'",
+        lambda _, merged: merged.strategy.pipeline_model_parallel_layout,
+        "Et*15|t*17L",
+    ),
     "layout.cp": ("llama3_8b", "layout.cp=2", _model("context_parallel_size"), 2),
     "layout.ep": ("mixtral_8x7b", "layout.ep=2", _model("expert_model_parallel_size"), 2),
     "layout.etp": ("mixtral_8x7b", "layout.tp=2 layout.etp=1", _model("expert_tensor_parallel_size"), 1),
@@ -238,7 +244,6 @@ BUILT: dict[str, tuple[str, str, Built, Any]] = {
 # What is planned and refused where a recipe is built.
 REFUSED = {
     "layout.schedule": "layout.schedule=gpipe",
-    "layout.flexible_pipeline": "layout.flexible_pipeline=true",
     "layout.fsdp": "layout.fsdp=megatron",
 }
 # Who or where a value comes from, how the search completes a layout, and which GPUs a format needs: nothing is built.
