@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
-from slipway.configs.schema.pipeline_layout import chunks_of_text
+from slipway.configs.schema.pipeline_layout import chunks_of_text, predicts_after_layers
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
 from slipway.planner.layout import PLACEMENT, even_pipeline
@@ -266,7 +266,8 @@ def _written_shapes(spec: Spec, split: Layout, ranks: int) -> Iterator[tuple[_Sh
                 continue
             for at_start in (0, 1):
                 text = balanced(layers, predictions, pp * vpp, at_end=1 + predictions, at_start=at_start)
-                yield _Shape(pp=pp, vpp=vpp, written=text), micro_batches
+                if not predictions or predicts_after_layers(text):  # else no recipe trains it
+                    yield _Shape(pp=pp, vpp=vpp, written=text), micro_batches
 
 
 def _micro_batches(spec: Spec, split: Layout, ranks: int, pp: int) -> int:

@@ -69,6 +69,14 @@ def _shortened(chunk: str) -> str:
     return "".join(f"{piece}*{count}" if count > 2 else piece * count for piece, count in runs)
 
 
+def predicts_after_layers(text: str) -> bool:
+    """Whether the last chunk has a decoder layer, before multi-token prediction; False where the text is not legal."""
+    try:
+        return DECODER in chunks_of_text(text)[-1]
+    except ValueError:
+        return False
+
+
 def text_of_sizes(sizes: Sequence[int], predictions: int) -> str:
     """The text for chunks of so many decoder layers: the embedding is in the first chunk, the rest in the last."""
     chunks = [DECODER * size for size in sizes]

@@ -6,6 +6,7 @@ from enum import Enum
 
 from slipway import configs
 from slipway.configs import Adapter, Call, Schedule, Spec
+from slipway.configs.schema.pipeline_layout import predicts_after_layers
 from slipway.planner.rules.registry import MCORE, Broken, Severity, rule
 
 ONLY_PLANNED_SCHEDULES = (Schedule.gpipe, Schedule.zero_bubble)
@@ -20,8 +21,9 @@ _FIXED_BY_CLASS = (
 
 @rule(
     "planned-only",
-    says="models without a recipe, tasks other than pretraining, nvfp4, the gpipe and zero_bubble "
-    "schedules, and changes of what NeMo's class of a model fixes, can be planned for but not trained",
+    says="models without a recipe, tasks other than pretraining, nvfp4, multi-token prediction in a chunk of its own, "
+    "the gpipe and zero_bubble schedules, and changes of what NeMo's class of a model fixes, can be planned for but "
+    "not trained",
     why="the recipes would train something else without a word",
     source="NeMo 2.7.3 recipes.precision; " + MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
     severity=Severity.advice,
@@ -38,6 +40,12 @@ def planned_only(spec: Spec) -> Broken | None:
             f"precision={spec.precision.name}",
             "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
             "Use precision=mxfp8 or bf16.",
+        )
+    if model.mtp_num_layers and spec.layout.pipeline_layout and not predicts_after_layers(spec.layout.pipeline_layout):
+        return _not_trained(
+            f"layout.pipeline_layout={spec.layout.pipeline_layout}",
+            "NeMo 2.7.3 builds multi-token prediction from the last decoder layer of its chunk, which has none",
+            "Put a t before the m.",
         )
     if spec.layout.schedule in ONLY_PLANNED_SCHEDULES:
         return _not_trained(

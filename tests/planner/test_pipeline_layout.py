@@ -168,13 +168,24 @@ def test_the_search_writes_the_published_layouts() -> None:
         assert layout.pipeline_layout == PUBLISHED[0] and layout.pp * layout.vpp == 32
 
 
+def test_prediction_in_a_chunk_without_layers_is_planned_and_not_built() -> None:
+    given = ["gpus=1024", "layout.pp=16", "layout.ep=64", "layout.pipeline_layout=Et|(tt|)*30mL", "optim.batch_ramp=[]"]
+    spec = load("deepseek_v3", given).spec
+    assert planner.check(spec).legal
+    with pytest.raises(Refusal, match="but not trained: NeMo 2.7.3 builds multi-token prediction from"):
+        planner.require_legal(spec)
+
+
 @pytest.mark.nemo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
         ("llama3_8b", "gpus=8 layout.pp=4 layout.tp=2 layout.pipeline_layout=Et*3|(t*4|)*6t*5L"),
-        ("deepseek_v3", "gpus=1024 layout.pp=16 layout.ep=64 layout.pipeline_layout=Et|(tt|)*30mL optim.batch_ramp=[]"),
+        (
+            "deepseek_v3",
+            "gpus=512 layout.pp=8 layout.ep=64 optim.batch_ramp=[] layout.pipeline_layout=Et*4|(t*4|)*14tmL",
+        ),
     ],
 )
 def test_a_written_pipeline_trains_like_one_process(name: str, overrides: str) -> None:
