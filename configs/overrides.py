@@ -67,7 +67,7 @@ def value_of(key: str, text: str) -> Any:
         Refusal: the text is not in Hydra's grammar, gives several values, or refers to another value.
     """
     if key == "layout.pipeline_layout":
-        return text  # has characters of Hydra's grammar
+        return text.strip("'\"")  # its characters mean something else in Hydra's grammar
     lower = text.lower()
     if lower in _WORDS_WITH_A_VALUE:
         return _WORDS_WITH_A_VALUE[lower]

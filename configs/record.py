@@ -36,7 +36,7 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
     Raises:
         Refusal: a key or value that the schema does not know.
     """
-    completed = _with_task(record)
+    completed = _without_flexible_pipeline(_with_task(record))
     for group, cls in (("model", Model), ("gpu", Gpu)):
         stored = completed.get(group)
         if isinstance(stored, dict) and stored.get("name") in choices(group):
@@ -46,6 +46,14 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
             }
             completed[group] = stored | missing
     return convert(Spec, completed, "stored recipe: ")
+
+
+def _without_flexible_pipeline(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without ``layout.flexible_pipeline``, which could be planned for and never trained."""
+    layout = record.get("layout")
+    if not isinstance(layout, dict) or layout.get("flexible_pipeline"):
+        return record
+    return record | {"layout": {key: value for key, value in layout.items() if key != "flexible_pipeline"}}
 
 
 def _with_task(record: dict[str, Any]) -> dict[str, Any]:

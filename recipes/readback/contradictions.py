@@ -60,6 +60,9 @@ def _pairs(parts: Parts) -> Iterator[tuple[Place, Place]]:
     )
     name = "use_te_rng_tracker"
     yield (f"model.config.{name}", bool(value(model, name))), (f"trainer.strategy.{name}", bool(value(strategy, name)))
+    name = "pipeline_model_parallel_layout"
+    if written := value(model, name):  # a configuration that is built has an object, whose text is what it was given
+        yield (f"model.config.{name}", str(written)), (f"trainer.strategy.{name}", str(value(strategy, name)))
     yield from _overwritten(model, "trainer.strategy", strategy, _WRITTEN_BY_STRATEGY)
     yield from _overwritten(model, "trainer.plugins", plugin, _WRITTEN_BY_PLUGIN)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from slipway.configs import Dispatcher, Fsdp, Layout, Recompute, Spec
 from slipway.configs.schema.layout import RecomputeMethod
+from slipway.configs.schema.pipeline_layout import DECODER, EMBEDDING, LOSS, PREDICTION, text_of_chunks
 from slipway.recipes.readback.parts import Parts, value
 
 # Field of the layout -> argument of NeMo's strategy; where the strategy has None, the layout has what follows.
@@ -29,6 +30,7 @@ def read_layout(parts: Parts, base: Spec) -> Layout:
     }
     changed["account_for_embedding"] = bool(value(parts.strategy, "account_for_embedding_in_pipeline_split"))
     changed["account_for_loss"] = bool(value(parts.strategy, "account_for_loss_in_pipeline_split"))
+    changed["pipeline_layout"] = _written_pipeline(value(parts.strategy, "pipeline_model_parallel_layout"))
     changed["mbs"] = value(parts.data, "micro_batch_size")
     changed["gbs"] = value(parts.data, "global_batch_size")
     length = value(parts.model, "seq_length")
@@ -43,6 +45,14 @@ def read_layout(parts: Parts, base: Spec) -> Layout:
     if not parts.cpu:
         changed |= _kernels(parts, base.layout)
     return replace(base.layout, **changed)
+
+
+def _written_pipeline(given: Any) -> str:
+    """NeMo takes Megatron-Core's notation, or the names of the pieces of each chunk."""
+    if not given or isinstance(given, str):
+        return given or ""
+    letters = {"embedding": EMBEDDING, "decoder": DECODER, "mtp": PREDICTION, "loss": LOSS}
+    return text_of_chunks(["".join(letters.get(str(piece), str(piece)) for piece in chunk) for chunk in given])
 
 
 def _or(given: Any, default: int) -> Any:

@@ -92,6 +92,7 @@ def test_a_record_of_an_earlier_version_is_still_read() -> None:
         record["task"],
     )
     record["run"]["lora_rank"] = 0
+    record["layout"]["flexible_pipeline"] = False
     read = spec_from_record(record)
     assert read == dataclasses.replace(now, gpu=dataclasses.replace(now.gpu, device_name=""))
     assert spec_from_record(record | {"run": {"lora_rank": 8}}).task == dataclasses.replace(

@@ -85,7 +85,7 @@ BUILT: dict[str, tuple[str, str, Built, Any]] = {
     "layout.vpp": ("llama3_8b", "layout.pp=2 layout.vpp=2", _model("virtual_pipeline_model_parallel_size"), 2),
     "layout.pipeline_layout": (
         "llama3_8b",
-        "layout.pp=2 layout.pipeline_layout='Et*15|t*17L'",
+        "layout.pp=2 layout.pipeline_layout=Et*15|t*17L",
         lambda _, merged: merged.strategy.pipeline_model_parallel_layout,
         "Et*15|t*17L",
     ),
