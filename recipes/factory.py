@@ -10,7 +10,8 @@ import inspect
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -45,22 +46,46 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     **NEMO_PARAMETERS,
 }
 
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a front door knows of a recipe beside the arguments of its factory.
+
+    Attributes:
+        overrides: keys of the Spec, as ``key=value``.
+        on_cpu: whether a recipe is built for CPU ranks; None: a toy is, where this machine has no GPU.
+        require: raises a Refusal for what the door does not let pass.
+    """
+
+    overrides: tuple[str, ...] = ()
+    on_cpu: Callable[[Spec], bool] | None = None
+    require: Callable[[configs.Resolved], None] | None = None
+
+
+_NONE = Surroundings()
+surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=_NONE)
+"""Set by the ``nemo`` command while it calls a factory."""
+
 CPU_PARAMETER_LIMIT = 50_000_000  # with more parameters, one step takes minutes on a laptop
 
 
 def overrides(recipe: str, options: dict[str, Any]) -> list[str]:
-    """Factory arguments as the ``key=value`` overrides that every command takes."""
+    """Factory arguments as the ``key=value`` overrides that every command takes, after those of the surroundings."""
+    around = list(surroundings.get().overrides)
     given = renamed({name: value for name, value in options.items() if value is not None})
     _require_one_name(given)
     keys = [f"{PARAMETERS[name][1]}={value}" for name, value in given.items() if PARAMETERS[name][1]]
     keys += nemo_overrides(given, has_mtp=bool(configs.headline(recipe)[0].mtp_num_layers))
     if "num_nodes" in given or "num_gpus_per_node" in given:
-        default = configs.load(recipe, [key for key in keys if key.startswith("gpu=")]).spec
-        per_node = given.get("num_gpus_per_node", min(default.gpu.gpus_per_node, default.gpus))
-        keys.append(f"gpus={int(given.get('num_nodes', 1)) * int(per_node)}")
+        default = configs.load(recipe, [*around, *(key for key in keys if key.startswith("gpu="))]).spec
+        usual = min(default.gpus_per_node, default.gpus)
+        nodes, per_node = int(given.get("num_nodes", 1)), int(given.get("num_gpus_per_node", usual))
+        keys.append(f"gpus={nodes * per_node}")
+        if per_node != default.gpus_per_node and (nodes > 1 or per_node > default.gpus_per_node):
+            keys.append(f"cluster.gpus_per_node={per_node}")
     if "data" in given:
         keys.append("data=mock" if given["data"] == "mock" else f"data.paths=[{given['data']}]")
-    return keys
+    return around + keys
 
 
 def _require_one_name(given: dict[str, Any]) -> None:
@@ -105,6 +130,8 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
         Refusal: what makes it illegal, with the nearest legal change.
     """
     resolved = configs.load(recipe, overrides(recipe, options))
+    if require := surroundings.get().require:
+        require(resolved)
     if options.get("performance_mode"):
         spec, sets = planner.fastest(resolved)
         print(f"slipway: performance_mode sets {' '.join(sets) or 'nothing'}", file=sys.stderr, flush=True)
@@ -147,11 +174,13 @@ def check_data(spec: Spec) -> None:
 def build(recipe: str, **options: Any) -> run.Partial:
     """The ``run.Partial`` that trains ``recipe``.
 
-    It depends on the arguments and on this machine only: a toy is built for CPU ranks where there is no GPU.
+    It depends on the arguments, the surroundings and this machine only: where nothing says where it goes, a toy is
+    built for CPU ranks if there is no GPU here.
     """
     spec = spec_of(recipe, options)
     check_data(spec)
-    cpu = trains_on_cpu(spec) and not gpu_here()
+    decide = surroundings.get().on_cpu
+    cpu = decide(spec) if decide else trains_on_cpu(spec) and not gpu_here()
     from slipway.recipes import build as builder
     from slipway.recipes.runtime import record
 

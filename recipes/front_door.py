@@ -7,17 +7,22 @@ therefore wrapped in the process of the ``nemo`` command, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nemo_run
 from nemo_run.cli.api import RunContext
 
+from slipway import configs
 from slipway.configs import Refusal
+from slipway.configs.blend import PATH_KEYS
 from slipway.configs.errors import exit_on_refusal
-from slipway.recipes.factory import require_gpu
+from slipway.recipes.factory import require_gpu, surroundings
 from slipway.recipes.runtime.start import pretrain
 
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
@@ -64,6 +69,24 @@ def _note(text: str) -> None:
     print(f"slipway: {text}", file=sys.stderr, flush=True)
 
 
+# Arguments of the nemo command that decide which data module a recipe has, so that its factory must know them.
+_DATA = ("data=mock", *(f"data.{key}=" for key in PATH_KEYS))
+
+
+@contextlib.contextmanager
+def _data_of(context: RunContext, args: list[str]) -> Iterator[list[str]]:
+    """Give the data among the arguments to the factory, if it is one of ours; yields the other arguments."""
+    name = str(context.factory or "").partition("(")[0].rpartition(".")[2]
+    data = [each for each in args if each.startswith(_DATA)] if name in configs.recipe_names() else []
+    around = surroundings.get()
+    token = surroundings.set(replace(around, overrides=(*around.overrides, *data)))
+    try:
+        yield [each for each in args if each not in data]
+    finally:
+        surroundings.reset(token)
+
+
+@functools.cache
 def install() -> None:
     """Wrap NeMo-Run: a recipe is judged after its overrides, and refused where it would train without its GPUs."""
     start, parse = nemo_run.run, RunContext.parse_fn
@@ -78,7 +101,8 @@ def install() -> None:
 
     @functools.wraps(parse)
     def parsed(self: RunContext, fn: Any, args: list[str], **options: Any) -> Any:
-        task = parse(self, fn, args, **options)
+        with _data_of(self, args) as rest:
+            task = parse(self, fn, rest, **options)
         judge(task)
         return task
 

@@ -67,6 +67,11 @@ class Cluster:
     container_image: str = ""
     """Container image of the ranks; empty: no container."""
 
+    image_has_slipway: bool = False
+    """Whether the image holds Slipway; an image with slipway in its name does. A checkout that travels with the job
+    wins.
+    """
+
     container_mounts: list[str] = field(default_factory=list)
     """Mounts of the container, HOST:CONTAINER."""
 

@@ -56,8 +56,9 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     if not executor_named(spec.cluster.executor).runs_here:
         require_chosen_data(resolved)
     check_data(spec)
+    require_shipped(spec)
     if not allow_dirty:
-        _require_committed()
+        require_committed()
     from slipway.launch.runs.outlook import outlook
     from slipway.recipes import build as builder
 
@@ -104,7 +105,35 @@ def with_accelerator(spec: Spec) -> Spec:
     return replace(spec, cluster=replace(spec.cluster, accelerator=asked))
 
 
-def _require_committed() -> None:
+def require_shipped(spec: Spec) -> None:
+    """Require that the ranks of a job find Slipway: in the code that travels with it, or in its image.
+
+    Raises:
+        Refusal: neither holds it, as far as this machine can tell.
+    """
+    image = spec.cluster.container_image
+    if not image or spec.cluster.image_has_slipway or "slipway" in image.rpartition("/")[2]:
+        return
+    root = code.repository()
+    if root and code.in_commit(root, SHIPPED):
+        return
+    brings = f"the last commit of {root} holds no Slipway" if root else "no code travels with the job"
+    raise Refusal(
+        f"{brings}, and by its name the image {image} holds none either",
+        "Use Slipway's own image (make image), launch from a checkout of Slipway, or say image_has_slipway: true in "
+        "the cluster's file.",
+    )
+
+
+SHIPPED = "slipway/__init__.py"  # in the root of the archive, which is first on the path of every rank
+
+
+def require_committed() -> None:
+    """Require that the repository around the current folder has no uncommitted changes.
+
+    Raises:
+        Refusal: it has; it names the first file.
+    """
     root = code.repository()
     changed = code.uncommitted(root) if root else []
     if changed:

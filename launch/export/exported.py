@@ -15,10 +15,15 @@ def built_recipe(name: str, overrides: list[str]) -> Any:
 
     It is built for this machine's CPU if the recipe is a toy and there is no GPU here.
     """
+    from slipway.launch.executors.prepare import require_chosen_data
+    from slipway.launch.executors.select import executor_named
     from slipway.recipes import build as builder
     from slipway.recipes.factory import check_data, gpu_here, trains_on_cpu
 
-    spec = planner.complete(configs.load(name, overrides))
+    resolved = configs.load(name, overrides)
+    if not executor_named(resolved.spec.cluster.executor).runs_here:
+        require_chosen_data(resolved)
+    spec = planner.complete(resolved)
     planner.require_legal(spec)
     cpu = trains_on_cpu(spec) and not gpu_here()
     if not cpu:

@@ -43,6 +43,11 @@ def uncommitted(root: Path) -> list[str]:
     return [line[3:] for line in (_git(root, "status", "--porcelain") or "").splitlines()]
 
 
+def in_commit(root: Path, path: str) -> bool:
+    """Whether the last commit of the repository at ``root`` holds the file ``path``."""
+    return _git(root, "cat-file", "-e", f"HEAD:{path}") is not None
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

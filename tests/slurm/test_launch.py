@@ -153,7 +153,8 @@ def test_an_array_goes_on_where_its_last_task_stopped_and_a_chain_waits(site: Si
 
 def test_the_nemo_command_takes_the_cluster_as_its_executor(site: Site) -> None:
     site.file(retries=0)
-    recipe = f"llama3_tiny(dir={site.folder}/runs,name=front,num_nodes=2,num_gpus_per_node=1,tp=2,max_steps=3)"
+    sizes = "num_nodes=2,num_gpus_per_node=1,tp=2,max_steps=3"
+    recipe = f"llama3_tiny(dir={site.folder}/runs,name=front,data=mock,{sizes})"
     command = ["llm", "pretrain", "--factory", recipe, "run.executor=site", "-y"]
     environment = site.slurm.environment | site.environment
     where: dict[str, Any] = {"environment": environment, "cwd": site.project, "namespace": site.slurm.namespace}
