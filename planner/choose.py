@@ -14,7 +14,7 @@ from slipway.planner.layout import PARALLEL, with_sizes
 from slipway.planner.memory import memory
 from slipway.planner.pins import agrees, plan_pinned
 from slipway.planner.rules import is_legal
-from slipway.planner.search import Candidate, plan
+from slipway.planner.search import SEARCHED, Candidate, plan
 
 
 @functools.cache
@@ -160,15 +160,13 @@ _NEAREST_OF = 64  # fastest layouts among which the nearest is looked for
 _FSDP_DISTANCE = 2  # switching FSDP changes as much as two doublings of a size
 
 
-def nearest_good(spec: Spec) -> Candidate | None:
+def nearest_good(spec: Spec, pinned: frozenset[str] = frozenset()) -> Candidate | None:
     """The legal layout that fits and differs least from the one of ``spec``; of several, the fastest.
 
-    A doubling of one size counts 1, another recompute 1, FSDP 2. None where no legal layout fits.
+    A doubling of one size counts 1, another recompute 1, FSDP 2. It keeps the fields ``pinned``; where none that keeps
+    them all fits, all but one of them; else none of them. None where no legal layout fits.
     """
-    try:
-        candidates = plan(spec, top=_NEAREST_OF).candidates
-    except Refusal:
-        return None
+    candidates = _keeping(spec, pinned)
 
     def distance(candidate: Candidate) -> tuple[float, float]:
         given, found = spec.layout, candidate.layout
@@ -177,4 +175,21 @@ def nearest_good(spec: Spec) -> Candidate | None:
         switched = (given.recompute is not found.recompute) + _FSDP_DISTANCE * (given.fsdp is not found.fsdp)
         return doublings + switched, candidate.time.step_time_s
 
-    return min(candidates, key=distance)
+    return min(candidates, key=distance, default=None)
+
+
+def _keeping(spec: Spec, pinned: frozenset[str]) -> list[Candidate]:
+    """The fastest layouts that keep as many pins as any does."""
+    searched = [name for name in SEARCHED if name in pinned]
+    if kept := _fitting(spec, pinned):
+        return kept
+    if fewer := [found for name in searched for found in _fitting(spec, pinned - {name})]:
+        return fewer
+    return _fitting(spec, pinned - set(searched))
+
+
+def _fitting(spec: Spec, pinned: frozenset[str]) -> list[Candidate]:
+    try:
+        return plan(spec, top=_NEAREST_OF, pinned=pinned).candidates
+    except Refusal:
+        return []

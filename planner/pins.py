@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from slipway.configs import Layout, Precision, Recompute, Refusal, Spec
 from slipway.planner.layout import as_override
+from slipway.planner.rules import violations
 from slipway.planner.search import SEARCHED, Candidate, Plan, plan
 
 _NEAREST_OF = 16  # fastest layouts among which the one with the nearest value of a pin is looked for
@@ -37,27 +39,38 @@ def plan_pinned(spec: Spec, pinned: frozenset[str], top: int = 10) -> Plan:
 
 
 def _binding(spec: Spec, pinned: frozenset[str], searched: list[str]) -> Refusal | None:
-    """Which of the pins leaves no layout; None where there is none without them either."""
-    for name in searched:
+    """Which of the pins together leave no layout; None where there is none without them either."""
+    free = _without(spec, pinned - set(searched))
+    if not free:
+        return None
+    binding = _together(spec, pinned, searched)
+    given = ", ".join(as_override(spec.layout, name) for name in binding)
+    message = f"no legal layout of {spec.model.name} with {given} fits {spec.gpus} {spec.gpu.name}"
+    for name in binding:
         if candidates := _without(spec, pinned - {name}):
             best = _nearest(spec.layout, candidates, name)
-            others = [as_override(spec.layout, other) for other in searched if other != name]
-            beside = f" beside {', '.join(others)}" if others else ""
-            return Refusal(
-                f"no legal layout of {spec.model.name} with {as_override(spec.layout, name)}{beside} fits "
-                f"{spec.gpus} {spec.gpu.name}",
-                f"The nearest value that works is {as_override(best.layout, name)}.",
-            )
-    candidates = _without(spec, pinned - set(searched))
-    if not candidates:
-        return None
-    given = ", ".join(as_override(spec.layout, name) for name in searched)
+            fix = f"The nearest value that works is {as_override(best.layout, name)}."
+            return Refusal(message + _broken_rule(best.spec, spec.layout, name), fix)
+    candidates = _without(spec, pinned - set(binding)) or free
     found = " ".join(as_override(candidates[0].layout, name) for name in searched)
-    return Refusal(
-        f"no legal layout of {spec.model.name} with {given} fits {spec.gpus} {spec.gpu.name}, nor with all but one of "
-        "them",
-        f"Together, {found} work.",
-    )
+    return Refusal(message, f"Together, {found} work.")
+
+
+def _broken_rule(works: Spec, given: Layout, name: str) -> str:
+    """The rule that a layout which works breaks with the given value, as the end of a message; empty: it is memory."""
+    changed: dict[str, Any] = {name: getattr(given, name)}
+    broken = violations(replace(works, layout=replace(works.layout, **changed)))
+    return f": {broken[0].message.rstrip('.')}" if broken else ""
+
+
+def _together(spec: Spec, pinned: frozenset[str], searched: list[str]) -> list[str]:
+    """A smallest set of the pins that leaves no layout: without any one of them, the others leave some."""
+    binding = list(searched)
+    for name in searched:
+        fewer = [other for other in binding if other != name]
+        if fewer and not _without(spec, pinned - (set(searched) - set(fewer))):
+            binding = fewer
+    return binding
 
 
 def _without(spec: Spec, pinned: frozenset[str]) -> list[Candidate]:

@@ -63,7 +63,7 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     from slipway.recipes import build as builder
 
     provenance = resolved.provenance | ({} if resolved.layout_given else {"layout": chosen_by})
-    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty)
+    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty, resolved=resolved)
 
 
 def require_chosen_data(resolved: configs.Resolved) -> None:

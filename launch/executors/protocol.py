@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slipway.configs import Spec
+from slipway.configs import Resolved, Spec
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -23,6 +23,7 @@ class Launch:
         allow_dirty: run the last commit although the working tree differs from it.
         task: what every rank calls, as a ``run.Partial``; the recipe of ``spec`` if None.
         recorded: whether the submission is written into the run's folder.
+        resolved: the recipe with what the user gave of it; None for a task that is no run.
     """
 
     spec: Spec
@@ -31,6 +32,7 @@ class Launch:
     allow_dirty: bool = False
     task: Any = None
     recorded: bool = True
+    resolved: Resolved | None = None
 
     @property
     def run_dir(self) -> Path:

@@ -116,6 +116,7 @@ def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
         "llama3_tiny",
         "cluster=cpu",
         "gpus=2",
+        "layout.mbs=2",
         "run.max_steps=2",
         f"run.dir={tmp_path}/runs",
         "--allow-dirty",
@@ -124,6 +125,7 @@ def test_a_toy_is_launched_on_this_machine(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "slipway"), *words]  # the installed command, in a process of its own
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "given: layout.mbs=2; by default: " in done.stderr
     assert "iteration 1/1" in done.stdout + done.stderr
     assert (tmp_path / "runs/llama3_tiny/slipway/recipe.json").is_file()
     again = forked.slipway(*words, environment=environment)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slipway import planner
-from slipway.configs import Fsdp, Recompute, Refusal, load
+from slipway.configs import Recompute, Refusal, load
 from slipway.planner.advise import advise
 from slipway.planner.choose import published_layout
 from slipway.planner.memory import memory
@@ -93,12 +93,45 @@ def test_the_pin_that_binds_is_named_with_the_nearest_value(name: str, words: li
 
 
 def test_fsdp_is_pinned_where_it_is_given() -> None:
+    """A rule refuses it in training: it is not replaced in silence."""
     resolved = load("llama3_8b", ["layout.fsdp=megatron"])
-    try:
-        found = planner.plan_pinned(resolved.spec, resolved.pinned, top=3).candidates
-    except Refusal:
-        return  # a rule refuses it: it is not replaced in silence
-    assert {c.layout.fsdp for c in found} == {Fsdp.megatron}
+    assert resolved.pinned == {"fsdp"}
+    with pytest.raises(Refusal) as refused:
+        planner.plan_pinned(resolved.spec, resolved.pinned, top=3)
+    said = refused.value.sentence()
+    assert said.startswith("no legal layout of llama3_8b with layout.fsdp=megatron fits 8 h100: ")
+    assert "cannot be trained" in said
+    assert said.endswith("The nearest value that works is layout.fsdp=none.")
+
+
+def test_of_several_pins_those_that_bind_together_are_named() -> None:
+    """TP1 and PP1 alone leave no layout of llama3_70b; the micro-batch is beside the point, and is not named."""
+    words = ["gpus=64", "layout.mbs=1", "layout.tp=1", "layout.pp=1"]
+    resolved = load("llama3_70b", words)
+    with pytest.raises(Refusal) as refused:
+        planner.plan_pinned(resolved.spec, resolved.pinned, top=1)
+    said = refused.value.message
+    assert "layout.tp=1, layout.pp=1 fits" in said
+    assert "mbs" not in said
+    without = [word for word in words if "mbs" not in word]
+    for left_out in ("layout.tp=1", "layout.pp=1"):
+        other = load("llama3_70b", [word for word in without if word != left_out])
+        assert planner.plan_pinned(other.spec, other.pinned, top=1).candidates
+
+
+def test_the_nearest_layout_keeps_what_is_given() -> None:
+    for words in (["layout.tp=8"], ["layout.tp=8", "layout.mbs=2"], ["layout.pp=3", "layout.tp=4"]):
+        resolved = load("llama3_70b", ["gpus=64", *words])
+        spec, _ = planner.choose_layout(resolved)
+        verdict = planner.check(spec)
+        assert not (verdict.legal and verdict.fits)
+        nearest = planner.nearest_good(spec, resolved.pinned)
+        assert nearest is not None
+        kept = {name: getattr(nearest.layout, name) == getattr(spec.layout, name) for name in resolved.pinned}
+        if words == ["layout.pp=3", "layout.tp=4"]:
+            assert kept == {"pp": False, "tp": True}, "three stages of 80 layers are illegal; TP4 is not"
+        else:
+            assert all(kept.values())
 
 
 def test_a_default_that_ties_leaves_memory_to_spare_and_is_the_same_for_models_of_one_shape() -> None:

@@ -96,7 +96,7 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
 
         title = f"{spec.name}: {describe(spec)}"
         draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
-    nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec)
+    nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, resolved.pinned)
     return Checked(verdict, chosen_by, nearest, resolved)
 
 

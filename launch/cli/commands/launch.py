@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
 from slipway.launch.cli.nemo import quiet, require_nemo
+from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Terminal, note
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Submitted:
     outlook: str
     log_folder: Path | None
     executor: str
+    layout: dict[str, Any]  # the given and the chosen fields of the layout
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Launched(Answer):
     runs: list[Submitted]
     follow: bool
 
-    def as_json(self) -> list[dict[str, str]]:
+    def as_json(self) -> list[dict[str, Any]]:
         keys = ("name", "job", "weights_job", "run_dir", "outlook")
-        return [{key: str(getattr(run, key)) for key in keys} for run in self.runs]
+        return [{key: str(getattr(run, key)) for key in keys} | run.layout for run in self.runs]
 
     def show(self, terminal: Terminal) -> None:
         for run in self.runs:
@@ -142,9 +144,16 @@ def _submit(ready: Launch, after: str, weights: str) -> Submitted:
     data = training_data(spec)
     where = f"{spec.num_nodes} x {min(spec.gpus, spec.gpus_per_node)} on {spec.cluster.name}"
     note(f"{spec.name}: {where}, {describe(spec)}; data: {data.describe()}; {ready.outlook}")
+    layout: dict[str, Any] = {}
+    if resolved := ready.resolved:
+        layout = pinned_json(resolved)
+        if resolved.pinned:
+            note(f"given: {pinned_line(resolved.spec.layout, resolved.pinned, searched=not resolved.layout_given)}")
     for message, fix in data.warnings:
         note(f"warning: {message}. {fix}")
     job = submit.submit(ready, after)
     weights_job = submit.submit_weights(ready, job, weights) if weights else ""
     log_folder = submit.log_folder(ready) if job else None
-    return Submitted(spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder, spec.cluster.executor)
+    return Submitted(
+        spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder, spec.cluster.executor, layout
+    )
