@@ -9,6 +9,7 @@ from slipway.configs.errors import Refusal, nearest
 from slipway.configs.facts import gpu, gpu_of_device, headline, model, optimizer, precision, task
 from slipway.configs.files import cluster_names, gpu_names, model_names, precision_names, recipe_names
 from slipway.configs.load import Resolved, load
+from slipway.configs.planned import planned_only_names
 from slipway.configs.schema import (
     Adapter,
     Batch,
@@ -65,6 +66,7 @@ __all__ = [
     "model_names",
     "nearest",
     "optimizer",
+    "planned_only_names",
     "precision",
     "precision_names",
     "recipe_names",

@@ -15,6 +15,7 @@ from typing import Any
 from slipway.configs.errors import Refusal
 from slipway.configs.files import GROUPS, parse_yaml, read, root, site_file
 from slipway.configs.overrides import refuse_interpolation
+from slipway.configs.planned import recipe_body
 
 _MISSING = "???"
 """Hydra's mark for a value that must come from elsewhere."""
@@ -25,7 +26,7 @@ SHELL_TEXT = ("setup",)
 
 def chosen_groups(recipe: str) -> dict[str, str]:
     """The choice of each group before any override: the base file's, replaced by the recipe's own."""
-    entries = [entry for entry in root()["defaults"] if isinstance(entry, dict)] + read("recipe", recipe)["defaults"]
+    entries = [entry for entry in root()["defaults"] if isinstance(entry, dict)] + recipe_body(recipe)["defaults"]
     chosen = {key.removeprefix("override /"): name for entry in entries for key, name in entry.items()}
     return {group: chosen[group] for group in GROUPS}
 
@@ -60,7 +61,7 @@ def compose(recipe: str, choices: Mapping[str, str], values: Mapping[str, Any]) 
     for group, name in (chosen_groups(recipe) | dict(choices)).items():
         content = cluster_values(name) if group == "cluster" else read(group, name)
         composed[group] = copy.deepcopy(content)
-    for body in (root(), read("recipe", recipe)):
+    for body in (root(), recipe_body(recipe)):
         _merge(composed, {key: value for key, value in body.items() if key != "defaults" and value != _MISSING})
     for key, value in values.items():
         _set(composed, key.split("."), value)

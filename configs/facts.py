@@ -8,6 +8,7 @@ from typing import TypeVar
 from slipway.configs.compose import chosen_groups
 from slipway.configs.convert import convert
 from slipway.configs.files import gpu_names, read
+from slipway.configs.planned import recipe_body
 from slipway.configs.schema import Gpu, Model, Optimizer, Precision, Task
 
 T = TypeVar("T")
@@ -55,4 +56,4 @@ def gpu_of_device(device_name: str) -> Gpu | None:
 def headline(recipe: str) -> tuple[Model, str, int]:
     """A recipe's model, GPU and number of GPUs, straight from its files: what a list of recipes shows."""
     chosen = chosen_groups(recipe)
-    return model(chosen["model"]), chosen["gpu"], int(read("recipe", recipe)["gpus"])
+    return model(chosen["model"]), chosen["gpu"], int(recipe_body(recipe)["gpus"])

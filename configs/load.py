@@ -14,6 +14,7 @@ from slipway.configs.errors import Refusal, nearest
 from slipway.configs.files import GROUPS, ROOT, read, recipe_names
 from slipway.configs.implied import implied_optimizer
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
+from slipway.configs.planned import planned_only_names, recipe_body
 from slipway.configs.record import record_of, spec_from_record
 from slipway.configs.schedule import (
     batch_ramp_error,
@@ -70,20 +71,29 @@ class Resolved:
         """
         return frozenset(key.removeprefix("layout.") for key in self.given if key.startswith("layout."))
 
+    @property
+    def title(self) -> str:
+        """The name under which a plan is shown: the run's, or that of the model which an override puts into it."""
+        spec = self.spec
+        replaced = "model" in self.given and "name" not in self.given and spec.model.name != spec.name
+        return f"{spec.model.name} (in recipe {spec.name})" if replaced else spec.name
+
 
 def schema_keys() -> dict[str, Any]:
     """Every key that an override may name, with its Python type."""
     return {key: field.kind for key, field in leaves(Spec).items()}
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
+def load(name: str, overrides: Sequence[str] = (), *, to_plan: bool = False) -> Resolved:
     """Compose the recipe ``name`` under ``overrides`` (Hydra's key=value).
+
+    Args:
+        to_plan: accept the name of a model without a recipe too: it can be planned for, and not trained.
 
     Raises:
         Refusal: an unknown recipe, key or choice; a value that is illegal whatever the layout.
     """
-    if name not in recipe_names():
-        raise Refusal(f"unknown recipe {name!r}; {nearest(name, recipe_names())}")
+    _require_known(name, to_plan)
     given = given_overrides(overrides)
     if "cluster" in given and (gpu := cluster_values(given["cluster"]).get("gpu")):
         given.setdefault("gpu", gpu)
@@ -127,6 +137,20 @@ def _with_chunks(spec: Spec, given: Mapping[str, str]) -> Spec:
     if "layout.vpp" in given or chunks % layout.pp:
         return spec
     return dataclasses.replace(spec, layout=dataclasses.replace(layout, vpp=chunks // layout.pp))
+
+
+def _require_known(name: str, to_plan: bool) -> None:
+    if name in recipe_names():
+        return
+    planned = planned_only_names()
+    if name not in planned:
+        known = [*recipe_names(), *(planned if to_plan else [])]
+        raise Refusal(f"unknown recipe {name!r}; {nearest(name, known)}")
+    if not to_plan:
+        raise Refusal(
+            f"{name} is a model without a recipe: it can be planned for, not trained",
+            "slipway check, plan, advise and show answer for it; docs/how-to/add-a-model.md makes a recipe.",
+        )
 
 
 _DATA_PATHS = tuple(f"data.{key}" for key in PATH_KEYS)
@@ -219,9 +243,10 @@ def _provenance(recipe: str, given: Mapping[str, str], spec: Spec) -> dict[str, 
             kind = {"model": "model fact", "gpu": "fact"}.get(group, "preset")
             for key in _dotted(read(group, choice)):
                 who[f"{group}.{key}"] = f"{kind} (configs/{group}/{choice}.yaml)"
-    body = {key: value for key, value in read("recipe", recipe).items() if key != "defaults"}
+    body = {key: value for key, value in recipe_body(recipe).items() if key != "defaults"}
+    file = f"recipe (configs/recipe/{recipe}.yaml)"
     for key in _dotted(body):
-        who[key] = f"recipe (configs/recipe/{recipe}.yaml)"
+        who[key] = file if recipe in recipe_names() else "default of a model without a recipe"
     return who | {key: "override" for key in given if key in who}
 
 

@@ -239,3 +239,30 @@ def test_every_precision_of_a_plan_has_the_keys_that_are_given() -> None:
         for fp32 in ("true", "false")
     )
     assert narrow[0]["gradients_gib"] == wide[0]["gradients_gib"] / 2
+
+
+def test_a_model_without_a_recipe_is_planned_by_its_own_name() -> None:
+    """It is listed with --all, headed by its name, and not trained."""
+    listed = {row["name"]: row["trained"] for row in json.loads(slipway("list", "--all", "--json").stdout)}
+    assert listed["llama3_8b"] is True
+    assert listed["nemotron3_nano_30b_a3b"] is False
+    assert set(listed) == set(configs.recipe_names()) | set(configs.model_names())
+    recipes = {row["name"] for row in json.loads(slipway("list", "--json").stdout)}
+    assert recipes == set(configs.recipe_names())
+    name = "nemotron3_nano_30b_a3b"
+    assert slipway("check", name).stdout.startswith(f"{name} on 64 x H100")
+    swapped = slipway("check", "mixtral_8x7b", f"model={name}").stdout
+    assert swapped.startswith(f"{name} (in recipe mixtral_8x7b) on 64 x H100")
+    assert slipway("plan", "mixtral_8x7b", f"model={name}", "--top", "1").stdout.startswith(f"{name} (in recipe")
+    for words in (["export", name, "--out", "x.yaml"], ["rehearse", name]):
+        assert (
+            f"{name} is a model without a recipe: it can be planned for, not trained" in slipway(*words, code=2).stderr
+        )
+    assert "did you mean nemotron3_nano_30b_a3b" in slipway("check", "nemotron3_nano_30b", code=2).stderr
+
+
+def test_every_model_without_a_recipe_has_a_start_for_its_plan() -> None:
+    for name in configs.planned_only_names():
+        resolved = configs.load(name, to_plan=True)
+        assert resolved.spec.model.name == resolved.spec.name == name
+        assert resolved.provenance["gpus"] == "default of a model without a recipe"

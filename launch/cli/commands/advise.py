@@ -63,6 +63,6 @@ def advise(name: str, overrides: tuple[str, ...]) -> Answer:
     from slipway import configs
     from slipway.planner.advise import advise as judge
 
-    resolved = configs.load(name, list(overrides))
+    resolved = configs.load(name, list(overrides), to_plan=True)
     best, techniques = judge(resolved.spec, resolved.pinned)
     return Advised(best, techniques, resolved)

@@ -86,7 +86,7 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
     """
     from slipway import configs, planner
 
-    resolved = configs.load(name, list(overrides))
+    resolved = configs.load(name, list(overrides), to_plan=True)
     spec, chosen_by = planner.choose_layout(resolved)
     verdict = planner.check(spec)
     if plot and verdict.time:
@@ -94,7 +94,7 @@ def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
         from slipway.planner.pictures import draw_timeline
         from slipway.planner.time.schedule import kind_of
 
-        title = f"{spec.name}: {describe(spec)}"
+        title = f"{resolved.title}: {describe(spec)}"
         draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, resolved.pinned)
     return Checked(verdict, chosen_by, nearest, resolved)
@@ -108,7 +108,7 @@ def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: Tra
     spec, count = verdict.spec, verdict.parameters
     gpus = f"{spec.gpus} x {spec.gpu.name.upper()}"
     terminal.line(
-        f"{spec.name} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}; data: {data.describe()}",
+        f"{resolved.title} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}; data: {data.describe()}",
         Style.BOLD,
     )
     for message, fix in data.warnings:

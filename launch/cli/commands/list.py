@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
 from slipway.launch.cli.answer import Answer, Section, command
 from slipway.launch.cli.printing import Table, Terminal
 
@@ -20,6 +22,7 @@ class Recipe:
     seq_length: int
     gpu: str
     gpus: int
+    trained: bool = True  # False: a model without a recipe, which can be planned for only
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,22 @@ class Recipes(Answer):
                 f"{recipe.parameters / 1e9:,.3g} B",
                 f"{recipe.active / 1e9:,.3g} B",
                 f"{recipe.seq_length:,}",
-                f"{recipe.gpus} x {recipe.gpu}",
+                f"{recipe.gpus} x {recipe.gpu}" if recipe.trained else "planned only",
             )
         terminal.table(table)
 
 
 @command(Section.RECIPES)
-def list_recipes() -> Answer:
+@click.option("--all", "everything", is_flag=True, help="List the models too that have no recipe and are planned only.")
+def list_recipes(everything: bool) -> Answer:
     """List the recipes and what each trains."""
     from slipway import configs
     from slipway.planner.parameters import model_parameters
 
     recipes = []
-    for name in configs.recipe_names():
+    trained = configs.recipe_names()
+    for name in [*trained, *(configs.planned_only_names() if everything else [])]:
         model, gpu, gpus = configs.headline(name)
         total, active = model_parameters(model, model.seq_length)
-        recipes.append(Recipe(name, model.family, total, active, model.seq_length, gpu, gpus))
+        recipes.append(Recipe(name, model.family, total, active, model.seq_length, gpu, gpus, name in trained))
     return Recipes(tuple(recipes))

@@ -51,7 +51,7 @@ class Planned(Answer):
 
         spec, plan = self.resolved.spec, self.plan
         on = f"{spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}"
-        terminal.line(f"{spec.name} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
+        terminal.line(f"{self.resolved.title} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
         if self.resolved.pinned:
             terminal.field("given", pinned_line(spec.layout, self.resolved.pinned, searched=True))
         head = ("", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why")
@@ -98,11 +98,11 @@ def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot:
     """
     from slipway import configs, planner
 
-    resolved = configs.load(name, list(overrides))
+    resolved = configs.load(name, list(overrides), to_plan=True)
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
-        chosen = [configs.load(name, [*overrides, f"precision={one}"]).spec.precision for one in trained]
+        chosen = [configs.load(name, [*overrides, f"precision={one}"], to_plan=True).spec.precision for one in trained]
         found = planner.plan_precisions(resolved.spec, chosen, top=top, pinned=resolved.pinned)
     else:
         found = planner.plan_pinned(resolved.spec, resolved.pinned, top=top)

@@ -96,7 +96,7 @@ def _with_schedule(name: str, overrides: list[str], schedule: bool, plot: Path |
         raise configs.Refusal(f"--plot {plot} ends neither in .png nor in .svg", "Give a file that does.")
     if plot and not plot.parent.is_dir():
         raise configs.Refusal(f"--plot {plot}: there is no folder {plot.parent}", "Make it, or give another.")
-    resolved = configs.load(name, overrides)
+    resolved = configs.load(name, overrides, to_plan=True)
     try:
         spec = planner.complete(resolved)
     except configs.Refusal:  # a schedule needs no layout; only the predicted time does
@@ -113,7 +113,7 @@ def resolved_rows(name: str, overrides: list[str]) -> list[dict[str, Any]]:
     from slipway import configs, planner
     from slipway.configs.load import PARALLEL_KEYS, schema_keys
 
-    resolved = configs.load(name, overrides)
+    resolved = configs.load(name, overrides, to_plan=True)
     spec, chosen_by = planner.choose_layout(resolved)
     before, after = resolved.spec.layout, spec.layout
     set_by = dict(resolved.provenance)
