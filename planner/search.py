@@ -262,9 +262,9 @@ def _written_shapes(spec: Spec, split: Layout, ranks: int) -> Iterator[tuple[_Sh
         micro_batches = _micro_batches(spec, split, ranks, pp)
         slots = layers + predictions + 2
         for vpp in _interleavings(-(-slots // pp), pp, micro_batches):
-            if pp * vpp > layers:
+            if pp * vpp > layers or (vpp == 1 and not predictions):  # a shorter last stage is about as good
                 continue
-            for at_start in (0, 1):
+            for at_start in (0, 1) if predictions else (1,):
                 text = balanced(layers, predictions, pp * vpp, at_end=1 + predictions, at_start=at_start)
                 if not predictions or predicts_after_layers(text):  # else no recipe trains it
                     yield _Shape(pp=pp, vpp=vpp, written=text), micro_batches

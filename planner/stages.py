@@ -140,6 +140,7 @@ def spread(num_layers: int, predictions: int, chunks: int) -> str:
     return text_of_sizes([each] * (chunks - 1) + [last], predictions)
 
 
+@functools.lru_cache(maxsize=1024)
 def balanced(num_layers: int, predictions: int, chunks: int, at_end: int, at_start: int = 1) -> str:
     """A pipeline layout of chunks that differ by one layer at most.
 
