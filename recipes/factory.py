@@ -39,6 +39,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "fsdp": (Optional[str], "layout.fsdp"),
     "data": (Optional[str], ""),  # one .bin/.idx prefix, or mock
     "tokenizer": (Optional[str], "data.tokenizer"),
+    "base": (Optional[str], "run.base"),
     "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
     "checkpoint_every": (Optional[int], "run.checkpoint_every_n_steps"),
@@ -152,16 +153,22 @@ def absolute(spec: Spec) -> Spec:
         with_prefixes(spec.data, full),
         tokenizer=full(tokenizer) if tokenizer and Path(tokenizer).exists() else tokenizer,
     )
-    return replace(spec, run=replace(spec.run, dir=full(spec.run.dir)), data=data)
+    base = full(spec.run.base) if spec.run.base else ""
+    return replace(spec, run=replace(spec.run, dir=full(spec.run.dir), base=base), data=data)
 
 
 def check_data(spec: Spec) -> None:
     """Check the files that a run reads.
 
     Raises:
-        Refusal: data or a tokenizer that is missing or incomplete, or a vocabulary that is larger than the model's.
+        Refusal: data, a tokenizer or a base that is missing or incomplete, a vocabulary that is larger than the
+            model's, or a base of another model.
     """
+    from slipway.recipes.runtime.base import checked_base
     from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
+
+    if spec.run.base:
+        checked_base(Path(spec.run.base), spec.model)
 
     for prefix in prefixes(spec.data):
         check_prefix(prefix)

@@ -45,6 +45,10 @@ class Run:
     async_save: bool = True
     """Whether checkpoints are written while training continues."""
 
+    base: str = ""
+    """A run or a checkpoint whose weights training starts from. The optimizer, the schedule and the data start anew; a run
+    that has a checkpoint of its own continues from that."""
+
     resume: bool = True
     """Whether a run continues from its newest checkpoint."""
 

@@ -6,7 +6,10 @@ made here; what is particular to a model or to a run is in the Spec.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nemo_run as run
+from nemo import lightning as nl
 
 from slipway.configs import Spec
 from slipway.planner.rules import require_trained
@@ -17,6 +20,7 @@ from slipway.recipes.build.optimizer import optimizer_module
 from slipway.recipes.build.task import parts_of
 from slipway.recipes.build.trainer import trainer
 from slipway.recipes.reference import require_stand_ins
+from slipway.recipes.runtime.checkpoint_files import base_checkpoint
 from slipway.recipes.runtime.resume import Resume
 
 __all__ = ["build", "nemo_config_class", "run_dir"]
@@ -42,6 +46,15 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
         data=parts.data(spec, cpu=cpu),
         trainer=trainer(spec, cpu=cpu),
         log=logger(spec),
-        resume=run.Config(Resume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True),
+        resume=_resume(spec),
         optim=optimizer_module(spec),
     )
+
+
+def _resume(spec: Spec) -> run.Config:
+    """Where training starts: the run's own checkpoint, else the weights of ``run.base``, else step 0."""
+    resume = run.Config(Resume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True)
+    if spec.run.base:
+        path = str(base_checkpoint(Path(spec.run.base)))
+        resume.restore_config = run.Config(nl.RestoreConfig, path=path, load_optim_state=False)
+    return resume

@@ -72,6 +72,9 @@ def _read_run(parts: Parts, base: Run) -> Run:
         changed |= {name: int(value(parts.checkpoint, theirs)) for name, theirs in _CHECKPOINTS.items()}
     changed["async_save"] = bool(value(parts.strategy, "ckpt_async_save", value(parts.strategy, "async_save")))
     changed["resume"] = bool(value(parts.resume, "resume_if_exists", base.resume))
+    path = value(value(parts.resume, "restore_config"), "path", "")
+    kept = base.base and path and Path(path).is_relative_to(base.base)
+    changed["base"] = base.base if kept else str(path)
     changed["extend_schedule"] = bool(value(parts.schedule, "extend", base.extend_schedule))
     return replace(base, **changed)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slipway.configs import Refusal
+
 _UNFINISHED = "-unfinished"  # NeMo's marker next to a checkpoint that is being written
 
 _BEING_WRITTEN = "was still being written"
@@ -90,6 +92,27 @@ class Held:
     @property
     def step(self) -> int:
         return step_of(self.newest) if self.newest else -1
+
+
+def base_checkpoint(base: Path) -> Path:
+    """The checkpoint whose weights a run with this ``run.base`` starts from: it, or the newest whole one of that run.
+
+    Raises:
+        Refusal: there is none.
+    """
+    if (base / "weights").is_dir():
+        if wrong := damage(base):
+            raise Refusal(f"run.base={base} cannot be loaded: it {wrong}", "Give another checkpoint, or restore it.")
+        return base
+    folder = base / "checkpoints"
+    found = held(folder)
+    if found.newest is not None:
+        return found.newest
+    wrong = next((f"{name} {what}" for name, what in found.passed_over.items()), "it holds no checkpoint")
+    raise Refusal(
+        f"run.base={base} has no checkpoint to start from: {wrong}",
+        "Give the folder of a run, which has checkpoints in it, or of a checkpoint, which has weights in it.",
+    )
 
 
 def held(folder: Path) -> Held:

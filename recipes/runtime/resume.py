@@ -40,7 +40,9 @@ class Resume(nl.AutoResume):
         if found.newest is None and found.lost:
             with exit_on_refusal():
                 raise nothing_whole(folder, found)
-        if found.newest is None:
+        if found.newest is None and self.restore_config:
+            _log.info("%s holds no whole checkpoint: starting from the weights of %s", folder, self.restore_config.path)
+        elif found.newest is None:
             _log.info("%s holds no whole checkpoint: starting from scratch", folder)
         else:
             _log.info("resuming from %s, after step %d", found.newest, found.step)

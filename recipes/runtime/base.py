@@ -1,0 +1,45 @@
+"""The weights of another run that training starts from (``run.base``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from slipway.configs import Model, Refusal, Spec
+from slipway.configs.record import spec_from_record
+from slipway.recipes.runtime.checkpoint_files import base_checkpoint
+from slipway.recipes.runtime.run_files import RECORD
+
+# Facts that shape the weights. Others, such as the sequence length and the rotary base, may differ from the base's.
+_SHAPES = (
+    "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
+    "gated_linear_unit normalization add_bias_linear qk_layernorm num_moe_experts num_dense_layers "
+    "moe_ffn_hidden_size moe_shared_expert_intermediate_size mtp_num_layers q_lora_rank kv_lora_rank qk_head_dim "
+    "qk_pos_emb_head_dim v_head_dim"
+).split()
+
+
+def checked_base(base: Path, model: Model) -> Path:
+    """The checkpoint that a run of ``model`` starts from.
+
+    Raises:
+        Refusal: there is none, or its run's record says that its weights have other shapes. A checkpoint without a
+            record is compared when it is loaded.
+    """
+    checkpoint = base_checkpoint(base)
+    path = checkpoint.parents[1] / RECORD
+    if not path.is_file():
+        return checkpoint
+    try:
+        held: Spec = spec_from_record(json.loads(path.read_text())["spec"])
+    except (ValueError, KeyError, TypeError):
+        raise Refusal(f"{path} cannot be read", "Give the folder of the checkpoint as run.base.") from None
+    for name in _SHAPES:
+        theirs, ours = (getattr(getattr(of, name), "value", getattr(of, name)) for of in (held.model, model))
+        if theirs != ours:
+            raise Refusal(
+                f"run.base={base} has weights of {held.model.name} with {name}={theirs}, and this model has "
+                f"{name}={ours}",
+                "Give the base of the same model.",
+            )
+    return checkpoint
