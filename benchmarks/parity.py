@@ -35,6 +35,8 @@ LAYOUTS = [
     ("qwen3_30b_a3b", "gpus=32 layout.tp=4 layout.pp=2 layout.ep=4 layout.etp=1"),
     ("qwen3_235b_a22b", "gpus=1024 layout.tp=4 layout.pp=16 layout.cp=2 layout.ep=8 layout.etp=1"),
     ("deepseek_v3", "layout.tp=2 layout.pp=16 layout.ep=64 layout.etp=1"),
+    ("deepseek_v3", "gpus=512 layout.pp=8 layout.ep=64 optim.batch_ramp=[] layout.pipeline_layout=Et*4|(t*4|)*14tmL"),
+    ("deepseek_v3_128k", ""),
     ("llama3_8b", "model.mtp_num_layers=2 layout.tp=2 layout.pp=2 layout.cp=2"),
     ("llama3_tiny", "layout.tp=1 layout.pp=2 layout.vpp=2"),
     ("mixtral_tiny", ""),
@@ -50,7 +52,7 @@ def main() -> None:
     print("| recipe | layout asked for | ranks | largest relative difference |\n|---|---|---|---|", flush=True)
     for name, overrides in LAYOUTS:
         result = rehearse(planner.complete(load(name, overrides.split())))
-        asked = overrides.replace("layout.", "").strip() or "its own"
+        asked = overrides.replace("layout.", "").replace("|", "\\|").replace("*", "\\*").strip() or "its own"
         print(f"| {name} | {asked} | {result.toy.gpus} | {result.max_rel_diff:.1e} |", flush=True)
     print(f"\n{len(LAYOUTS)} rehearsals in {time.monotonic() - start:.0f} s, including one import of NeMo")
 

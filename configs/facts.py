@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TypeVar
 
 from slipway.configs.compose import chosen_groups
@@ -54,6 +55,11 @@ def gpu_of_device(device_name: str) -> Gpu | None:
 
 
 def headline(recipe: str) -> tuple[Model, str, int]:
-    """A recipe's model, GPU and number of GPUs, straight from its files: what a list of recipes shows."""
-    chosen = chosen_groups(recipe)
-    return model(chosen["model"]), chosen["gpu"], int(recipe_body(recipe)["gpus"])
+    """A recipe's model, GPU and number of GPUs, straight from its files: what a list of recipes shows.
+
+    The model's sequence length is the recipe's.
+    """
+    chosen, body = chosen_groups(recipe), recipe_body(recipe)
+    facts = model(chosen["model"])
+    length = body.get("layout", {}).get("seq_length") or facts.seq_length
+    return replace(facts, seq_length=length), chosen["gpu"], int(body["gpus"])

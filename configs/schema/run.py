@@ -46,8 +46,8 @@ class Run:
     """Whether checkpoints are written while training continues."""
 
     base: str = ""
-    """A run or a checkpoint whose weights training starts from. The optimizer, the schedule and the data start anew; a run
-    that has a checkpoint of its own continues from that."""
+    """A run or a checkpoint whose weights training starts from, with a new optimizer, schedule and order of the data.
+    A run that has a checkpoint of its own continues from that."""
 
     resume: bool = True
     """Whether a run continues from its newest checkpoint."""

@@ -32,7 +32,8 @@ def outlook(run_dir: Path, spec: Spec) -> str:
     if found.newest is None:
         if found.lost and spec.run.resume:
             raise nothing_whole(folder, found)
-        return f"starts from step 0: {run_dir} holds no checkpoint{skipped}"
+        weights = f" with the weights of {spec.run.base}" if spec.run.base else ""
+        return f"starts from step 0{weights}: {run_dir} holds no checkpoint{skipped}"
     if not spec.run.resume:
         raise Refusal(
             f"run.resume=false would train over the checkpoints of {run_dir}, which is at step {found.step}",

@@ -56,5 +56,5 @@ def _resume(spec: Spec) -> run.Config:
     resume = run.Config(Resume, resume_if_exists=spec.run.resume, resume_ignore_no_checkpoint=True)
     if spec.run.base:
         path = str(base_checkpoint(Path(spec.run.base)))
-        resume.restore_config = run.Config(nl.RestoreConfig, path=path, load_optim_state=False)
+        resume.restore_config = run.Config(nl.RestoreConfig, path=path, load_optim_state=False, load_artifacts=False)
     return resume

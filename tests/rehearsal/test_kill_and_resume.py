@@ -176,6 +176,32 @@ def test_another_layout_continues_the_same_training(
     assert worst <= RELATIVE_TOLERANCE, worst
 
 
+def test_a_run_starts_from_the_weights_of_another_in_any_layout(tmp_path: Path) -> None:
+    from slipway.launch.runs.outlook import outlook
+    from slipway.recipes.runtime.base import checked_base
+
+    first = _toy(tmp_path / "a", "layout.tp=2", "gpus=2", steps=4)
+    weights, _, _ = _train(first)
+    still = replace(first.optim, lr=1e-30, min_lr=1e-30, weight_decay=0.0)
+    base = str(tmp_path / "a" / "a")
+    run = replace(first.run, dir=str(tmp_path / "b"), base=base, max_steps=2)
+    same = replace(first, name="b", optim=still, run=run)
+    assert "starts from step 0 with the weights of" in outlook(tmp_path / "b" / "b", same)
+    after, losses, log = _train(same)
+    assert after == weights, "two steps with a rate of nothing change no weight"
+    assert f"starting from the weights of {base}" in log
+    other = _toy(tmp_path / "c", "layout.pp=2", "gpus=2", steps=2)
+    batch = replace(other.layout, gbs=first.layout.gbs, mbs=first.layout.mbs)
+    other = replace(other, model=first.model, layout=batch, optim=still, run=replace(other.run, base=base))
+    _, resharded, _ = _train(other)
+    assert losses.keys() == resharded.keys() == {1, 2}
+    assert all(abs(float.fromhex(resharded[s]) / float.fromhex(losses[s]) - 1) <= RELATIVE_TOLERANCE for s in losses)
+    with pytest.raises(Refusal, match="has weights of llama3_8b with num_layers="):
+        checked_base(Path(base), replace(first.model, num_layers=first.model.num_layers + 1))
+    with pytest.raises(Refusal, match="has no checkpoint to start from: it holds no checkpoint"):
+        checked_base(tmp_path, first.model)
+
+
 def test_damaged_checkpoints_are_skipped_with_a_warning(tmp_path: Path) -> None:
     from slipway.launch.runs.outlook import outlook
     from slipway.recipes.build import run_dir
