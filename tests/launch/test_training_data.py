@@ -12,13 +12,14 @@ import pytest
 from slipway.configs import Refusal, load
 from slipway.launch.cli.training_data import training_data
 from slipway.recipes.runtime.data_check import MAGIC, tokens_in
+from tests import forked
 
 UINT16 = 8  # the index's code of a token type of two bytes
 
 
-def write_prefix(prefix: Path, documents: int, length: int) -> str:
-    """A .bin/.idx pair of ``documents`` documents of ``length`` tokens each."""
-    Path(f"{prefix}.bin").write_bytes(b"\x01\x00" * documents * length)
+def write_prefix(prefix: Path, documents: int, length: int, token: int = 1) -> str:
+    """A .bin/.idx pair of ``documents`` documents of ``length`` tokens each, which are all ``token``."""
+    Path(f"{prefix}.bin").write_bytes(struct.pack("<H", token) * documents * length)
     header = MAGIC + struct.pack("<QBQQ", 1, UINT16, documents, documents + 1)
     lengths = struct.pack(f"<{documents}i", *[length] * documents)
     pointers = struct.pack(f"<{documents}q", *(2 * length * i for i in range(documents)))
@@ -108,3 +109,63 @@ def test_nemo_reads_the_blend_and_the_files_of_each_split(in_child: Any, tmp_pat
     assert [list(part) for part in weighted[0]] == [[a, b], [0.3, 0.7]] and weighted[1:] == ["900,50,50", None]
     assert split[:2] == [None, None]
     assert [list(prefixes) for prefixes, _ in split[2]] == [[a], [c], [c]]
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+def test_training_draws_from_a_blend_by_weight_and_validates_on_the_files_of_its_split(tmp_path: Path) -> None:
+    """Two runs of a toy. Each file holds one token, so that a sample says which file it is from: training learns the
+    tokens of the blend, and is surprised by those of the validation files.
+    """
+    a, b, c = (write_prefix(tmp_path / name, 200, 50, token) for name, token in (("a", 11), ("b", 12), ("c", 13)))
+    blend = [f"data.paths=[0.25,{a},0.75,{b}]"]
+    splits = [
+        f"data.paths=[{a}]",
+        f"data.validation_paths=[{c}]",
+        "run.val_check_interval=8",
+        "run.limit_val_batches=1",
+    ]
+
+    def train(words: list[str]) -> Any:
+        return forked.forked(lambda: _trained(words, tmp_path), cwd=tmp_path)
+
+    drawn = train(["name=blend", *blend])
+    assert drawn.code == 0, drawn.stderr[-3000:]
+    assert drawn.result["steps"] == 8
+    consumed = drawn.result["samples"]
+    assert set(consumed) == {"11", "12"}
+    assert consumed["12"] == pytest.approx(0.75 * 32, abs=1), "Megatron-Core's blend keeps the weights within a sample"
+    assert drawn.result["train"] < 2.0, "two tokens of 2,048 are learned"
+    split = train(["name=split", *splits])
+    assert split.code == 0, split.stderr[-3000:]
+    assert set(split.result["samples"]) == {"11"}
+    assert split.result["train"] < 1.0 < 4.0 < split.result["validation"], "validation reads other files"
+
+
+def _trained(words: list[str], folder: Path) -> dict[str, Any]:
+    """Train a toy for 8 steps of 4 sequences: the last losses, and how many of the samples are of which token."""
+    from collections import Counter
+
+    import fiddle as fdl
+    import lightning.pytorch as pl
+
+    from slipway.recipes.build import build
+
+    toy = ["layout.tp=1", "gpus=1", "layout.mbs=4", "layout.gbs=4", "run.max_steps=8", "optim.lr=1e-2"]
+    toy += ["optim.warmup_steps=0", "run.checkpoint_every_n_steps=0", f"run.dir={folder}/runs"]
+    recipe = build(load("llama3_tiny", [*toy, *words]).spec, cpu=True)
+    seen: dict[str, float] = {}
+
+    class Losses(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            seen["train"] = float(trainer.callback_metrics["reduced_train_loss"])
+
+        def on_validation_end(self, trainer: Any, *args: Any) -> None:
+            seen["validation"] = float(trainer.callback_metrics["val_loss"])
+
+    built = fdl.build(recipe)
+    built.keywords["trainer"].callbacks.append(Losses())
+    built()
+    data = built.keywords["data"]._train_ds
+    samples = Counter(str(int(data[i]["tokens"][0])) for i in range(32))
+    return {"steps": built.keywords["trainer"].global_step, "samples": samples, **seen}
