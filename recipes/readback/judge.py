@@ -82,6 +82,12 @@ def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, opt
 def _judge(parts: Parts, base: Spec) -> tuple[Spec, list[str]]:
     require_one_value(parts)
     spec = read_back(parts, base)
+    if (spec.name, spec.run.dir) != (base.name, base.run.dir):
+        raise Refusal(
+            f"log.name={spec.name} and log.log_dir={spec.run.dir} move log and checkpoints, and the run's record "
+            f"and its TensorBoard files stay in {base.run.dir}/{base.name}",
+            "Give them to the factory: name= and dir=.",
+        )
     changed = changes(record_of(base), record_of(spec))
     with _named(changed):
         if error := contradiction(spec):

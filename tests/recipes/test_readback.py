@@ -155,6 +155,7 @@ BEHIND = "trainer.strategy.tensor_model_parallel_size=4"  # the recipe has 2
         ("model.config.tensor_model_parallel_size=4", ["trainer.strategy.tensor_model_parallel_size=2 contradict"]),
         ("optim.config.lr=1e-6", ["optim.min_lr=3e-06 is above optim.lr=1e-06"]),
         ("trainer.num_nodes=0", ["gpus=0 is not legal"]),
+        ("log.name=other", ["log.name=other and log.log_dir=", "Give them to the factory: name= and dir=."]),
     ],
 )
 def test_what_is_illegal_behind_the_factory_is_refused(words: str, sentences: list[str], tmp_path: Path) -> None:

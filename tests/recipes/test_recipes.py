@@ -129,7 +129,7 @@ def test_what_is_only_planned_is_not_left_out_silently(override: str, in_child: 
         from slipway.launch.export import built_recipe
 
         with pytest.raises(Refusal) as refusal:
-            built_recipe("llama3_8b", [override, "gpus=8", "layout.tp=1"])
+            built_recipe("llama3_8b", [override, "gpus=8", "layout.tp=1", "layout.pp=2"])
         return refusal.value.sentence()
 
     assert in_child(said).startswith(f"{override} can be planned for but not trained")
