@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from slipway.configs import Fsdp, Spec
 from slipway.configs.schema import BLACKWELL, HOPPER
 from slipway.planner.rules.registry import MCORE, Broken, Phase, rule
@@ -62,9 +64,22 @@ def _fp8_dimensions(spec: Spec) -> Broken | None:
         if size % multiple:
             return Broken(
                 f"precision={precision.name}: {name} = {size} is not a multiple of {multiple}",
-                "Use precision=bf16, or a smaller layout.tp or layout.cp.",
+                _fitting_length(spec, rows, multiple)
+                if name == "tokens of a rank"
+                else "Use precision=bf16, or a smaller layout.tp.",
             )
     return None
+
+
+_SMALLER_TP = "Use precision=bf16, or a smaller layout.tp."
+
+
+def _fitting_length(spec: Spec, rows: int, multiple: int) -> str:
+    """The sequence length just above the given one with which a rank's tokens are a multiple."""
+    ranks = spec.seq_length * spec.layout.mbs // rows  # that share a micro-batch's tokens
+    unit = math.lcm(multiple * ranks, spec.layout.mbs) // spec.layout.mbs
+    length = -(-spec.seq_length // unit) * unit
+    return f"Use layout.seq_length={length}, precision=bf16, or a smaller layout.tp or layout.cp."
 
 
 @rule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from slipway.configs import Model, Spec
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divides, divisors, rule
+from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divides, divisors, nearest_values, rule
 
 
 def _legal_sizes(model: Model) -> list[int]:
@@ -46,6 +46,23 @@ _tp_divides(
     why="each rank holds whole key and value heads; this version does not replicate them when TP exceeds the groups",
     source=MCORE + "TransformerConfig.__post_init__",
 )
+
+
+@rule(
+    "heads-groups",
+    says="the query groups divide the attention heads",
+    why="each group's key and value serve equally many heads",
+    source="Transformer Engine 2.9 pytorch.attention.DotProductAttention.__init__",
+)
+def _heads_groups(spec: Spec) -> Broken | None:
+    heads, groups = spec.model.num_attention_heads, spec.model.num_query_groups
+    if spec.model.is_mla or not groups or heads % groups == 0:
+        return None
+    return Broken(
+        f"model.num_query_groups={groups} does not divide the {heads} attention heads",
+        f"Use model.num_query_groups={nearest_values(groups, divisors(heads))}.",
+    )
+
 
 _tp_divides(
     "tp-ffn",

@@ -234,6 +234,19 @@ def test_fp8_dimensions_are_those_of_transformer_engine(precision: str, tp: int,
     assert ("fp8-dimensions" not in found) is legal
 
 
+def test_a_refused_length_names_the_next_that_fits() -> None:
+    for given, fits, split in ((8190, 8192, "layout.cp=1"), (16368, 16384, "layout.cp=2 layout.tp=2")):
+        keys = ["precision=fp8_current", *split.split()]
+        [broken] = violations(configs.load("llama3_8b", [*keys, f"layout.seq_length={given}"]).spec)
+        assert broken.fix.startswith(f"Use layout.seq_length={fits},")
+        assert not violations(configs.load("llama3_8b", [*keys, f"layout.seq_length={fits}"]).spec)
+
+
+def test_query_groups_divide_the_heads() -> None:
+    [broken] = violations(configs.load("llama3_8b", ["layout.tp=1", "model.num_attention_heads=30"]).spec)
+    assert (broken.rule, broken.fix) == ("heads-groups", "Use model.num_query_groups=6 or 10.")
+
+
 @pytest.mark.parametrize(
     ("overrides", "legal"),
     [
