@@ -1,4 +1,4 @@
-"""Every set of recomputed modules, of every model: recomputing more never keeps more, and never less than the inputs."""
+"""Every set of recomputed modules of every model: recomputing more keeps less, and never less than the inputs."""
 
 from __future__ import annotations
 

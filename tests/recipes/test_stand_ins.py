@@ -102,3 +102,13 @@ def test_values_are_those_of_pytorchs_own_functions(in_child: Any) -> None:
         return {name: float(value) for name, value in out.items()}
 
     assert max(in_child(differences).values()) < 2e-6
+
+
+def test_without_them_a_toy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from slipway.configs import Refusal
+    from slipway.recipes import reference
+
+    reference.require_stand_ins()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Refusal, match="CPU ranks need Slipway's stand-ins for Transformer Engine"):
+        reference.require_stand_ins()
