@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from slipway.configs import Dispatcher, Fsdp, Layout, Recompute, Spec
-from slipway.configs.schema.layout import RecomputeMethod
+from slipway.configs.schema.layout import AttentionBackend, RecomputeMethod
 from slipway.configs.schema.pipeline_layout import DECODER, EMBEDDING, LOSS, PREDICTION, text_of_chunks
-from slipway.recipes.readback.parts import Parts, value
+from slipway.recipes.readback.parts import Parts, choice, value
 
 # Field of the layout -> argument of NeMo's strategy; where the strategy has None, the layout has what follows.
 _SIZES: dict[str, tuple[str, int]] = {
@@ -86,14 +86,14 @@ def _recompute(model: Any, base: Layout) -> dict[str, Any]:
     default_method = base.recompute_method is RecomputeMethod.default and method == RecomputeMethod.uniform.value
     return {
         "recompute": Recompute.full,
-        "recompute_method": RecomputeMethod.default if default_method else RecomputeMethod(method or ""),
+        "recompute_method": RecomputeMethod.default if default_method else choice(RecomputeMethod, method or ""),
         "recompute_num_layers": 0 if not base.recompute_num_layers and layers == 1 else _or(layers, 0),
     }
 
 
 def _dispatch(model: Any) -> dict[str, Any]:
     return {
-        "dispatcher": Dispatcher(value(model, "moe_token_dispatcher_type")),
+        "dispatcher": choice(Dispatcher, value(model, "moe_token_dispatcher_type")),
         "moe_expert_capacity_factor": float(value(model, "moe_expert_capacity_factor") or 0.0),
         "moe_pad_expert_input_to_capacity": bool(value(model, "moe_pad_expert_input_to_capacity")),
     }
@@ -109,5 +109,5 @@ def _kernels(parts: Parts, base: Layout) -> dict[str, Any]:
         "tp_comm_overlap": bool(value(model, "tp_comm_overlap")),
         "cuda_graphs": graphs,
         "cpu_offload_layers": offloaded,
-        "attention_backend": type(base.attention_backend)(backend.name if backend is not None else "auto"),
+        "attention_backend": choice(AttentionBackend, getattr(backend, "name", backend) or "auto"),
     }

@@ -9,7 +9,7 @@ from typing import Any
 from slipway.configs import Layout, Model, Spec
 from slipway.configs.schema.model import Activation, LoadBalancing
 from slipway.recipes.build.model import ROPE_FACTORS, SAME_NAME, counted_together
-from slipway.recipes.readback.parts import Parts, kind_of, value
+from slipway.recipes.readback.parts import Parts, choice, kind_of, value
 
 # Facts that NeMo's class brings and a recipe never sets: read where they differ from the class.
 _OF_CLASS = ("gated_linear_unit", "normalization", "position_embedding_type", "window_size", "softmax_type")
@@ -43,7 +43,7 @@ def read_model(parts: Parts, base: Spec, layout: Layout, gpus: int) -> Model:
 def _as(fact: Any, given: Any) -> Any:
     """``given`` in the type of the schema's ``fact``; a value of another kind stays, and the schema refuses it."""
     if isinstance(fact, LoadBalancing):
-        return LoadBalancing(given)
+        return choice(LoadBalancing, given)
     if isinstance(fact, float) and isinstance(given, int):
         return float(given)
     return given

@@ -10,7 +10,7 @@ from slipway.configs.schedule import has_length, stage_lines, warmup_line
 from slipway.configs.schema import Optimizer
 from slipway.configs.schema.optimizer import Algorithm, LrSchedule
 from slipway.configs.schema.stages import lr_stage
-from slipway.recipes.readback.parts import Parts, value
+from slipway.recipes.readback.parts import Parts, choice, value
 from slipway.recipes.runtime.batch import as_lines, batches_of_sampler
 
 _SAME_NAME = ("lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad")
@@ -24,7 +24,7 @@ def read_optimizer(parts: Parts, base: Spec, max_steps: int) -> Optimizer:
     """
     config, optim = parts.optim, base.optim
     changed: dict[str, Any] = {name: value(config, name) for name in _SAME_NAME}
-    changed["optimizer"] = Algorithm(value(config, "optimizer"))
+    changed["optimizer"] = choice(Algorithm, value(config, "optimizer"))
     changed["precision_aware"] = bool(value(config, "use_precision_aware_optimizer"))
     changed["batch_ramp"] = _ramp(parts.data)
     changed["changes"] = [line for each in parts.callbacks for line in value(each, "changes", [])]
@@ -52,7 +52,7 @@ def _schedule(stages: list[str], warmup: str, base: Spec, max_steps: int) -> dic
         return changed
     if stages == stage_lines(optim, base.run.max_steps) and not has_length(optim):
         return changed | {"decay_steps": base.run.max_steps}
-    rates = [stage.lr for stage in map(lr_stage, stages) if stage.lr is not None]
+    rates = _rates(stages)
     return changed | {
         "schedule": LrSchedule.stages,
         "stages": stages,
@@ -60,3 +60,11 @@ def _schedule(stages: list[str], warmup: str, base: Spec, max_steps: int) -> dic
         "decay_tokens": "",
         "min_lr": rates[-1] if rates else optim.min_lr,
     }
+
+
+def _rates(stages: list[str]) -> list[float]:
+    """The learning rates at which stages end; none where a line cannot be read, which the schema then refuses."""
+    try:
+        return [stage.lr for stage in map(lr_stage, stages) if stage.lr is not None]
+    except ValueError:
+        return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,14 @@ def value(part: Any, name: str, default: Any = None) -> Any:
     """An argument of a part, or ``default`` where the part has no such argument or no value of it."""
     found = getattr(part, name, default)
     return default if found is dataclasses.MISSING or "MISSING" in type(found).__name__ else found
+
+
+def choice(kind: type[Enum], word: Any) -> Any:
+    """The member of ``kind`` that ``word`` names; any other word as it is, which the schema then refuses."""
+    try:
+        return kind(word)
+    except ValueError:
+        return word
 
 
 def of_recipe(recipe: Any) -> Parts:

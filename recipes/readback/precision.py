@@ -10,7 +10,7 @@ from slipway.configs import Precision, Refusal
 from slipway.configs.files import choices
 from slipway.configs.schema import Gemm
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe
-from slipway.recipes.readback.parts import Parts, value
+from slipway.recipes.readback.parts import Parts, choice, value
 
 
 def read_precision(parts: Parts, base: Precision) -> Precision:
@@ -29,12 +29,12 @@ def read_precision(parts: Parts, base: Precision) -> Precision:
         )
     scaled = value(plugin, "fp8")
     gemm = Gemm.fp8 if scaled else Gemm.fp32 if word.startswith("32") else Gemm.bf16
-    recipe = Fp8Recipe(value(plugin, "fp8_recipe")) if scaled else Fp8Recipe.none
+    recipe = choice(Fp8Recipe, value(plugin, "fp8_recipe")) if scaled else Fp8Recipe.none
     named = base if (base.gemm, base.fp8_recipe) == (gemm, recipe) else _named(gemm, recipe, base)
     changed: dict[str, Any] = {"gemm": gemm, "fp8_recipe": recipe}
     changed["grad_reduce_in_fp32"] = bool(value(plugin, "grad_reduce_in_fp32"))
     if scaled:
-        changed["fp8_format"] = Fp8Format(scaled)
+        changed["fp8_format"] = choice(Fp8Format, scaled)
         changed["fp8_param_gather"] = bool(value(plugin, "fp8_param_gather") or value(plugin, "fp8_params"))
         changed["first_last_layers_bf16"] = bool(value(plugin, "first_last_layers_bf16"))
         if changed["first_last_layers_bf16"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import fiddle as fdl
 
-from slipway.configs import Run, Spec
+from slipway.configs import Refusal, Run, Spec
 from slipway.configs.convert import convert
 from slipway.configs.load import record_of
 from slipway.recipes.readback.data import read_data
@@ -31,11 +31,16 @@ def read_back(parts: Parts, base: Spec) -> Spec:
     """
     layout, run = read_layout(parts, base), _read_run(parts, base.run)
     devices, nodes = value(parts.trainer, "devices"), value(parts.trainer, "num_nodes")
-    gpus = int(devices) * int(nodes)
+    if not isinstance(devices, int) or not isinstance(nodes, int):
+        raise Refusal(
+            f"trainer.devices={devices} and trainer.num_nodes={nodes} do not say how many ranks train",
+            "Give both as whole numbers.",
+        )
+    gpus = devices * nodes
     cluster = base.cluster
     fits = devices == min(gpus, base.gpus_per_node) or (parts.cpu and nodes == 1)
     if not fits:
-        cluster = replace(cluster, gpus_per_node=int(devices))
+        cluster = replace(cluster, gpus_per_node=devices)
     found = replace(
         base,
         name=str(value(parts.log, "name", base.name)),
@@ -69,7 +74,7 @@ def _read_run(parts: Parts, base: Run) -> Run:
     if folder := value(parts.log, "log_dir"):
         changed["dir"] = str(Path(folder))
     if isinstance(parts.checkpoint, fdl.Buildable):
-        changed |= {name: int(value(parts.checkpoint, theirs)) for name, theirs in _CHECKPOINTS.items()}
+        changed |= {name: int(value(parts.checkpoint, theirs) or 0) for name, theirs in _CHECKPOINTS.items()}
     changed["async_save"] = bool(value(parts.strategy, "ckpt_async_save", value(parts.strategy, "async_save")))
     changed["resume"] = bool(value(parts.resume, "resume_if_exists", base.resume))
     path = value(value(parts.resume, "restore_config"), "path", "")

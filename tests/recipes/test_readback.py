@@ -171,6 +171,44 @@ def test_what_is_illegal_behind_the_factory_is_refused(words: str, sentences: li
 
 
 @pytest.mark.nemo
+def test_a_value_that_no_spec_may_have_is_one_sentence(in_child: Any) -> None:
+    def said() -> dict[str, str]:
+        from slipway.recipes.build import build
+        from slipway.recipes.readback import judge_recipe
+
+        spec = planner.complete(load("mixtral_8x7b"))
+        out = {}
+        for path, value in (
+            ("model.config.moe_token_dispatcher_type", "foo"),
+            ("model.config.moe_router_load_balancing_type", "foo"),
+            ("model.config.attention_backend", "foo"),
+            ("optim.config.optimizer", "sgd"),
+            ("optim.lr_scheduler.stages", ["foo"]),
+            ("trainer.devices", "auto"),
+            ("trainer.plugins.precision", "16-mixed"),
+            ("trainer.val_check_interval", 0.5),
+            ("trainer.strategy.ddp", "pytorch"),
+            ("trainer.callbacks", []),
+        ):
+            recipe = build(spec)
+            *parents, name = path.split(".")
+            part = recipe
+            for parent in parents:
+                part = getattr(part, parent)
+            setattr(part, name, value)
+            try:
+                judge_recipe(recipe)
+                out[path] = "accepted"
+            except Refusal as refusal:
+                out[path] = refusal.sentence()
+        return out
+
+    for path, sentence in in_child(said).items():
+        key = path.rpartition(".")[2].removeprefix("moe_token_").removesuffix("_type").removeprefix("moe_router_")
+        assert key in sentence, f"{path}: {sentence}"
+
+
+@pytest.mark.nemo
 def test_what_is_legal_behind_the_factory_is_named(tmp_path: Path) -> None:
     words = [BEHIND, "data.global_batch_size=256", "model.config.hidden_dropout=0.1", "trainer.max_steps=10"]
     done = forked.nemo("llm", "pretrain", "--factory", "llama3_8b", "--dryrun", *words, cwd=tmp_path)
