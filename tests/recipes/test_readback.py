@@ -73,7 +73,7 @@ def _differences(spec: Spec, found: Spec) -> list[str]:
 
 def _legal(name: str, words: list[str]) -> Spec | None:
     try:
-        spec = planner.complete(load(name, words))
+        spec = load(name, words).spec  # without a search: what is not given is at its default, and need not fit
         planner.require_legal(spec)
     except Refusal:
         return None
