@@ -24,13 +24,22 @@ def _published() -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
+_OUR_STACK = "megatron_core"
+
+
+def _comparable(spec: Spec) -> list[dict[str, str]]:
+    """The rows of this stack that drop as many tokens as ``spec``; the others are layouts of another run."""
+    capacity = spec.layout.moe_expert_capacity_factor
+    return [row for row in _published() if row["stack"] == _OUR_STACK and float(row["capacity_factor"]) == capacity]
+
+
 def published_layout(spec: Spec, pinned: frozenset[str] = frozenset()) -> Spec | None:
     """``spec`` with the fastest published layout of its model, GPU, count and precision that is legal here and fits.
 
     It must have the values of ``spec`` in the fields ``pinned``.
     """
     best: tuple[float, Spec] | None = None
-    for row in _published():
+    for row in _comparable(spec):
         if (row["model"], row["gpu"], row["precision"]) != (spec.model.name, spec.gpu.name, spec.precision.name):
             continue
         if int(row["gpus"]) != spec.gpus or int(row["seq_length"]) != spec.seq_length:
@@ -133,7 +142,7 @@ def _is_published(spec: Spec) -> bool:
         (row["gpu"], row["precision"]) == (spec.gpu.name, spec.precision.name)
         and all(row[name] == size for name, size in sizes.items())
         and _shape(configs.model(row["model"])) == _shape(spec.model)
-        for row in _published()
+        for row in _comparable(spec)
     )
 
 

@@ -144,3 +144,11 @@ def test_a_default_that_ties_leaves_memory_to_spare_and_is_the_same_for_models_o
     assert "slower than the fastest, and with memory to spare" in why
     same = [planner.complete(load(name, ["gpus=64"])).layout for name in ("llama3_70b", "llama31_70b")]
     assert same[0] == replace(same[1], source=same[0].source)
+
+
+def test_a_published_layout_is_of_this_stack_and_drops_as_many_tokens() -> None:
+    words = ["gpu=gb200", "gpus=64", "precision=fp8_current"]
+    assert published_layout(load("mixtral_8x7b", words).spec) is None, "NeMo's run dropped tokens"
+    drops = ["layout.moe_expert_capacity_factor=1", "layout.moe_pad_expert_input_to_capacity=true"]
+    dropped = published_layout(load("mixtral_8x7b", [*words, *drops]).spec)
+    assert dropped is not None and "docs.nvidia.com" in dropped.layout.source
