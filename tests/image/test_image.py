@@ -87,6 +87,8 @@ def _standin(root: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     entries = Path(sysconfig.get_paths()["purelib"]).iterdir()
     of_the_base = [str(e) for e in entries if not e.name.startswith(NOT_OF_THE_BASE) and e.name != "pip"]
+    # In place of the base's Transformer Engine: here it is installed as a link to the checkout.
+    of_the_base.append(str(ROOT / "recipes/reference/stand_ins/transformer_engine"))
     subprocess.run(["cp", "-a", *of_the_base, str(target)], check=True)
     for name in ("nemo", "torchrun"):
         script = (Path(sys.executable).parent / name).read_text()
@@ -139,6 +141,7 @@ def test_the_image_holds_the_pair_and_its_doctor_agrees(image: Builder) -> None:
     assert told["Entrypoint"] == ["/usr/local/bin/slipway-entrypoint"]
     assert told["Labels"]["org.opencontainers.image.revision"] in " ".join(told["Env"])
     assert not [e for e in told["Env"] if "TOKEN" in e or "KEY" in e]
+    assert "stand_ins" not in image.inside("ls", "/opt/slipway/recipes/reference").stdout
 
 
 def test_any_user_checks_and_an_unknown_command_is_not_swallowed(image: Builder) -> None:
