@@ -8,13 +8,13 @@ from typing import Any
 from slipway.configs import Data, Spec
 from slipway.configs.schema.data import DataKind
 from slipway.recipes.readback.parts import Parts, kind_of, value
-from slipway.recipes.runtime.data import IndexedData, MockData
+from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
 
 
 def read_data(parts: Parts, base: Spec) -> Data:
     """The data of ``parts``; a module that is not a recipe's leaves that of ``base``."""
     kind = kind_of(parts.data)
-    changed: dict[str, Any] = {"tokenizer": value(parts.tokenizer, "pretrained_model_name") or ""}
+    changed: dict[str, Any] = {"tokenizer": _tokenizer(parts.tokenizer, base)}
     data = base.data
     if issubclass(kind, MockData):
         data = _of_kind(data, DataKind.mock)
@@ -24,6 +24,14 @@ def read_data(parts: Parts, base: Spec) -> Data:
     if not parts.cpu:
         changed["num_workers"] = value(parts.data, "num_workers")
     return replace(data, **changed)
+
+
+def _tokenizer(tokenizer: Any, base: Spec) -> str:
+    """The tokenizer's folder or name. One that is built may not keep it: then it is the recipe's."""
+    if issubclass(kind_of(tokenizer), NullTokenizer):
+        return ""
+    given = value(getattr(tokenizer, "__io__", tokenizer), "pretrained_model_name")
+    return str(given) if given else base.data.tokenizer
 
 
 def _of_kind(data: Data, kind: DataKind) -> Data:
