@@ -1,4 +1,4 @@
-"""A spec as plain data, for the record that each run keeps of itself, and back."""
+"""A spec or a model as plain data, for the records that runs and imported weights keep of themselves, and back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ from slipway.configs.schema import Gpu, Model, Spec
 def record_of(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, which :func:`spec_from_record` reads."""
     return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(spec)))
+
+
+def record_of_model(model: Model) -> dict[str, Any]:
+    """A model as plain data, which :func:`model_from_record` reads."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(model)))
+
+
+def model_from_record(record: dict[str, Any]) -> Model:
+    """The model that was stored, checked against today's schema.
+
+    Raises:
+        Refusal: a key or value that the schema does not know.
+    """
+    return convert(Model, record, "stored model: ")
 
 
 def _plain(value: Any) -> Any:

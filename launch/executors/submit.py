@@ -45,12 +45,12 @@ def submit_weights(launch: Launch, job: str, out: str) -> str:
     """Queue a job of one rank that exports the run's weights once ``job`` has succeeded; returns its number."""
     import nemo_run as run
 
-    from slipway.launch.weights.export import export
+    from slipway.launch.weights.to_hugging_face import export_run
 
     cluster = replace(launch.spec.cluster, array="", retries=0)
     layout = replace(launch.spec.layout, tp=1, cp=1)  # the rank's environment depends on them
     spec = replace(launch.spec, name=f"{launch.spec.name}-weights", gpus=1, layout=layout, cluster=cluster)
-    task = run.Partial(export, run_dir=str(launch.run_dir), out=str(Path(out).resolve()))
+    task = run.Partial(export_run, run_dir=str(launch.run_dir), out=str(Path(out).resolve()))
     return submit(replace(launch, spec=spec, task=task, recorded=False), job)
 
 

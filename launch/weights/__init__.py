@@ -1,1 +1,1 @@
-"""A run's checkpoint as Hugging Face weights."""
+"""Weights from and to Hugging Face: a table a family, read and written tensor by tensor. Needs torch, no NeMo."""

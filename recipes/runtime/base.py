@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from slipway.configs import Model, Refusal, Spec
-from slipway.configs.record import spec_from_record
+from slipway.configs import Model, Refusal
+from slipway.configs.record import model_from_record, spec_from_record
 from slipway.recipes.runtime.checkpoint_files import base_checkpoint
-from slipway.recipes.runtime.run_files import RECORD
+from slipway.recipes.runtime.run_files import BASE_RECORD, RECORD
 
 # Facts that shape the weights. Others, such as the sequence length and the rotary base, may differ from the base's.
 _SHAPES = (
@@ -27,19 +27,32 @@ def checked_base(base: Path, model: Model) -> Path:
             record is compared when it is loaded.
     """
     checkpoint = base_checkpoint(base)
-    path = checkpoint.parents[1] / RECORD
-    if not path.is_file():
+    held = _model_of(checkpoint)
+    if held is None:
         return checkpoint
-    try:
-        held: Spec = spec_from_record(json.loads(path.read_text())["spec"])
-    except (ValueError, KeyError, TypeError):
-        raise Refusal(f"{path} cannot be read", "Give the folder of the checkpoint as run.base.") from None
     for name in _SHAPES:
-        theirs, ours = (getattr(getattr(of, name), "value", getattr(of, name)) for of in (held.model, model))
+        theirs, ours = (getattr(getattr(of, name), "value", getattr(of, name)) for of in (held, model))
         if theirs != ours:
             raise Refusal(
-                f"run.base={base} has weights of {held.model.name} with {name}={theirs}, and this model has "
-                f"{name}={ours}",
+                f"run.base={base} has weights of {held.name} with {name}={theirs}, and this model has {name}={ours}",
                 "Give the base of the same model.",
             )
     return checkpoint
+
+
+def _model_of(checkpoint: Path) -> Model | None:
+    """The model of a checkpoint, by the record of imported weights or of the run that wrote it; None without one.
+
+    Raises:
+        Refusal: there is a record, and it cannot be read.
+    """
+    imported, trained = checkpoint / BASE_RECORD, checkpoint.parents[1] / RECORD
+    try:
+        if imported.is_file():
+            return model_from_record(json.loads(imported.read_text())["model"])
+        if trained.is_file():
+            return spec_from_record(json.loads(trained.read_text())["spec"]).model
+    except (ValueError, KeyError, TypeError):
+        path = imported if imported.is_file() else trained
+        raise Refusal(f"{path} cannot be read", "Give the folder of the checkpoint as run.base.") from None
+    return None

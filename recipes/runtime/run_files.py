@@ -1,6 +1,7 @@
 """Names that recipes write and launchers and reports read. Imports nothing."""
 
 RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
+BASE_RECORD = "slipway/base.json"  # in a folder of imported weights: the facts of their model
 FAILURE = "slipway/failure.json"  # why the run ended, by the rank that failed first; removed at the next start
 DATA_TIME = "data_wait_s"
 SAVE_TIME = "checkpoint_save_s"

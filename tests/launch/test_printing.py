@@ -183,4 +183,4 @@ def test_nothing_but_the_printing_module_and_the_progress_bar_prints_with_rich()
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(module.split(".")[0] == "rich" for module in modules):
-                assert path == ROOT / "launch/cli/commands/data.py"
+                assert path == ROOT / "launch/cli/progress.py"

@@ -10,6 +10,7 @@ import click
 
 from slipway.launch.cli.answer import Answer, Section, argument, command, command_group
 from slipway.launch.cli.printing import Terminal, plural
+from slipway.launch.cli.progress import transfer_bar
 
 if TYPE_CHECKING:
     from slipway.launch.data.prepare import Prepared
@@ -79,7 +80,7 @@ def prepare(
     """
     from slipway.launch.data.prepare import prepare as tokenize
 
-    with _progress("tokenizing") as bar:
+    with transfer_bar("tokenizing") as bar:
         task = bar.add_task("", total=None, visible=False)
         result = tokenize(
             list(files),
@@ -91,17 +92,3 @@ def prepare(
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
     return Tokenized(out, result)
-
-
-def _progress(description: str) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    return Progress(
-        TextColumn(description, markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -116,7 +116,7 @@ def launch(
     if weights and (len(ready) > 1 or ready[0].spec.cluster.executor != "slurm"):
         from slipway.configs import Refusal
 
-        raise Refusal("--weights is for one run on SLURM", "Afterwards, anywhere: slipway weights RUN --out FOLDER.")
+        raise Refusal("--weights is for one run on SLURM", "Afterwards: slipway weights export RUN --out FOLDER.")
     if render:
         return Rendered([submit.render(one, after) for one in ready])
     return Launched(_submit_all(ready, after, weights), follow)

@@ -1,24 +1,79 @@
-"""``slipway weights``: a run's newest checkpoint for Hugging Face transformers."""
+"""``slipway weights``: from Hugging Face's folders to weights that training starts from, and back."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, Written, argument, command
-from slipway.launch.cli.nemo import quiet, require_nemo
+from slipway.launch.cli.answer import Answer, Section, argument, command, command_group
+from slipway.launch.cli.nemo import quiet
+from slipway.launch.cli.printing import Terminal
+from slipway.launch.cli.progress import transfer_bar
+
+if TYPE_CHECKING:
+    from slipway.launch.weights.folder import Converted
+
+weights = command_group(__name__, Section.RESULTS, "Convert weights from and to Hugging Face.")
 
 
-@command(Section.RESULTS, json=False)
-@argument("run", "A run's folder.", type=Path)
-@click.option("--out", type=Path, required=True, metavar="FOLDER", help="The folder to write; it must not exist yet.")
-@click.option("--dtype", default="bfloat16", show_default=True, help="bfloat16 or float32.")
-def weights(run: Path, out: Path, dtype: str) -> Answer:
-    """Convert the newest checkpoint of a run for Hugging Face."""
-    require_nemo("weights")
+@dataclass(frozen=True)
+class Conversion(Answer):
+    """The folder that was written."""
+
+    out: Path
+    done: Converted
+    then: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.done)
+
+    def show(self, terminal: Terminal) -> None:
+        done = self.done
+        size = f"{done.tensors:,} tensors, {done.bytes / 1e9:,.2f} GB"
+        cost = f"{done.seconds:,.1f} s, at most {done.peak_rss_gib:.2f} GiB of memory"
+        terminal.line(f"{self.out}: {done.family}, {size} in {cost}")
+        if self.then:
+            terminal.line(self.then)
+
+
+@command(Section.RESULTS, name="import", group=weights)
+@argument("folder", "A model's folder, as downloaded from the Hub.", type=Path)
+@click.option("--out", type=Path, required=True, metavar="BASE", help="The folder to write; it must not exist yet.")
+def import_(folder: Path, out: Path) -> Answer:
+    """Turn a Hugging Face model into weights that training starts from.
+
+    Its tensors are read one at a time: the memory that it takes is that of the largest few, not of the model. Train
+    from BASE with run.base=BASE, in any layout.
+    """
     with quiet():
-        from slipway.launch.weights.export import export
+        from slipway.launch.weights.from_hugging_face import import_weights
+    with _bar("importing") as progress:
+        done = import_weights(folder, out, progress)
+    return Conversion(out, done, f"Train from it with: slipway launch RECIPE run.base={out}")
 
-        export(str(run), str(out), dtype)
-    return Written(out)
+
+@command(Section.RESULTS, name="export", group=weights)
+@argument("source", "A run's folder, or one that import wrote.", metavar="RUN|BASE", type=Path)
+@click.option("--out", type=Path, required=True, metavar="FOLDER", help="The folder to write; it must not exist yet.")
+@click.option("--dtype", default="", help="bfloat16, float16 or float32; the checkpoint's own type if not given.")
+def export(source: Path, out: Path, dtype: str) -> Answer:
+    """Turn a run's newest checkpoint into a folder that transformers loads."""
+    with quiet():
+        from slipway.launch.weights.to_hugging_face import export_weights
+    with _bar("exporting") as progress:
+        done = export_weights(source, out, dtype, progress)
+    return Conversion(out, done)
+
+
+@contextlib.contextmanager
+def _bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """What a conversion calls with the bytes that are done and the total."""
+    with transfer_bar(description) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -1,0 +1,125 @@
+"""Tiny random models of transformers, one for each class of model that can be converted, and a tokenizer for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 500  # no multiple of 128: Megatron-Core pads it
+SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}  # ids 0, 1, 2: not those of any default
+
+_BASE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "initializer_range": 0.08,
+    "tie_word_embeddings": False,
+}
+_LLAMA31 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One model.
+
+    Attributes:
+        family: as Slipway calls it.
+        config_class: transformers' class of its configuration.
+        arguments: of the configuration.
+        recipe: one whose models are of this kind; empty: there is none, and NeMo's class is ``nemo``.
+    """
+
+    family: str
+    config_class: str
+    arguments: dict[str, Any]
+    recipe: str
+
+
+TINY = {
+    "llama2": Tiny("llama", "LlamaConfig", _BASE | {"num_key_value_heads": 4}, "llama2_7b"),
+    "llama3": Tiny("llama", "LlamaConfig", _BASE | {"rope_theta": 500000.0, "rms_norm_eps": 1e-5}, "llama3_8b"),
+    "llama31": Tiny(
+        "llama",
+        "LlamaConfig",
+        _BASE | {"rope_theta": 500000.0, "rope_scaling": _LLAMA31, "max_position_embeddings": 131072},
+        "llama31_8b",
+    ),
+    "llama32": Tiny(
+        "llama",
+        "LlamaConfig",
+        _BASE
+        | {"rope_scaling": _LLAMA31 | {"factor": 32.0}, "max_position_embeddings": 131072, "tie_word_embeddings": True},
+        "llama32_1b",
+    ),
+    "llama_wide_heads": Tiny("llama", "LlamaConfig", _BASE | {"head_dim": 32}, "llama3_8b"),
+}
+
+
+def make(name: str, folder: Path, shard: str = "5GB", **changed: Any) -> None:
+    """Save a random model and its tokenizer as transformers does.
+
+    Args:
+        shard: size of the largest file.
+        changed: arguments of the configuration that differ.
+    """
+    import torch
+    import tqdm  # type: ignore[import-untyped]
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    tqdm.tqdm.monitor_interval = 0  # no threads: other tests fork this process
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tiny = TINY[name]
+    config = getattr(transformers, tiny.config_class)(**(tiny.arguments | changed))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # norms and biases that differ from their initial values, so that a lost one is seen
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.1)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer().save_pretrained(folder)
+
+
+def tokenizer() -> Any:
+    """A byte-level tokenizer whose special tokens are the first ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["a slipway is where a ship is built, checked and launched. " * 4], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL)
+
+
+def logits_of_transformers(folder: Path, tokens: Any) -> Any:
+    """The logits of a saved model, in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model.eval()(tokens).logits
