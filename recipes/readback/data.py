@@ -7,7 +7,7 @@ from typing import Any
 
 from slipway.configs import Data, Spec
 from slipway.configs.schema.data import DataKind
-from slipway.recipes.readback.parts import Parts, kind_of, value
+from slipway.recipes.readback.parts import Parts, arguments_of, kind_of, value
 from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
 
 
@@ -27,10 +27,10 @@ def read_data(parts: Parts, base: Spec) -> Data:
 
 
 def _tokenizer(tokenizer: Any, base: Spec) -> str:
-    """The tokenizer's folder or name. One that is built may not keep it: then it is the recipe's."""
+    """The tokenizer's folder or name. One that does not keep it is the recipe's."""
     if issubclass(kind_of(tokenizer), NullTokenizer):
         return ""
-    given = value(getattr(tokenizer, "__io__", tokenizer), "pretrained_model_name")
+    given = value(tokenizer, "pretrained_model_name")
     return str(given) if given else base.data.tokenizer
 
 
@@ -42,7 +42,7 @@ def _of_kind(data: Data, kind: DataKind) -> Data:
 
 
 def _files(module: Any) -> dict[str, Any]:
-    given = getattr(module, "__io__", module)  # the built module keeps its arguments, and turns paths into blends
+    given = arguments_of(module)  # the built module turns paths into blends
     paths = value(given, "paths")
     if not isinstance(paths, dict):
         found: dict[str, Any] = {"paths": _texts(paths), "validation_paths": [], "test_paths": []}

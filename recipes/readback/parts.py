@@ -59,6 +59,11 @@ def value(part: Any, name: str, default: Any = None) -> Any:
     return default if found is dataclasses.MISSING or "MISSING" in type(found).__name__ else found
 
 
+def arguments_of(part: Any) -> Any:
+    """The arguments of which a part was built, where NeMo keeps them: an object may hide or change what it was given."""
+    return getattr(part, "__io__", part)
+
+
 def choice(kind: type[Enum], word: Any) -> Any:
     """The member of ``kind`` that ``word`` names; any other word as it is, which the schema then refuses."""
     try:
@@ -117,8 +122,8 @@ def of_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim:
         optim=optim.config,
         schedule=getattr(optim, "lr_scheduler", None),
         data=data,
-        tokenizer=data.tokenizer,
-        trainer=trainer.__io__,
+        tokenizer=arguments_of(data.tokenizer),
+        trainer=arguments_of(trainer),
         callbacks=list(trainer.callbacks),
         log=log,
         checkpoint=getattr(log, "ckpt", None),

@@ -133,6 +133,30 @@ def test_every_key_that_is_priced_is_read_back(in_child: Any) -> None:
     assert in_child(differences) == {}
 
 
+@pytest.mark.nemo
+def test_a_rank_reads_its_tokenizer_from_the_arguments(in_child: Any, tmp_path: Path) -> None:
+    """A small tokenizer does not change the model's vocabulary, which is the recipe's."""
+
+    def read() -> tuple[str, int, int]:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+        from transformers import PreTrainedTokenizerFast
+
+        from slipway.recipes.build import build
+        from slipway.recipes.readback import read_back
+        from tests.megatron import parts_of_objects
+
+        words = Tokenizer(WordLevel({"a": 0, "b": 1, "</s>": 2}, unk_token="a"))
+        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+        spec = planner.complete(load("llama3_8b", [f"data.tokenizer={tmp_path}"]))
+        found = read_back(parts_of_objects(build(spec)), spec)
+        return found.data.tokenizer, found.model.vocab_size, spec.model.vocab_size
+
+    tokenizer, found, promised = in_child(read)
+    assert tokenizer == str(tmp_path)
+    assert found == promised
+
+
 BEHIND = "trainer.strategy.tensor_model_parallel_size=4"  # the recipe has 2
 
 
