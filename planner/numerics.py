@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from slipway.configs import Gpu, Spec
+from slipway.configs.schema import Moments
 
 FP32_BYTES = 4.0
 BF16_BYTES = 2.0
@@ -71,7 +72,7 @@ class Numerics:
     scaling: Scaling = Scaling.none
     quantized_weights: bool = False  # the model holds no bf16 weights beside the quantized ones
     reduce_in_fp32: bool = True
-    precision_aware: bool = False  # Megatron-Core's precision-aware optimizer: bf16 moments
+    bf16_moments: bool = False  # of Adam, by Megatron-Core's precision-aware optimizer
 
     @property
     def activation_bytes(self) -> float:
@@ -120,18 +121,19 @@ class Numerics:
     @property
     def state_bytes(self) -> float:
         """Of Adam's states of one parameter: two moments, and a master weight where the weight itself is not fp32."""
-        if self.precision_aware or self.gemm is Dtype.fp32:
-            return _MOMENTS_BYTES
-        return _MOMENTS_BYTES + _MASTER_BYTES
+        moments = 2 * BF16_BYTES if self.bf16_moments else _MOMENTS_BYTES
+        return moments + (0.0 if self.gemm is Dtype.fp32 else _MASTER_BYTES)
 
     @property
     def adam_bytes(self) -> float:
-        """Read and written to update one parameter by Adam with fp32 states.
+        """Read and written to update one parameter by Adam.
 
         It reads the gradient, two moments and the master weight, and writes the last three; then it writes the model's
         weight, unless that is the master weight itself.
         """
-        return 4 * FP32_BYTES + 3 * FP32_BYTES + (0.0 if self.gemm is Dtype.fp32 else BF16_BYTES)
+        moments = 2 * BF16_BYTES if self.bf16_moments else _MOMENTS_BYTES
+        gradient_and_master = FP32_BYTES + 2 * FP32_BYTES
+        return gradient_and_master + 2 * moments + (0.0 if self.gemm is Dtype.fp32 else BF16_BYTES)
 
     @property
     def unquantized(self) -> Numerics:
@@ -148,7 +150,7 @@ def numerics_of(spec: Spec) -> Numerics:
         scaling=Scaling(precision.fp8_recipe) if gemm.quantized else Scaling.none,
         quantized_weights=precision.fp8_param_gather,
         reduce_in_fp32=precision.grad_reduce_in_fp32,
-        precision_aware=spec.optim.precision_aware,
+        bf16_moments=spec.optim.precision_aware and spec.optim.moments is Moments.bf16,
     )
 
 

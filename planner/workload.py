@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
-from slipway.configs.schema import LayerKind, LayerShape, layer_kinds
+from slipway.configs.schema import CudaGraphScope, LayerKind, LayerShape, layer_kinds
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
@@ -46,6 +46,9 @@ class LayerContext:
     recompute_modules: tuple[str, ...]  # with selective; never empty there
     tp_comm_overlap: bool
     cuda_graphs: bool
+    cuda_graph_scope: CudaGraphScope
+    fused_router: bool
+    hides_expert_exchange: bool  # under the compute of another micro-batch
     fused_cross_entropy: bool
     vocabulary: int  # rows of the embedding and of the logits on all tensor ranks, padding included
     lora_rank: int  # 0: every weight is trained
@@ -54,7 +57,7 @@ class LayerContext:
     expert_capacity: float  # over an expert's even share of tokens; 0: an expert takes whatever it is sent
     sent_to_experts: float  # tokens that experts compute, over those routed
     pads_experts: bool  # every expert is filled up to its capacity
-    sends_once_per_node: bool  # the flex dispatcher sends one copy of a token to a node, however many experts it meets
+    sends_once_per_node: bool  # the dispatcher sends one copy of a token to a node, however many experts it meets
 
     def __post_init__(self) -> None:
         # A context is a cache's key in every layer's price: hashing its model and its calibration anew costs more.
@@ -91,6 +94,9 @@ class LayerContext:
         return self.tp if self.sequence_parallel else 1
 
 
+_SENDS_ONCE_PER_NODE = (Dispatcher.flex, Dispatcher.hybridep)
+
+
 def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
     """The context of every layer of ``spec``, but for layers that a quantized run keeps in bf16."""
     lay = spec.layout
@@ -116,6 +122,9 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         recompute_modules=modules,
         tp_comm_overlap=lay.tp_comm_overlap,
         cuda_graphs=lay.cuda_graphs,
+        cuda_graph_scope=spec.levers.cuda_graph_scope,
+        fused_router=spec.levers.moe_router_fusion,
+        hides_expert_exchange=spec.levers.expert_comm_overlap,
         fused_cross_entropy=lay.fused_cross_entropy,
         vocabulary=spec.model.padded_vocab_size(lay.tp),
         lora_rank=spec.task.lora_rank,
@@ -124,7 +133,7 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         expert_capacity=lay.moe_expert_capacity_factor,
         sent_to_experts=sent,
         pads_experts=lay.moe_pad_expert_input_to_capacity,
-        sends_once_per_node=lay.dispatcher is Dispatcher.flex,
+        sends_once_per_node=spec.dispatcher in _SENDS_ONCE_PER_NODE,
     )
 
 

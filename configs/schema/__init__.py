@@ -23,6 +23,7 @@ from slipway.configs.schema.layout import (
     Schedule,
 )
 from slipway.configs.schema.legal import Choice
+from slipway.configs.schema.levers import CudaGraphScope, Levers
 from slipway.configs.schema.model import (
     Activation,
     LoadBalancing,
@@ -32,7 +33,7 @@ from slipway.configs.schema.model import (
     RopeScaling,
     SoftmaxType,
 )
-from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Optimizer
+from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Moments, Optimizer
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe, Gemm, Precision
 from slipway.configs.schema.run import Run
 from slipway.configs.schema.spec import Spec
@@ -54,6 +55,7 @@ __all__ = [
     "Changed",
     "Choice",
     "Cluster",
+    "CudaGraphScope",
     "Data",
     "DataKind",
     "Dispatcher",
@@ -66,10 +68,12 @@ __all__ = [
     "LayerKind",
     "LayerShape",
     "Layout",
+    "Levers",
     "LoadBalancing",
     "LrSchedule",
     "Mixer",
     "Model",
+    "Moments",
     "Normalization",
     "Optimizer",
     "Placement",

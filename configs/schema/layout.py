@@ -32,11 +32,16 @@ class Fsdp(Choice):
 
 
 class Dispatcher(Choice):
-    """How tokens travel to the ranks of their experts (Megatron-Core's ``moe_token_dispatcher_type``)."""
+    """How tokens travel to the ranks of their experts (Megatron-Core's ``moe_token_dispatcher_type``).
 
+    ``flex`` is DeepEP, ``hybridep`` NVIDIA's successor of it. ``auto`` is DeepEP where it runs, else ``alltoall``.
+    """
+
+    auto = "auto"
     alltoall = "alltoall"
     allgather = "allgather"
     flex = "flex"
+    hybridep = "hybridep"
 
 
 class Schedule(Choice):

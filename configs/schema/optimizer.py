@@ -14,6 +14,13 @@ class Algorithm(Choice):
     adam = "adam"
 
 
+class Moments(Choice):
+    """The type of Adam's moments."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 class LrSchedule(Choice):
     """The shape of the learning rate after warm-up; ``stages``: the lines of ``optim.stages``."""
 
@@ -104,7 +111,10 @@ class Optimizer:
     """
 
     precision_aware: bool = False
-    """Whether Adam's moments and the gradients are in bf16 (Megatron-Core's precision-aware optimizer)."""
+    """Whether Adam's moments have a type of their own, ``moments`` (Megatron-Core's precision-aware optimizer)."""
+
+    moments: Moments = Moments.bf16
+    """With ``precision_aware``: the type of Adam's two moments."""
 
     def error(self) -> tuple[str, str] | None:
         """What is contradictory in the schedule and how to fix it; None where nothing is."""

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from slipway.configs.schema.cluster import Cluster
 from slipway.configs.schema.data import Data
-from slipway.configs.schema.gpu import Gpu
-from slipway.configs.schema.layout import Batch, Layout
+from slipway.configs.schema.gpu import BLACKWELL, Gpu
+from slipway.configs.schema.layout import Batch, Dispatcher, Layout
 from slipway.configs.schema.legal import FolderName, Size
+from slipway.configs.schema.levers import Levers
 from slipway.configs.schema.model import Model
 from slipway.configs.schema.optimizer import Optimizer
 from slipway.configs.schema.precision import Precision
@@ -41,6 +42,9 @@ class Spec:
 
     layout: Layout = field(default_factory=Layout)
     """How the model is spread over the GPUs."""
+
+    levers: Levers = field(default_factory=Levers)
+    """What the run does for speed alone."""
 
     optim: Optimizer
     """Optimizer and schedule."""
@@ -79,6 +83,21 @@ class Spec:
         """
         ranks = self.layout.tp * self.layout.pp * self.layout.cp
         return self.gpus // ranks if self.gpus % ranks == 0 else 0
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """How tokens travel to the ranks of their experts: the layout's, with ``auto`` resolved.
+
+        As NeMo's DeepEPCallback, ``auto`` takes DeepEP on Ampere and Hopper; it needs several ranks that share the
+        experts, and has no input of a fixed size, which padding and CUDA graphs ask for.
+        """
+        layout = self.layout
+        if layout.dispatcher is not Dispatcher.auto:
+            return layout.dispatcher
+        fixed = layout.moe_pad_expert_input_to_capacity or layout.cuda_graphs
+        shared = self.model.is_moe and layout.ep * layout.expert_tp > 1
+        runs = shared and not fixed and self.gpu.compute_capability < BLACKWELL
+        return Dispatcher.flex if runs else Dispatcher.alltoall
 
     @property
     def expert_dp(self) -> int:

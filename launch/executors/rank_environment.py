@@ -13,7 +13,7 @@ MIN_SHUTDOWN_S = 30  # torchrun's own default
 
 
 def environment(spec: Spec) -> dict[str, str]:
-    """The environment variables of every rank: those that the layout needs, then the cluster's own, which win."""
+    """The environment variables of every rank: those that layout and levers need, then the cluster's own, which win."""
     if spec.cluster.accelerator == "cpu":
         ranks = {"OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     else:
@@ -21,7 +21,7 @@ def environment(spec: Spec) -> dict[str, str]:
             "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # tensors of finished collectives are freed at once
             "TOKENIZERS_PARALLELISM": "false",  # the data loader forks
             "TORCH_NCCL_HIGH_PRIORITY": "1",
-        }
+        } | _of_levers(spec)
         if not spec.layout.cuda_graphs:  # graphs and expandable segments exclude each other
             ranks["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
         if spec.layout.tp > 1 or spec.layout.cp > 1:
@@ -30,6 +30,20 @@ def environment(spec: Spec) -> dict[str, str]:
     # torchrun forwards SIGTERM to the ranks, and kills those that still run after this time
     ranks["PET_SHUTDOWN_TIMEOUT"] = str(max(MIN_SHUTDOWN_S, int(60 * spec.cluster.grace_minutes)))
     return ranks | spec.cluster.env
+
+
+def _of_levers(spec: Spec) -> dict[str, str]:
+    """As NeMo 2.7.3's performance scripts set them (PerfEnvPlugin, scripts/performance/executors.py)."""
+    levers = spec.levers
+    margin = str(levers.layernorm_sm_margin)
+    found = {
+        "NCCL_NVLS_ENABLE": str(int(levers.nvls)),
+        "NVTE_FWD_LAYERNORM_SM_MARGIN": margin,
+        "NVTE_BWD_LAYERNORM_SM_MARGIN": margin,
+    }
+    if levers.p2p_chunk_bytes and spec.layout.pp > 1:
+        found["NCCL_P2P_NET_CHUNKSIZE"] = str(levers.p2p_chunk_bytes)
+    return found
 
 
 def mounts(spec: Spec) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from slipway import configs
-from slipway.configs import Layout, Model, Spec
+from slipway.configs import Layout, Levers, Model, Spec
 from slipway.configs.schema import LoadBalancing, LrSchedule
 from slipway.configs.schema.pipeline_layout import DECODER, chunks_of_text, text_of_sizes
 from slipway.planner.layout import on_one_rank
@@ -35,8 +36,6 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
     """
     layout = _shrunk_layout(spec, max_ranks)
     model, first, last = _shrunk_model(spec, layout)
-    ranks_of_model = layout.tp * layout.pp * layout.cp
-    data_parallel = layout.gbs // (layout.mbs * MICRO_BATCHES)
     optim = replace(
         spec.optim,
         lr=LEARNING_RATE,
@@ -54,7 +53,7 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
     )
     return replace(
         spec,
-        gpus=ranks_of_model * data_parallel,
+        gpus=_ranks(layout),
         model=model,
         precision=configs.precision("fp32"),
         layout=replace(
@@ -63,6 +62,7 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
             num_layers_in_last_pipeline_stage=last,
             pipeline_layout=_shrunk_pipeline(spec, layout) if spec.layout.pipeline_layout else "",
         ),
+        levers=_shrunk_levers(spec, layout),
         optim=optim,
         data=configs.Data(name="mock"),
     )
@@ -94,8 +94,19 @@ def _shrunk_layout(spec: Spec, max_ranks: int) -> Layout:
         optimizer_cpu_offload=False,
         moe_expert_capacity_factor=0.0,  # which tokens are dropped depends on the layout
         moe_pad_expert_input_to_capacity=False,
-        dispatcher=configs.Dispatcher.alltoall if layout.dispatcher is configs.Dispatcher.flex else layout.dispatcher,
+        dispatcher=configs.Dispatcher.alltoall if spec.dispatcher is configs.Dispatcher.flex else spec.dispatcher,
     )
+
+
+def _shrunk_levers(spec: Spec, toy: Layout) -> Levers:
+    """The levers that CPU ranks have. A toy has few data-parallel ranks: no more instances than divide them."""
+    ranks = replace(spec, layout=toy, gpus=_ranks(toy))
+    instances = math.gcd(spec.levers.optimizer_instances, ranks.dp * toy.cp, ranks.expert_dp)
+    return replace(spec.levers, optimizer_instances=instances, moe_router_fusion=False)
+
+
+def _ranks(toy: Layout) -> int:
+    return toy.tp * toy.pp * toy.cp * (toy.gbs // (toy.mbs * MICRO_BATCHES))
 
 
 def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
@@ -178,4 +189,5 @@ def _shrunk_latent_attention(model: Model) -> Model:
 
 def single_process(toy: Spec) -> Spec:
     """The same toy in one process, with which every layout must agree."""
-    return replace(toy, gpus=1, layout=on_one_rank(toy.layout))
+    levers = replace(toy.levers, optimizer_instances=1, wgrad_deferral_limit=0)
+    return replace(toy, gpus=1, layout=on_one_rank(toy.layout), levers=levers)

@@ -155,11 +155,14 @@ class StageEstimate:
     Args:
         layout: any of them.
         expert_load: as in :func:`stage_memory`.
+        wgrad_deferral_limit: as in :class:`slipway.configs.Levers`.
     """
 
-    def __init__(self, layout: Layout, context: LayerContext, expert_load: float) -> None:
+    def __init__(
+        self, layout: Layout, context: LayerContext, expert_load: float, wgrad_deferral_limit: int = 0
+    ) -> None:
         lay, model = layout, context.model
-        self.layout, self.context = layout, context
+        self.layout, self.context, self.wgrad_deferral_limit = layout, context, wgrad_deferral_limit
         self.kinds = {*layer_kinds(model.shape), model.mtp_kind}
         self.layers = {kind: layer_bytes(context, kind, expert_load) for kind in self.kinds}
         self.tokens = context.tokens
@@ -201,6 +204,12 @@ class StageEstimate:
         vocabulary = context.vocabulary / context.tp
         return (1 + context.model.mtp_num_layers) * (per_logit * self.tokens * vocabulary + 2 * self.boundary)
 
+    def deferred(self, num_micro_batches: int) -> float:
+        """The inputs of the output layer and the gradients of its logits whose product waits for the step's end."""
+        count = min(self.wgrad_deferral_limit, num_micro_batches)
+        gradients = self.context.numerics.unquantized.activation_bytes * self.tokens
+        return count * (gradients * self.context.vocabulary / self.context.tp + self.boundary)
+
     def predictions(self, depth: float) -> float:
         """What ``depth`` micro-batches leave in the multi-token prediction layers."""
         model = self.context.model
@@ -237,6 +246,8 @@ class StageEstimate:
             return activations, 0.0
         logits = self.logits()
         activations += self.predictions(depth)
+        if pipeline.pp > 1:
+            logits += self.deferred(pipeline.num_micro_batches)
         if pipeline.pp == 1:  # logits exist before the first layer's backward pass, and its working set does not yet
             activations -= min(recomputed + gradients, logits)
         return activations, logits
@@ -249,7 +260,7 @@ def stage_memory(spec: Spec, cal: Calibration | None = None, expert_load: float 
 
 def _stages(work: Workload, expert_load: float) -> Iterator[StageMemory]:
     layout = work.spec.layout
-    estimate = StageEstimate(layout, work.context, expert_load)
+    estimate = StageEstimate(layout, work.context, expert_load, work.spec.levers.wgrad_deferral_limit)
     pipeline = Pipeline(layout.pp, layout.vpp, work.num_micro_batches)
     buffers = estimate.buffers(layout.pp)
     fixed = [stage_states(work.spec, work.context.numerics, shard) for shard in work.shards]

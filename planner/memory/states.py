@@ -20,7 +20,8 @@ class States(NamedTuple):
 def stage_states(spec: Spec, numerics: Numerics, shard: Shard) -> States:
     """Bytes of a stage whose ranks hold ``shard``, sharded over data-parallel ranks as the layout says."""
     lay = spec.layout
-    dense_ranks, expert_ranks = max(spec.dp, 1) * lay.cp, spec.expert_dp
+    instances = spec.levers.optimizer_instances
+    dense_ranks, expert_ranks = max(max(spec.dp, 1) * lay.cp // instances, 1), max(spec.expert_dp // instances, 1)
     owned = shard.dense / dense_ranks + shard.expert / expert_ranks
     sharded_weights = lay.fsdp is not Fsdp.none
     held = owned if sharded_weights else shard.total

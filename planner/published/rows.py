@@ -69,6 +69,9 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpu=configs.gpu(gpu),
         precision=_trained_precision(row, precision, known),
         layout=layout,
+        levers=configs.Levers(
+            check_for_nan=False, bucket_size=0
+        ),  # benchmarks turn it off: NeMo 2.7.3 scripts/performance/helpers.py
         optim=ANY_ADAM,
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(name="none", executor="local"),

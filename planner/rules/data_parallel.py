@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway.configs import Fsdp, Spec
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
+from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
 
 
 @rule(
@@ -58,4 +58,32 @@ def _precision_aware(spec: Spec) -> Broken | None:
             "optim.precision_aware=true with layout.distributed_optimizer=false",
             "Use layout.distributed_optimizer=true.",
         )
+    return None
+
+
+@rule(
+    "optimizer-instances",
+    says="several optimizer instances need the distributed optimizer, and their number divides the data-parallel ranks "
+    "of the dense layers and of the experts",
+    why="each instance is a part of the ranks that hold the same weights",
+    source=MCORE + "parallel_state.initialize_model_parallel",
+)
+def _optimizer_instances(spec: Spec) -> Broken | None:
+    instances, layout = spec.levers.optimizer_instances, spec.layout
+    if instances == 1:
+        return None
+    if not layout.distributed_optimizer:
+        return Broken(
+            f"levers.optimizer_instances={instances} with layout.distributed_optimizer=false",
+            "Use layout.distributed_optimizer=true.",
+        )
+    ranks = {"data-parallel ranks": max(spec.dp, 1) * layout.cp}
+    if spec.model.is_moe:
+        ranks["data-parallel ranks of the experts"] = spec.expert_dp
+    for name, count in ranks.items():
+        if count % instances:
+            return Broken(
+                f"levers.optimizer_instances={instances} does not divide the {count} {name}",
+                f"Use levers.optimizer_instances={nearest_values(instances, divisors(count))}.",
+            )
     return None

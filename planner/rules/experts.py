@@ -119,7 +119,7 @@ def _capacity_pad(spec: Spec) -> Broken | None:
             "layout.moe_pad_expert_input_to_capacity without layout.moe_expert_capacity_factor",
             "Use layout.moe_expert_capacity_factor=1.0.",
         )
-    if layout.dispatcher is Dispatcher.flex:
+    if spec.dispatcher is Dispatcher.flex:
         return Broken(
             "layout.moe_pad_expert_input_to_capacity with layout.dispatcher=flex", "Use layout.dispatcher=alltoall."
         )
@@ -135,7 +135,7 @@ def _capacity_pad(spec: Spec) -> Broken | None:
 )
 def _flex_dispatcher(spec: Spec) -> Broken | None:
     layout, gpu = spec.layout, spec.gpu
-    if not spec.model.is_moe or layout.dispatcher is not Dispatcher.flex:
+    if not spec.model.is_moe or spec.dispatcher is not Dispatcher.flex:
         return None
     if gpu.compute_capability >= BLACKWELL:
         return Broken(f"layout.dispatcher=flex on {gpu.name}", "Use layout.dispatcher=alltoall.")
@@ -157,7 +157,7 @@ def _experts_cuda_graphs(spec: Spec) -> Broken | None:
     layout = spec.layout
     if not (spec.model.is_moe and layout.cuda_graphs):
         return None
-    if layout.dispatcher is Dispatcher.alltoall and layout.moe_pad_expert_input_to_capacity:
+    if spec.dispatcher is Dispatcher.alltoall and layout.moe_pad_expert_input_to_capacity:
         return None
     return Broken(
         f"layout.cuda_graphs=true with experts of {spec.model.name} whose input has no fixed size",
@@ -194,4 +194,20 @@ def _allgather_dispatcher(spec: Spec) -> Broken | None:
     layout = spec.layout
     if spec.model.is_moe and layout.dispatcher is Dispatcher.allgather and layout.ep > _MOST_ALLGATHER_RANKS:
         return Broken(f"layout.dispatcher=allgather with layout.ep={layout.ep}", "Use layout.dispatcher=alltoall.")
+    return None
+
+
+@rule(
+    "router-fusion",
+    says="the fused router needs experts",
+    why="a dense model has no router",
+    source=MCORE + "moe.router.TopKRouter",
+    phase=Phase.never,
+)
+def _router_fusion(spec: Spec) -> Broken | None:
+    if spec.levers.moe_router_fusion and not spec.model.is_moe:
+        return Broken(
+            f"levers.moe_router_fusion=true with the dense model {spec.model.name}",
+            "Use levers.moe_router_fusion=false.",
+        )
     return None

@@ -284,3 +284,27 @@ def _mtp_tied_pp(spec: Spec) -> Broken | None:
     if spec.model.mtp_num_layers and spec.model.tied and spec.layout.pp > 1:
         return Broken(f"layout.pp={spec.layout.pp} with model.mtp_num_layers and tied embeddings", "Use layout.pp=1.")
     return None
+
+
+@rule(
+    "wgrad-deferral",
+    says="weight gradients of the output layer are deferred only in a pipeline, and without multi-token prediction",
+    why="they are computed while other stages end their passes; and Megatron-Core pairs the inputs of the output layer "
+    "with its gradients in the order of the micro-batches, which multi-token prediction breaks: it uses it twice",
+    source=MCORE + "ModelParallelConfig.__post_init__, utils.drain_embedding_wgrad_compute and "
+    "models.gpt.gpt_model.GPTModel._postprocess",
+    phase=Phase.step,
+)
+def _wgrad_deferral(spec: Spec) -> Broken | None:
+    limit = spec.levers.wgrad_deferral_limit
+    if not limit:
+        return None
+    leave_out = "Use levers.wgrad_deferral_limit=0"
+    if spec.layout.pp == 1:
+        return Broken(f"levers.wgrad_deferral_limit={limit} with layout.pp=1", f"{leave_out}, or layout.pp=2 or more.")
+    if spec.model.mtp_num_layers:
+        return Broken(
+            f"levers.wgrad_deferral_limit={limit} with multi-token prediction trains on wrong gradients",
+            f"{leave_out}.",
+        )
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 from slipway import configs
-from slipway.configs import Adapter, Call, Schedule, Spec
+from slipway.configs import Adapter, Call, Dispatcher, Schedule, Spec
+from slipway.configs.schema import CudaGraphScope
 from slipway.configs.schema.pipeline_layout import predicts_after_layers
 from slipway.planner.rules.registry import MCORE, Broken, Severity, rule
 
@@ -22,10 +23,13 @@ _FIXED_BY_CLASS = (
 @rule(
     "planned-only",
     says="models without a recipe, tasks other than pretraining, nvfp4, multi-token prediction in a chunk of its own, "
-    "the gpipe and zero_bubble schedules, and changes of what NeMo's class of a model fixes, can be planned for but "
-    "not trained",
+    "the gpipe and zero_bubble schedules, levers that NeMo does not have (HybridEP, overlap of the experts' exchange, "
+    "delayed weight gradients, graphs of attention or of a step, parameter gather under the optimizer), and changes of "
+    "what NeMo's class of a model fixes, can be planned for but not trained",
     why="the recipes would train something else without a word",
-    source="NeMo 2.7.3 recipes.precision; " + MCORE + "pipeline_parallel.schedules.get_forward_backward_func",
+    source="NeMo 2.7.3 recipes.precision, lightning.megatron_parallel, MegatronCommOverlapCallback; "
+    + MCORE
+    + "pipeline_parallel.schedules.get_forward_backward_func and combined_1f1b, transformer_config",
     severity=Severity.advice,
 )
 def planned_only(spec: Spec) -> Broken | None:
@@ -41,6 +45,8 @@ def planned_only(spec: Spec) -> Broken | None:
             "NeMo 2.7.3 with megatron-core 0.15.3 has no recipe for it",
             "Use precision=mxfp8 or bf16.",
         )
+    if broken := _untrained_lever(spec):
+        return broken
     if model.mtp_num_layers and spec.layout.pipeline_layout and not predicts_after_layers(spec.layout.pipeline_layout):
         return _not_trained(
             f"layout.pipeline_layout={spec.layout.pipeline_layout}",
@@ -54,6 +60,38 @@ def planned_only(spec: Spec) -> Broken | None:
             "Use layout.schedule=auto.",
         )
     return _fixed_by_class(spec)
+
+
+def _untrained_lever(spec: Spec) -> Broken | None:
+    """The first lever that NeMo 2.7.3 with megatron-core 0.15.3 does not have."""
+    levers = spec.levers
+    if spec.model.is_moe and spec.layout.dispatcher is Dispatcher.hybridep:
+        return _not_trained(
+            "layout.dispatcher=hybridep",
+            "megatron-core 0.15.3 knows DeepEP only",
+            "Use layout.dispatcher=auto, which is DeepEP where it runs.",
+        )
+    for name in ("expert_comm_overlap", "delay_wgrad"):
+        if getattr(levers, name):
+            return _not_trained(
+                f"levers.{name}=true",
+                "Megatron-Core asks the training step for the schedule of a model's parts, which NeMo's does not give",
+                f"Use levers.{name}=false.",
+            )
+    if levers.overlap_param_gather_with_optimizer_step:
+        return _not_trained(
+            "levers.overlap_param_gather_with_optimizer_step=true",
+            "NeMo 2.7.3 turns it off in its own recipes, because checkpoints fail with it",
+            "Use levers.overlap_param_gather_with_optimizer_step=false.",
+        )
+    if levers.cuda_graph_scope is not CudaGraphScope.layer:
+        return _not_trained(
+            f"levers.cuda_graph_scope={levers.cuda_graph_scope.value}",
+            "nothing in NeMo 2.7.3 captures attention alone, and its switch for whole steps is one that Megatron-Core "
+            "refuses in the second validation of the configuration",
+            "Use levers.cuda_graph_scope=layer.",
+        )
+    return None
 
 
 def _fixed_by_class(spec: Spec) -> Broken | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from slipway.configs import Fsdp
+from slipway.planner.levers import bucket_size
 from slipway.planner.numerics import FP32_BYTES, Numerics
 from slipway.planner.parameters import Shard
 from slipway.planner.time.kernels import Device
@@ -18,9 +19,9 @@ from slipway.planner.workload import LayerContext, Workload
 # Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least. Assumed:
 # just above the largest fitted tp_overlap of stacks that switch it on (configs/calibration, 0.69).
 _USER_BUFFER_OVERLAP = 0.7
-# Share of the data-parallel exchange that nothing hides: the last gradient bucket is reduced after the backward pass
-# has ended. Assumed: one bucket of twenty.
-_LAST_BUCKET = 0.05
+# Of an all-reduce that network switches add up (SHARP): one pass of the data over the links for two. The sharded
+# reduction and the gather of the distributed optimizer move as much as before.
+_SHARP_ALL_REDUCE = 0.5
 # Times that an optimizer step takes longer with its states in host memory, over HBM: assumed; no published run shows
 # it.
 _HOST_OPTIMIZER = 8.0
@@ -60,6 +61,7 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
     if spec.task.lora_rank:  # adapters are under a thousandth of the weights
         return DataParallel()
     fsdp = lay.fsdp is not Fsdp.none
+    largest = max(shard.total for shard in work.shards)
     exchanged, optimizer = _slowest_stage(
         device,
         work.context.numerics,
@@ -68,6 +70,9 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
             dense_stride=lay.tp,
             expert=spec.expert_dp,
             expert_stride=lay.ep * lay.expert_tp,
+            instances=spec.levers.optimizer_instances,
+            sharp=spec.levers.sharp,
+            checks_for_nan=spec.levers.check_for_nan,
             shards_optimizer=lay.distributed_optimizer or fsdp,
             # weights are gathered for the forward and again for the backward pass of every micro-batch
             weight_gathers=2 * work.num_micro_batches if fsdp else int(lay.distributed_optimizer),
@@ -76,7 +81,8 @@ def data_parallel(work: Workload, device: Device, window: float) -> DataParallel
     )
     if lay.optimizer_cpu_offload:
         optimizer *= _HOST_OPTIMIZER
-    return DataParallel(_exposed(work, exchanged, window), optimizer)
+    # Nothing hides the last bucket: it is reduced after the backward pass has ended.
+    return DataParallel(_exposed(work, exchanged, window, min(1.0, bucket_size(spec) / largest)), optimizer)
 
 
 class _Ranks(NamedTuple):
@@ -86,45 +92,79 @@ class _Ranks(NamedTuple):
     dense_stride: int
     expert: int
     expert_stride: int
+    instances: int
+    sharp: bool
+    checks_for_nan: bool
     shards_optimizer: bool
     weight_gathers: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The ``size`` ranks, ``stride`` apart, that hold the same weights, in ``instances`` parts that share states."""
+
+    device: Device
+    size: int
+    stride: int
+    instances: int
+
+    @property
+    def sharers(self) -> int:
+        """Ranks over which one copy of the optimizer states is sharded."""
+        return max(self.size // self.instances, 1)
+
+    @property
+    def within(self) -> Link:
+        """Between the ranks that share one copy of the optimizer states."""
+        return link(self.device, self.sharers, self.stride)
+
+    @property
+    def across(self) -> Link:
+        """Between the ranks that hold the same part of the states."""
+        return link(self.device, self.instances, self.stride * self.sharers)
 
 
 @functools.lru_cache(maxsize=16384)
 def _slowest_stage(device: Device, numerics: Numerics, ranks: _Ranks, shards: frozenset[Shard]) -> tuple[float, float]:
     """Seconds of the data-parallel exchange and of the optimizer on the stages where they are longest."""
-    dense_link = link(device, ranks.dense, ranks.dense_stride)
-    expert_link = link(device, ranks.expert, ranks.expert_stride)
+    dense_group = _Group(device, ranks.dense, ranks.dense_stride, ranks.instances)
+    expert_group = _Group(device, ranks.expert, ranks.expert_stride, ranks.instances)
     exchanged = optimizer = 0.0
     for shard in shards:
-        dense = _exchange(numerics, ranks.weight_gathers, dense_link, shard.dense)
-        expert = _exchange(numerics, ranks.weight_gathers, expert_link, shard.expert)
+        dense = _exchange(numerics, ranks, dense_group, shard.dense)
+        expert = _exchange(numerics, ranks, expert_group, shard.expert)
         exchanged = max(exchanged, dense + expert)
-        sharded = shard.dense / ranks.dense + shard.expert / ranks.expert
+        sharded = shard.dense / dense_group.sharers + shard.expert / expert_group.sharers
         updated = sharded if ranks.shards_optimizer else float(shard.total)
         streamed = updated * numerics.adam_bytes + shard.total / ranks.dense * _NORM_BYTES
+        if ranks.checks_for_nan:
+            streamed += shard.total * numerics.reduced_gradient_bytes
         optimizer = max(optimizer, device.stream(streamed, _OPTIMIZER_KERNELS))
     return exchanged, optimizer
 
 
-def _exposed(work: Workload, exchanged: float, window: float) -> float:
-    """What is left of ``exchanged`` seconds when compute hides what it can."""
+def _exposed(work: Workload, exchanged: float, window: float, last_bucket: float) -> float:
+    """What is left of ``exchanged`` seconds when compute hides what it can, which is not the share ``last_bucket``."""
     lay, cal = work.spec.layout, work.calibration
     if not cal.overlapped or not lay.overlap_grad_reduce:
         return exchanged
     if lay.fsdp is not Fsdp.none:  # each unit's weights are waited for where they are needed, in both passes
         return exchanged - cal.dp_overlap * min(exchanged, window)
-    return max(exchanged - cal.dp_overlap * window, _LAST_BUCKET * exchanged)
+    return max(exchanged - cal.dp_overlap * window, last_bucket * exchanged)
 
 
-def _exchange(numerics: Numerics, weight_gathers: int, ring: Link, count: int) -> float:
+def _exchange(numerics: Numerics, ranks: _Ranks, group: _Group, count: int) -> float:
     """Seconds to reduce the gradients of ``count`` parameters, and to gather the parameters where they are sharded."""
-    if not count or ring.size == 1:
+    if not count or group.size == 1:
         return 0.0
     gradients, weights = count * numerics.reduced_gradient_bytes, count * numerics.gathered_weight_bytes
-    if not weight_gathers:
-        return ring.all_reduce(gradients)
-    return weight_gathers * ring.gather(weights) + ring.gather(gradients)
+    if not ranks.weight_gathers:
+        # in the switches each rank sends its gradients once and receives the sum
+        return group.within.all_reduce(gradients) * (_SHARP_ALL_REDUCE if ranks.sharp else 1.0)
+    seconds = ranks.weight_gathers * group.within.gather(weights) + group.within.gather(gradients)
+    if ranks.instances > 1:
+        seconds += group.across.all_reduce(gradients / group.sharers) * (_SHARP_ALL_REDUCE if ranks.sharp else 1.0)
+    return seconds
 
 
 def send_seconds(work: Workload, device: Device) -> float:

@@ -31,8 +31,13 @@ from slipway.planner.time.operations import (
 from slipway.planner.workload import LayerContext
 
 # Passes over the router's logits: softmax, selection, the counting of tokens, the load-balancing loss; in eight
-# kernels.
+# kernels. Fused, it is one kernel each for the selection, for the scores of the loss, and for the loss.
 _ROUTER_PASSES, _ROUTER_KERNELS = 3, 8
+_FUSED_ROUTER_PASSES, _FUSED_ROUTER_KERNELS = 2, 3
+# Share of the exchange that hides under another micro-batch's compute. Assumed: DeepSeek-V3 reports that both are about
+# as long as each other and that the exchange is hidden (arXiv:2412.19437, section 3.2.1); its first and last
+# micro-batch have no other to hide under.
+_OVERLAPPED_EXCHANGE = 0.9
 # Reads and writes of the copies. The all-to-all dispatcher orders them by rank before they travel and by expert after,
 # and back, of which the exchange does a part. The flex dispatcher's kernels place the copies as they move them.
 _ORDERING_PASSES = {"alltoall": 6, "flex": 2}
@@ -49,8 +54,11 @@ def experts(context: LayerContext) -> Iterator[Operation | Module]:
     if m.moe_latent_size:
         yield Linear(h, m.hidden_size, local)
         yield Linear(m.hidden_size, h, local)
-    logits = FP32_BYTES * local * m.num_moe_experts * _ROUTER_PASSES
-    yield Stream(logits, logits, _ROUTER_KERNELS)
+    passes, kernels = (
+        (_FUSED_ROUTER_PASSES, _FUSED_ROUTER_KERNELS) if context.fused_router else (_ROUTER_PASSES, _ROUTER_KERNELS)
+    )
+    logits = FP32_BYTES * local * m.num_moe_experts * passes
+    yield Stream(logits, logits, kernels)
     routed = local * m.moe_router_topk * context.sent_to_experts
     yield from _dispatch(context, local, routed, h)
     passes = _ORDERING_PASSES["flex" if context.sends_once_per_node else "alltoall"]
@@ -71,9 +79,8 @@ def _dispatch(context: LayerContext, local: float, routed: float, h: int) -> Ite
         if context.sends_once_per_node and nodes > 1:
             across = e * local * h * nodes_met(m, nodes)
         group = Group(context.ep, context.etp)
-        yield AllToAlls(
-            Term.expert_parallel, group, moved, _EXCHANGES, _EXCHANGE_KERNELS, across, hidden=cal.expert_overlap
-        )
+        hidden = max(cal.expert_overlap, _OVERLAPPED_EXCHANGE if context.hides_expert_exchange else 0.0)
+        yield AllToAlls(Term.expert_parallel, group, moved, _EXCHANGES, _EXCHANGE_KERNELS, across, hidden=hidden)
     if context.etp > 1:
         total = e * routed * context.etp * h
         yield Gathers(Term.tensor_parallel, Group(context.etp, 1), total, _EXCHANGES, _EXCHANGES, kernels=2)

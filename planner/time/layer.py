@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slipway.configs import Recompute
-from slipway.configs.schema import FeedForward, LayerKind, Mixer
+from slipway.configs.schema import CudaGraphScope, FeedForward, LayerKind, Mixer
 from slipway.planner import flops
 from slipway.planner.time.attention import attention
 from slipway.planner.time.communication import tensor_parallel
@@ -101,11 +101,17 @@ def _operations(context: LayerContext, kind: LayerKind) -> Iterator[Operation | 
 
 def _host_seconds(context: LayerContext, kind: LayerKind) -> float:
     """CPU time of a layer's pass without its launches: the Python that runs it, and the wait for token counts."""
-    if context.cuda_graphs:
-        return 0.0
-    cal = context.calibration
+    cal, outside = context.calibration, _outside_graphs(context, kind)
     waits = kind.feed_forward is FeedForward.experts and not context.pads_experts
-    return 1e-6 * (cal.layer_host_us * kind.parts / 2 + (cal.moe_host_us if waits else 0.0))
+    return 1e-6 * outside * (cal.layer_host_us * kind.parts / 2 + (cal.moe_host_us if waits else 0.0))
+
+
+def _outside_graphs(context: LayerContext, kind: LayerKind) -> float:
+    """The share of a layer that the CPU launches kernel by kernel, because no CUDA graph holds it."""
+    if not context.cuda_graphs:
+        return 1.0
+    captured = context.cuda_graph_scope is not CudaGraphScope.attention
+    return 0.0 if captured else 1.0 - int(kind.mixer is Mixer.attention) / kind.parts
 
 
 @functools.lru_cache(maxsize=8192)
@@ -123,8 +129,9 @@ def layer_cost(context: LayerContext, kind: LayerKind) -> Cost:
         for term, seconds in again.items():
             backward[term] += seconds
     kernels, host_s = ledger.kernels, _host_seconds(context, kind)
-    _wait_for_launches(context, forward, kernels, host_s)
-    _wait_for_launches(context, backward, 2 * kernels, 2 * host_s)
+    launched = kernels * _outside_graphs(context, kind)
+    _wait_for_launches(context, forward, launched, host_s)
+    _wait_for_launches(context, backward, 2 * launched, 2 * host_s)
     return Cost(forward, backward, kernels)
 
 
@@ -140,13 +147,12 @@ def _recomputed(context: LayerContext, ledger: _Ledger) -> list[dict[Term, float
     return [ledger.by_module.get(name, {}) for name in sorted(names)]
 
 
-def _wait_for_launches(context: LayerContext, times: dict[Term, float], kernels: int, host_s: float) -> None:
+def _wait_for_launches(context: LayerContext, times: dict[Term, float], kernels: float, host_s: float) -> None:
     """Add the time that the GPU waits in a pass for the CPU, which spends ``host_s`` in addition to its launches.
 
     The GPU finishes kernels faster than the CPU launches them, throughout a layer or in a part of it.
     """
-    launch = 0.0 if context.cuda_graphs else context.calibration.launch_us * 1e-6
-    host, busy = kernels * launch + host_s, sum(times.values())
+    host, busy = kernels * context.calibration.launch_us * 1e-6 + host_s, sum(times.values())
     idle = (host**_LAUNCH_SHARPNESS + busy**_LAUNCH_SHARPNESS) ** (1 / _LAUNCH_SHARPNESS) - busy
     if idle > 0:
         times[Term.launch] = times.get(Term.launch, 0.0) + idle
@@ -170,6 +176,13 @@ def loss_cost(context: LayerContext) -> Cost:
     if tp > 1:
         operations.append(Gathers(Term.tensor_parallel, Group(tp, 1), _hidden_state(context), 1, 2))
     return _Ledger(context, operations).cost
+
+
+@functools.lru_cache(maxsize=1024)
+def output_weight_gradient_s(context: LayerContext) -> float:
+    """Seconds of the weight gradient of the output layer, which ``loss_cost`` counts in its backward pass."""
+    vocabulary, dtype = context.vocabulary / context.tp, context.numerics.unquantized.gemm
+    return device_of(context).gemm(vocabulary, context.model.hidden_size, context.tokens, dtype)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from slipway.configs import Calibration, Fsdp, Spec
 from slipway.planner import flops
+from slipway.planner.levers import deferred_micro_batches
 from slipway.planner.numerics import dense_peak_tflops
 from slipway.planner.time.communication import DataParallel, data_parallel, send_seconds
 from slipway.planner.time.kernels import device_of
-from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost
+from slipway.planner.time.layer import Cost, embedding_cost, layer_cost, loss_cost, output_weight_gradient_s
 from slipway.planner.time.operations import Term
 from slipway.planner.time.pipeline import Stage, stages
 from slipway.planner.time.schedule import kind_of, lower_bound, pipeline_time
@@ -56,6 +57,7 @@ class _Parts:
 
     stages: list[Stage]
     send: float  # from one stage to the next
+    drain: float  # of weight gradients after the last stage's last pass, beyond what the other stages hide
     once: DataParallel
     fixed: float  # added once a step
     stretch: float  # factor for stragglers
@@ -65,6 +67,7 @@ def _parts(work: Workload, *, account: bool) -> _Parts:
     spec, cal = work.spec, work.calibration
     device = device_of(work.context)
     priced = stages(work, account=account)
+    drain = _defer_weight_gradients(work, priced)
     window = max(stage.work for stage in priced)
     if spec.layout.fsdp is not Fsdp.none:
         window *= work.num_micro_batches
@@ -72,10 +75,31 @@ def _parts(work: Workload, *, account: bool) -> _Parts:
     return _Parts(
         stages=priced,
         send=send_seconds(work, device),
+        drain=drain,
         once=data_parallel(work, device, window),
         fixed=cal.step_overhead_s,
         stretch=1.0 + cal.jitter_per_doubling * math.log2(nodes),
     )
+
+
+def _defer_weight_gradients(work: Workload, priced: list[Stage]) -> float:
+    """Take the deferred weight gradients of the output layer out of the last stage's passes.
+
+    They follow its last pass, while the other stages still run the backward passes of their first chunks.
+
+    Returns:
+        Seconds of them that those do not hide.
+    """
+    deferred = deferred_micro_batches(work.spec)
+    if not deferred:
+        return 0.0
+    seconds = output_weight_gradient_s(work.context)
+    share, last = deferred / work.num_micro_batches * seconds, priced[-1]
+    last.backward[-1] -= share
+    if last.spent:
+        last.spent[Term.loss] -= share
+    hidden = sum(stage.backward[0] for stage in priced[:-1])
+    return max(deferred * seconds - hidden, 0.0)
 
 
 def step_time_bound(work: Workload) -> float:
@@ -87,7 +111,7 @@ def step_time_bound(work: Workload) -> float:
         work.num_micro_batches,
         kind_of(work.spec.layout),
     )
-    return (pipeline + parts.once.exposed + parts.once.optimizer + parts.fixed) * parts.stretch
+    return (pipeline + parts.drain + parts.once.exposed + parts.once.optimizer + parts.fixed) * parts.stretch
 
 
 def step_time(spec: Spec, cal: Calibration | None = None) -> StepTime:
@@ -102,6 +126,7 @@ def workload_step_time(work: Workload) -> StepTime:
     forward = [stage.forward for stage in parts.stages]
     backward = [stage.backward for stage in parts.stages]
     pipeline, bubble = pipeline_time(forward, backward, micro_batches, parts.send, kind_of(spec.layout))
+    pipeline += parts.drain
     before = pipeline + parts.once.exposed + parts.once.optimizer + parts.fixed
     total = before * parts.stretch
     rate = spec.batch.tokens / total / spec.gpus

@@ -1,4 +1,4 @@
-"""What a layout needs on GPUs that NeMo turns on in callbacks only."""
+"""What NeMo turns on in callbacks only, on GPUs."""
 
 from __future__ import annotations
 
@@ -7,39 +7,51 @@ from typing import Any
 
 import nemo_run as run
 from nemo.collections.llm.recipes.tp_overlap_configs import userbuffers
+from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.callbacks.megatron_enable_experimental_callback import MegatronEnableExperimentalCallback
 
 from slipway.configs import Spec
 from slipway.configs.schema import BLACKWELL, Gemm
+from slipway.planner.levers import aligns_param_gather, bucket_size
 
 
 def gpu_callbacks(spec: Spec) -> list[run.Config]:
-    """The callbacks of NeMo without which switches of ``spec`` stop a run on GPUs in its first step."""
+    """The callbacks of NeMo that switches of ``spec`` need on GPUs."""
     found = []
     if spec.model.is_mla:
         # The fused rotary embedding of multi-latent attention is a function that Megatron-Core calls experimental, and
         # refuses to call without its flag. NeMo's performance script for DeepSeek-V3 adds this callback too.
         found.append(run.Config(MegatronEnableExperimentalCallback))
-    if spec.layout.tp_comm_overlap:
-        found.append(_userbuffers(spec))
+    if spec.layout.tp_comm_overlap or spec.levers.wgrad_deferral_limit:
+        found.append(_overlap(spec))
+    if interval := spec.levers.gc_interval:
+        found.append(run.Config(GarbageCollectionCallback, gc_interval_train=interval, gc_interval_val=interval))
     return found
 
 
-def _userbuffers(spec: Spec) -> run.Config:
-    """The callback that allocates Transformer Engine's user buffers before the first step.
+def _overlap(spec: Spec) -> run.Config:
+    """The callback that allocates Transformer Engine's user buffers, and defers weight gradients of the output layer.
 
-    It also writes the overlap of data parallelism, which is therefore passed to it as the layout has it.
+    Megatron-Core refuses the deferral in a configuration that does not know its pipeline yet, as NeMo's has until its
+    strategy has merged its sizes: the callback sets it afterwards. It also writes the overlap of data parallelism,
+    which is therefore passed to it as the layout has it.
     """
-    layout = spec.layout
+    layout, levers = spec.layout, spec.levers
+    overlaps = layout.tp_comm_overlap
     return run.Config(
         MegatronCommOverlapCallback,
-        tp_comm_overlap=True,
-        tp_comm_overlap_cfg=_measured_overlap(spec),
+        tp_comm_overlap=overlaps,
+        tp_comm_overlap_cfg=_measured_overlap(spec) if overlaps else None,
         # The default is MPI where PyTorch has it, which torchrun does not start.
-        tp_comm_bootstrap_backend="nccl",
+        tp_comm_bootstrap_backend="nccl" if overlaps else None,
         overlap_grad_reduce=layout.overlap_grad_reduce,
         overlap_param_gather=layout.overlap_param_gather and layout.distributed_optimizer,
+        overlap_param_gather_with_optimizer_step=levers.overlap_param_gather_with_optimizer_step,
+        align_param_gather=aligns_param_gather(spec),
+        bucket_size=bucket_size(spec),
+        defer_embedding_wgrad_compute=levers.wgrad_deferral_limit > 0,
+        wgrad_deferral_limit=levers.wgrad_deferral_limit,
     )
 
 

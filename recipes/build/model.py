@@ -48,7 +48,7 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
     _set_sizes(config, spec)
     _set_parallelism(config, spec)
     if spec.model.is_moe:
-        _set_experts(config, spec)
+        _set_experts(config, spec, cpu)
     _set_fusions(config, spec, cpu)
     # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
     config.use_transformer_engine_full_layer_spec = False
@@ -109,17 +109,19 @@ def _set_parallelism(config: run.Config, spec: Spec) -> None:
         config.share_embeddings_and_output_weights = True
 
 
-def _set_experts(config: run.Config, spec: Spec) -> None:
+def _set_experts(config: run.Config, spec: Spec, cpu: bool) -> None:
     layout = spec.layout
-    config.moe_token_dispatcher_type = layout.dispatcher.value
+    dispatcher = Dispatcher.alltoall if cpu and layout.dispatcher is Dispatcher.auto else spec.dispatcher
+    config.moe_token_dispatcher_type = dispatcher.value
     if layout.moe_expert_capacity_factor:
         config.moe_expert_capacity_factor = layout.moe_expert_capacity_factor
-    if layout.dispatcher is not Dispatcher.alltoall:
+    if dispatcher is not Dispatcher.alltoall:
         config.moe_shared_expert_overlap = False  # only the alltoall dispatcher overlaps them
-    if layout.dispatcher is Dispatcher.flex:
+    if dispatcher is Dispatcher.flex:
         _set_deepep(config)
     config.moe_pad_expert_input_to_capacity = layout.moe_pad_expert_input_to_capacity
     config.moe_grouped_gemm = True
+    config.moe_router_fusion = spec.levers.moe_router_fusion and not cpu  # its kernels are a GPU's
     config.moe_permute_fusion = True
     config.moe_aux_loss_coeff = spec.model.moe_aux_loss_coeff * counted_together(spec)
 

@@ -7,6 +7,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 
 from slipway.configs import Spec
+from slipway.planner.levers import aligns_param_gather, bucket_size
 from slipway.recipes.build.precision import dtype
 
 
@@ -34,6 +35,8 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
         account_for_embedding_in_pipeline_split=layout.account_for_embedding,
         account_for_loss_in_pipeline_split=layout.account_for_loss,
         use_te_rng_tracker=layout.cuda_graphs and not cpu,
+        num_distributed_optimizer_instances=spec.levers.optimizer_instances,
+        use_sharp=spec.levers.sharp,
         ddp=_data_parallelism(spec),
         gradient_as_bucket_view=True,
         ckpt_async_save=spec.run.async_save,
@@ -44,13 +47,15 @@ def strategy(spec: Spec, *, cpu: bool) -> run.Config:
 
 
 def _data_parallelism(spec: Spec) -> run.Config:
-    layout = spec.layout
+    layout, levers = spec.layout, spec.levers
     return run.Config(
         DistributedDataParallelConfig,
         use_distributed_optimizer=layout.distributed_optimizer,
         grad_reduce_in_fp32=spec.precision.grad_reduce_in_fp32,
         overlap_grad_reduce=layout.overlap_grad_reduce,
         overlap_param_gather=layout.overlap_param_gather and layout.distributed_optimizer,
-        check_for_nan_in_grad=True,
+        bucket_size=bucket_size(spec),
+        align_param_gather=aligns_param_gather(spec),
+        check_for_nan_in_grad=levers.check_for_nan,
         average_in_collective=True,
     )

@@ -64,19 +64,21 @@ def judge_recipe(recipe: Any) -> Judged:
     return Judged(spec, changed, unjudged)
 
 
-def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any) -> None:
+def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any) -> Spec | None:
     """Judge the objects of a recipe before they are connected, and write what they are into the record.
 
-    A recipe without a record, as rehearsals train it, is not judged.
+    A recipe without a record, as rehearsals train it, is not judged: None.
 
     Raises:
         Refusal: as :func:`judge_recipe`.
     """
     callback = record_callback(list(trainer.callbacks))
     if callback is None:
-        return
+        return None
     parts = of_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
-    callback.record = record_of(_judge(parts, promised(callback))[0])
+    spec = _judge(parts, promised(callback))[0]
+    callback.record = record_of(spec)
+    return spec
 
 
 def _judge(parts: Parts, base: Spec) -> tuple[Spec, list[str]]:

@@ -44,7 +44,14 @@ def read_layout(parts: Parts, base: Spec) -> Layout:
         changed |= _dispatch(parts.model)
     if not parts.cpu:
         changed |= _kernels(parts, base.layout)
-    return replace(base.layout, **changed)
+    found = replace(base.layout, **changed)
+    return _with_auto_dispatcher(found, base) if base.layout.dispatcher is Dispatcher.auto else found
+
+
+def _with_auto_dispatcher(layout: Layout, base: Spec) -> Layout:
+    """``layout`` with ``auto`` in place of the dispatcher to which that comes."""
+    left = replace(layout, dispatcher=Dispatcher.auto)
+    return left if replace(base, layout=left).dispatcher is layout.dispatcher else layout
 
 
 def _written_pipeline(given: Any) -> str:

@@ -10,6 +10,7 @@ from slipway.configs.schedule import has_length, stage_lines, warmup_line
 from slipway.configs.schema import Optimizer
 from slipway.configs.schema.optimizer import Algorithm, LrSchedule
 from slipway.configs.schema.stages import lr_stage
+from slipway.recipes.build.optimizer import MOMENTS
 from slipway.recipes.readback.parts import Parts, choice, value
 from slipway.recipes.runtime.batch import as_lines, batches_of_sampler
 
@@ -26,6 +27,9 @@ def read_optimizer(parts: Parts, base: Spec, max_steps: int) -> Optimizer:
     changed: dict[str, Any] = {name: value(config, name) for name in _SAME_NAME}
     changed["optimizer"] = choice(Algorithm, value(config, "optimizer"))
     changed["precision_aware"] = bool(value(config, "use_precision_aware_optimizer"))
+    if changed["precision_aware"]:
+        types = {dtype: moments for moments, dtype in MOMENTS.items()}
+        changed["moments"] = types.get(given := value(config, "exp_avg_dtype"), str(given))
     changed["batch_ramp"] = _ramp(parts.data)
     changed["changes"] = [line for each in parts.callbacks for line in value(each, "changes", [])]
     if (stages := value(parts.schedule, "stages")) is not None:

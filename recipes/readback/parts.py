@@ -60,7 +60,7 @@ def value(part: Any, name: str, default: Any = None) -> Any:
 
 
 def arguments_of(part: Any) -> Any:
-    """The arguments of which a part was built, where NeMo keeps them: an object may hide or change what it was given."""
+    """The arguments of a part that is built, where NeMo keeps them: an object may hide or change what it was given."""
     return getattr(part, "__io__", part)
 
 

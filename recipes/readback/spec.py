@@ -13,6 +13,7 @@ from slipway.configs.convert import convert
 from slipway.configs.load import record_of
 from slipway.recipes.readback.data import read_data
 from slipway.recipes.readback.layout import read_layout
+from slipway.recipes.readback.levers import read_levers
 from slipway.recipes.readback.model import read_model
 from slipway.recipes.readback.optimizer import read_optimizer
 from slipway.recipes.readback.parts import Parts, kind_of, value
@@ -48,6 +49,7 @@ def read_back(parts: Parts, base: Spec) -> Spec:
         model=read_model(parts, base, layout, gpus),
         precision=read_precision(parts, base.precision),
         layout=layout,
+        levers=read_levers(parts, base, layout, gpus),
         optim=read_optimizer(parts, base, run.max_steps),
         data=read_data(parts, base),
         cluster=cluster,

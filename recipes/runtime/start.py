@@ -10,6 +10,7 @@ from nemo.collections import llm
 from nemo.lightning import AutoResume, NeMoLogger, OptimizerModule, Trainer
 
 from slipway.configs.errors import exit_on_refusal
+from slipway.recipes.runtime.numa import bind_to_own_gpu
 
 
 def pretrain(
@@ -23,10 +24,12 @@ def pretrain(
     """Pretrain, as :func:`nemo.collections.llm.pretrain` with the same arguments.
 
     Every rank judges first: before a process group, a folder or memory is made. An illegal run ends with one sentence
-    and exit code 2, however it was started.
+    and exit code 2, however it was started. Then it binds itself to the processors near its GPU.
     """
     from slipway.recipes.readback import judge_run
 
     with exit_on_refusal():
-        judge_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
+        spec = judge_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
+    if spec and spec.levers.numa_binding:
+        bind_to_own_gpu()
     return llm.pretrain(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)

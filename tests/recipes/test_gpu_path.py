@@ -185,6 +185,14 @@ SWITCHES = (
     "layout.attention_backend=local",
     "layout.account_for_embedding=true layout.account_for_loss=true",
     "optim.precision_aware=true",
+    "optim.precision_aware=true optim.moments=fp32",
+    "layout.dispatcher=auto layout.ep=8",
+    "layout.tp=1 layout.cp=1 layout.pp=4 layout.vpp=2 levers.wgrad_deferral_limit=22",
+    "layout.tp=2 layout.pp=2 layout.tp_comm_overlap=true levers.wgrad_deferral_limit=22",
+    "levers.bucket_size=0 levers.align_param_gather=true",
+    "layout.tp=1 layout.pp=1 layout.cp=1 layout.ep=1 levers.optimizer_instances=2 levers.sharp=true",
+    "levers.check_for_nan=false levers.gc_interval=0",
+    "levers.moe_router_fusion=true",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slipway import configs
-from slipway.configs import Layout, Precision, Refusal, Spec, load
+from slipway.configs import Layout, Levers, Precision, Refusal, Spec, load
 from slipway.configs.schema import Gemm
 
 TRAINED = ("bf16", "fp32", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8")
@@ -75,6 +75,14 @@ def _ddp(name: str) -> Built:
 
 def _optimizer(name: str) -> Built:
     return lambda recipe, merged: getattr(merged.optimizer, name)
+
+
+def _callback(name: str, argument: str) -> Built:
+    def built(recipe: Any, _: Any) -> Any:
+        found = [each for each in recipe.trainer.callbacks if each.__fn_or_cls__.__name__ == name]
+        return getattr(found[0], argument) if found else None
+
+    return built
 
 
 # Key -> (recipe, overrides, what is read from the built objects, its value with the overrides). It differs without the
@@ -234,6 +242,45 @@ BUILT: dict[str, tuple[str, str, Built, Any]] = {
         _ddp("grad_reduce_in_fp32"),
         False,
     ),
+    "levers.wgrad_deferral_limit": (
+        "llama3_8b",
+        "layout.pp=2 levers.wgrad_deferral_limit=4",
+        _callback("MegatronCommOverlapCallback", "wgrad_deferral_limit"),
+        4,
+    ),
+    "levers.bucket_size": ("llama3_8b", "levers.bucket_size=0", _ddp("bucket_size"), 40_000_000),
+    "levers.align_param_gather": (
+        "llama3_8b",
+        "layout.pp=2 layout.vpp=2 levers.align_param_gather=false",
+        _ddp("align_param_gather"),
+        False,
+    ),
+    "levers.optimizer_instances": (
+        "llama3_8b",
+        "levers.optimizer_instances=2",
+        _ddp("num_distributed_optimizer_instances"),
+        2,
+    ),
+    "levers.sharp": ("llama3_8b", "levers.sharp=true", lambda _, merged: merged.strategy.use_sharp, True),
+    "levers.check_for_nan": ("llama3_8b", "levers.check_for_nan=false", _ddp("check_for_nan_in_grad"), False),
+    "levers.moe_router_fusion": (
+        "mixtral_8x7b",
+        "levers.moe_router_fusion=true",
+        _model("moe_router_fusion"),
+        True,
+    ),
+    "levers.gc_interval": (
+        "llama3_8b",
+        "levers.gc_interval=7",
+        _callback("GarbageCollectionCallback", "gc_interval_train"),
+        7,
+    ),
+    "optim.moments": (
+        "llama3_8b",
+        "optim.precision_aware=true optim.moments=fp32",
+        lambda recipe, merged: str(merged.optimizer.exp_avg_sq_dtype),
+        "torch.float32",
+    ),
     "optim.precision_aware": (
         "llama3_8b",
         "optim.precision_aware=true",
@@ -245,7 +292,13 @@ BUILT: dict[str, tuple[str, str, Built, Any]] = {
 REFUSED = {
     "layout.schedule": "layout.schedule=gpipe",
     "layout.fsdp": "layout.fsdp=megatron",
+    "levers.overlap_param_gather_with_optimizer_step": "levers.overlap_param_gather_with_optimizer_step=true",
+    "levers.expert_comm_overlap": "levers.expert_comm_overlap=true",
+    "levers.delay_wgrad": "levers.delay_wgrad=true",
+    "levers.cuda_graph_scope": "levers.cuda_graph_scope=attention",
 }
+# What surrounds a rank (tests/launch/test_rank_environment.py, tests/recipes/test_numa.py).
+AROUND_A_RANK = {"levers.numa_binding", "levers.layernorm_sm_margin", "levers.nvls", "levers.p2p_chunk_bytes"}
 # Who or where a value comes from, how the search completes a layout, and which GPUs a format needs: nothing is built.
 NOT_BUILT = {
     "layout.source",
@@ -260,8 +313,9 @@ NOT_BUILT = {
 def test_every_priced_key_says_where_it_is_built() -> None:
     keys = {f"layout.{field.name}" for field in dataclasses.fields(Layout)}
     keys |= {f"precision.{field.name}" for field in dataclasses.fields(Precision)}
-    keys.add("optim.precision_aware")
-    said = [set(BUILT), set(REFUSED), NOT_BUILT]
+    keys |= {f"levers.{field.name}" for field in dataclasses.fields(Levers)}
+    keys |= {"optim.precision_aware", "optim.moments"}
+    said = [set(BUILT), set(REFUSED), AROUND_A_RANK, NOT_BUILT]
     assert set().union(*said) == keys, "give the key an entry: what is built where it changes"
     assert sum(map(len, said)) == len(keys), "a key is in one table"
 

@@ -14,6 +14,7 @@ from slipway.configs import Layout, Refusal, Spec, load
 from slipway.configs.load import record_of
 from slipway.configs.schedule import stage_lines, warmup_line
 from tests import forked
+from slipway.planner.levers import aligns_param_gather, bucket_size
 from tests.recipes.test_merged import BUILT
 
 # Layouts and switches that every recipe is built with, as far as they are legal for it.
@@ -27,6 +28,8 @@ VARIANTS = (
     "layout.ep=4 layout.etp=1 layout.dispatcher=flex layout.gbs=256",
     "layout.distributed_optimizer=false layout.fused_cross_entropy=false layout.attention_backend=flash",
     "optim.precision_aware=true layout.optimizer_cpu_offload=true layout.seq_length=2048",
+    "layout.pp=2 layout.tp=2 layout.tp_comm_overlap=true levers.wgrad_deferral_limit=4 levers.gc_interval=9",
+    "layout.dispatcher=auto levers.bucket_size=0 levers.check_for_nan=false levers.sharp=true levers.nvls=true",
 )
 # Facts of a model that a recipe may change, and what else reaches the objects.
 OTHERS = {
@@ -59,7 +62,8 @@ def _comparable(spec: Spec) -> dict[str, Any]:
     layout = replace(layout, sp=layout.sequence_parallel, seq_length=spec.seq_length)
     if not layout.distributed_optimizer:
         layout = replace(layout, overlap_param_gather=False)
-    record = record_of(replace(spec, layout=layout))
+    levers = replace(spec.levers, bucket_size=bucket_size(spec), align_param_gather=aligns_param_gather(spec))
+    record = record_of(replace(spec, layout=layout, levers=levers))
     for name in ("schedule", "stages", "decay_steps", "decay_tokens", "min_lr", "warmup_steps", "warmup_tokens"):
         record["optim"].pop(name)
     return record | {"lines": lines}
