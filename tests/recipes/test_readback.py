@@ -13,8 +13,8 @@ from slipway import configs, planner
 from slipway.configs import Layout, Refusal, Spec, load
 from slipway.configs.load import record_of
 from slipway.configs.schedule import stage_lines, warmup_line
-from tests import forked
 from slipway.planner.levers import aligns_param_gather, bucket_size
+from tests import forked
 from tests.recipes.test_merged import BUILT
 
 # Layouts and switches that every recipe is built with, as far as they are legal for it.
@@ -59,7 +59,7 @@ def _comparable(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, with the schedule as its lines, and the switches that follow from others resolved."""
     optim, layout = spec.optim, spec.layout
     lines = [warmup_line(optim), *stage_lines(optim, spec.run.max_steps)]
-    layout = replace(layout, sp=layout.sequence_parallel, seq_length=spec.seq_length)
+    layout = replace(layout, sp=layout.sequence_parallel, seq_length=spec.seq_length, dispatcher=spec.dispatcher)
     if not layout.distributed_optimizer:
         layout = replace(layout, overlap_param_gather=False)
     levers = replace(spec.levers, bucket_size=bucket_size(spec), align_param_gather=aligns_param_gather(spec))
