@@ -72,6 +72,11 @@ class Resolved:
         return frozenset(key.removeprefix("layout.") for key in self.given if key.startswith("layout."))
 
     @property
+    def untouched(self) -> frozenset[str]:
+        """The keys that neither an override nor a file sets: they are at the default of the schema."""
+        return frozenset(key for key, who in self.provenance.items() if who == "default")
+
+    @property
     def title(self) -> str:
         """The name under which a plan is shown: the run's, or that of the model which an override puts into it."""
         spec = self.spec

@@ -147,12 +147,17 @@ def _judge(technique: _Technique, best: Candidate) -> Advice:
     return Advice(technique.name, True, why, gib, seconds)
 
 
-def advise(spec: Spec, pinned: frozenset[str] = frozenset()) -> tuple[Candidate, list[Advice]]:
+def advise(
+    spec: Spec, pinned: frozenset[str] = frozenset(), untouched: frozenset[str] = frozenset()
+) -> tuple[Candidate, list[Advice]]:
     """The best layout with the fields ``pinned`` as ``spec`` has them, and a judgement of every technique.
+
+    Args:
+        untouched: as in :func:`slipway.planner.plan_pinned`.
 
     Raises:
         Refusal: nothing fits.
     """
-    best = plan_pinned(spec, pinned, top=1).candidates[0]
+    best = plan_pinned(spec, pinned, 1, untouched).candidates[0]
     table = _sharding(best.spec) + _parallelism(best.spec) + _memory_savers(best.spec)
     return best, [_judge(technique, best) for technique in table]

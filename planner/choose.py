@@ -12,6 +12,7 @@ from slipway.configs import Fsdp, Model, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.layout import PARALLEL, with_sizes
 from slipway.planner.memory import memory
+from slipway.planner.nvidia import with_nvidia_levers
 from slipway.planner.pins import agrees, plan_pinned
 from slipway.planner.rules import is_legal
 from slipway.planner.search import SEARCHED, Candidate, plan
@@ -82,7 +83,7 @@ def split_layers(spec: Spec) -> Spec:
 
 
 def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
-    """The resolved recipe with a layout, and who chose it.
+    """The resolved recipe with a layout and the levers that NVIDIA's recipe has in it, and who chose the layout.
 
     Where a parallel size is given, the layout is the given one, with the other parallel sizes at their defaults. Else
     a published or searched layout completes what is pinned.
@@ -90,13 +91,13 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     Raises:
         Refusal: no legal layout with what is pinned fits.
     """
-    spec = resolved.spec
+    spec, untouched = resolved.spec, resolved.untouched
     if resolved.layout_given:
-        return split_layers(spec), "given"
+        return with_nvidia_levers(split_layers(spec), untouched), "given"
     published = published_layout(spec, resolved.pinned)
     if published is not None:
-        return published, f"published: {published.layout.source}"
-    candidates = plan_pinned(spec, resolved.pinned, top=_TRIED).candidates
+        return with_nvidia_levers(published, untouched), f"published: {published.layout.source}"
+    candidates = plan_pinned(spec, resolved.pinned, _TRIED, untouched).candidates
     best = preferred(candidates)
     return best.spec, _why(best, candidates[0])
 

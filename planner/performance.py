@@ -1,7 +1,8 @@
 """``performance_mode`` of NeMo's recipes: the fastest layout that fits, with the switches of NVIDIA's recipes.
 
-NeMo's ``pretrain_performance_optimizations`` (2.7.3) reduce gradients in bf16 and overlap tensor-parallel
-communication. Each such switch is kept where it is legal and predicted to be at least as fast as without it.
+NeMo's ``pretrain_performance_optimizations`` and its performance scripts (2.7.3) reduce gradients in bf16 and do not
+check them for NaN. Each such switch is kept where it is legal and predicted to be at least as fast as without it. The
+levers that change nothing but speed are on anyway (:mod:`slipway.planner.levers`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 from slipway.configs import Refusal, Resolved, Spec
 from slipway.planner.choose import split_layers
 from slipway.planner.layout import chosen_overrides
+from slipway.planner.nvidia import with_nvidia_levers
 from slipway.planner.pins import plan_pinned
 from slipway.planner.rules import require_legal
 from slipway.planner.time.step import step_time
 
 _SWITCHES: tuple[tuple[str, str, bool], ...] = (
     ("precision", "grad_reduce_in_fp32", False),
-    ("layout", "tp_comm_overlap", True),
+    ("levers", "check_for_nan", False),
 )
 """The switches of NVIDIA's recipes: group, field and value."""
 
@@ -58,7 +60,7 @@ def _planned(spec: Spec, resolved: Resolved) -> Spec:
         Refusal: no layout fits, or the given one is illegal.
     """
     if not resolved.layout_given:
-        return plan_pinned(spec, resolved.pinned, top=1).candidates[0].spec
-    given = split_layers(spec)
+        return plan_pinned(spec, resolved.pinned, 1, resolved.untouched).candidates[0].spec
+    given = with_nvidia_levers(split_layers(spec), resolved.untouched)
     require_legal(given)
     return given

@@ -8,8 +8,11 @@ from typing import Any
 
 from slipway.configs import Layout, Precision, Recompute, Refusal, Spec
 from slipway.planner.layout import as_override
+from slipway.planner.memory import memory
+from slipway.planner.nvidia import with_nvidia_levers
 from slipway.planner.rules import violations
 from slipway.planner.search import SEARCHED, Candidate, Plan, plan
+from slipway.planner.time.step import step_time
 
 _NEAREST_OF = 16  # fastest layouts among which the one with the nearest value of a pin is looked for
 
@@ -23,19 +26,32 @@ def agrees(layout: Layout, given: Layout, pinned: frozenset[str]) -> bool:
     return all(getattr(layout, name) == getattr(given, name) for name in pinned)
 
 
-def plan_pinned(spec: Spec, pinned: frozenset[str], top: int = 10) -> Plan:
+def plan_pinned(spec: Spec, pinned: frozenset[str], top: int = 10, untouched: frozenset[str] = frozenset()) -> Plan:
     """As :func:`plan`, with the fields ``pinned`` of the layout as ``spec`` has them.
+
+    Args:
+        untouched: keys that nobody set. Those that are levers become NVIDIA's, where a layout can have them.
 
     Raises:
         Refusal: no legal layout with these values fits; it names the pin that binds, and the nearest value that works.
     """
     try:
-        return plan(spec, top, pinned=pinned)
+        found = plan(spec, top, pinned=pinned)
+        return replace(found, candidates=_with_levers(found.candidates, untouched))
     except Refusal as refusal:
         searched = [name for name in SEARCHED if name in pinned]
         if refusal.rule or not searched:
             raise
         raise _binding(spec, pinned, searched) or refusal from None
+
+
+def _with_levers(candidates: list[Candidate], untouched: frozenset[str]) -> list[Candidate]:
+    found = []
+    for candidate in candidates:
+        spec = with_nvidia_levers(candidate.spec, untouched)
+        changed = spec is not candidate.spec
+        found.append(Candidate(spec, step_time(spec), memory(spec)) if changed else candidate)
+    return sorted(found, key=lambda candidate: candidate.time.step_time_s)
 
 
 def _binding(spec: Spec, pinned: frozenset[str], searched: list[str]) -> Refusal | None:
@@ -89,7 +105,11 @@ def _nearest(given: Layout, candidates: list[Candidate], name: str) -> Candidate
 
 
 def plan_precisions(
-    spec: Spec, precisions: list[Precision], top: int = 10, pinned: frozenset[str] = frozenset()
+    spec: Spec,
+    precisions: list[Precision],
+    top: int = 10,
+    pinned: frozenset[str] = frozenset(),
+    untouched: frozenset[str] = frozenset(),
 ) -> Plan:
     """As :func:`plan_pinned`, over several precisions: the fastest of all of them.
 
@@ -99,7 +119,7 @@ def plan_precisions(
     plans = []
     for precision in precisions:
         try:
-            plans.append(plan_pinned(replace(spec, precision=precision), pinned, top))
+            plans.append(plan_pinned(replace(spec, precision=precision), pinned, top, untouched))
         except Refusal as refusal:
             last = refusal
     if not plans:

@@ -87,8 +87,7 @@ def _untrained_lever(spec: Spec) -> Broken | None:
     if levers.cuda_graph_scope is not CudaGraphScope.layer:
         return _not_trained(
             f"levers.cuda_graph_scope={levers.cuda_graph_scope.value}",
-            "nothing in NeMo 2.7.3 captures attention alone, and its switch for whole steps is one that Megatron-Core "
-            "refuses in the second validation of the configuration",
+            "NeMo 2.7.3 captures layers only: its switch for a whole step is one that megatron-core 0.15.3 refuses",
             "Use levers.cuda_graph_scope=layer.",
         )
     return None

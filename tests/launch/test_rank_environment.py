@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from slipway.configs import load
+from slipway.configs.schema import Accelerator
 from slipway.launch.executors import environment
 
 CHUNK = "NCCL_P2P_NET_CHUNKSIZE"
@@ -31,5 +32,5 @@ def test_the_cluster_wins_and_cpu_ranks_have_none_of_it() -> None:
     spec = load("llama3_8b", ["layout.pp=2"]).spec
     given = replace(spec, cluster=replace(spec.cluster, env={CHUNK: "1048576"}))
     assert environment(given)[CHUNK] == "1048576"
-    on_cpu = replace(spec, cluster=replace(spec.cluster, accelerator="cpu"))
+    on_cpu = replace(spec, cluster=replace(spec.cluster, accelerator=Accelerator.cpu))
     assert not {CHUNK, "NCCL_NVLS_ENABLE", *MARGINS} & set(environment(on_cpu))

@@ -72,7 +72,7 @@ def test_what_the_first_step_asserts_is_set(in_child: Any) -> None:
             ]
         words = ["layout.tp=4", "layout.tp_comm_overlap=true", "layout.overlap_param_gather=false"]
         for name in ("llama3_70b", "llama3_8b"):
-            merged, [callback] = trained(name, *words, "layout.mbs=1", "layout.pp=1", "layout.cp=1")
+            merged, [callback, _] = trained(name, *words, "layout.mbs=1", "layout.pp=1", "layout.cp=1")
             settings = callback.tp_comm_overlap_cfg
             found[f"{name} overlap"] = [
                 callback.need_tp_overlap_ub_init,

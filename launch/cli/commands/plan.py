@@ -103,9 +103,9 @@ def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
         chosen = [configs.load(name, [*overrides, f"precision={one}"], to_plan=True).spec.precision for one in trained]
-        found = planner.plan_precisions(resolved.spec, chosen, top=top, pinned=resolved.pinned)
+        found = planner.plan_precisions(resolved.spec, chosen, top, resolved.pinned, resolved.untouched)
     else:
-        found = planner.plan_pinned(resolved.spec, resolved.pinned, top=top)
+        found = planner.plan_pinned(resolved.spec, resolved.pinned, top, resolved.untouched)
     if plot:
         _draw(found, plot)
     return Planned(resolved, found, bool(precisions))

@@ -13,7 +13,8 @@ from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
 from slipway.launch.cli.printing import Table, Terminal
 
 if TYPE_CHECKING:
-    from slipway.configs import Spec
+    from slipway.configs import Resolved, Spec
+    from slipway.planner.nvidia import Compared
 
 UPSTREAM = Path(__file__).parents[3] / "recipes" / "upstream"
 
@@ -71,19 +72,75 @@ class ShownSchedule(Answer):
             terminal.line(f"drawn: {self.plot}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ShownLevers(Answer):
+    """What makes a run fast, beside what NVIDIA's own recipes set."""
+
+    spec: Spec
+    levers: list[Compared]
+    set_by: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.spec.name,
+            "gpu": self.spec.gpu.name,
+            "gpus": self.spec.gpus,
+            "precision": self.spec.precision.name,
+            "levers": [dataclasses.asdict(each) | {"set_by": self.set_by[each.key]} for each in self.levers],
+        }
+
+    def show(self, terminal: Terminal) -> None:
+        from slipway.planner.layout import describe
+
+        spec = self.spec
+        terminal.line(f"{spec.name} on {spec.gpus} x {spec.gpu.name.upper()}, {spec.precision.name}, {describe(spec)}")
+        table = Table(("lever", "NVIDIA", "ours", "set by", "why they differ"))
+        files = list(dict.fromkeys(each.source for each in self.levers if each.source))
+        for each in self.levers:
+            theirs = f"{each.theirs} [{files.index(each.source) + 1}]" if each.source else "-"
+            who, _, _ = self.set_by[each.key].partition(" (")  # the files are listed below, and shown without --levers
+            table.add(each.key, theirs, each.ours, who, each.why)
+        terminal.table(table)
+        for number, file in enumerate(files, 1):
+            terminal.line(f"[{number}] {file}")
+        if not files:
+            terminal.line(f"NVIDIA publishes no settings for {spec.model.name} on {spec.gpu.name}.")
+
+
 @command(Section.RECIPES)
 @recipe_arguments
+@click.option("--levers", is_flag=True, help="Compare what makes the run fast with NVIDIA's own recipes.")
 @click.option("--schedule", is_flag=True, help="Show learning rate, batch and changing constants over the tokens.")
 @click.option("--plot", type=Path, metavar="FILE", help="With --schedule: draw it into FILE, .png or .svg.")
-def show(name: str, overrides: tuple[str, ...], schedule: bool, plot: Path | None) -> Answer:
+def show(name: str, overrides: tuple[str, ...], levers: bool, schedule: bool, plot: Path | None) -> Answer:
     """Show every value of a recipe and what set it.
 
     Shows also how the recipe, without overrides, differs from NeMo 2.7.3's recipe of the same name. With --schedule:
-    what the run does over its tokens.
+    what the run does over its tokens. With --levers: overlap, kernels, memory savers and environment, beside those of
+    NVIDIA's performance recipes.
     """
+    if levers and (schedule or plot):
+        raise _refusal("--levers and --schedule are two answers", "Give one of them.")
+    if levers:
+        return _with_levers(name, list(overrides))
     if schedule or plot:
         return ShownSchedule(_with_schedule(name, list(overrides), schedule, plot), plot)
     return Shown(name, resolved_rows(name, list(overrides)), upstream_difference(name))
+
+
+def _refusal(message: str, fix: str) -> Exception:
+    from slipway.configs import Refusal
+
+    return Refusal(message, fix)
+
+
+def _with_levers(name: str, overrides: list[str]) -> ShownLevers:
+    from slipway import configs
+    from slipway.planner import nvidia
+
+    resolved = configs.load(name, overrides, to_plan=True)
+    spec, set_by = _completed(resolved)
+    return ShownLevers(spec, nvidia.compare(spec, resolved.given), set_by)
 
 
 def _with_schedule(name: str, overrides: list[str], schedule: bool, plot: Path | None) -> Spec:
@@ -110,19 +167,28 @@ def _with_schedule(name: str, overrides: list[str], schedule: bool, plot: Path |
 
 def resolved_rows(name: str, overrides: list[str]) -> list[dict[str, Any]]:
     """Every key with its value and what set it: default, model fact, preset, recipe, layout source, override."""
-    from slipway import configs, planner
-    from slipway.configs.load import PARALLEL_KEYS, schema_keys
+    from slipway import configs
+    from slipway.configs.load import schema_keys
 
-    resolved = configs.load(name, overrides, to_plan=True)
-    spec, chosen_by = planner.choose_layout(resolved)
-    before, after = resolved.spec.layout, spec.layout
-    set_by = dict(resolved.provenance)
-    for field in dataclasses.fields(after):
-        key = f"layout.{field.name}"
-        changed = getattr(before, field.name) != getattr(after, field.name)
-        if changed or (not resolved.layout_given and key in PARALLEL_KEYS):
-            set_by[key] = "layout.split_unevenly" if resolved.layout_given else f"layout ({chosen_by})"
+    spec, set_by = _completed(configs.load(name, overrides, to_plan=True))
     return [{"key": key, "value": _value(spec, key), "set_by": set_by[key]} for key in schema_keys()]
+
+
+def _completed(resolved: Resolved) -> tuple[Spec, dict[str, str]]:
+    """The recipe with its layout and levers, and what set each key."""
+    from slipway import planner
+    from slipway.configs.load import PARALLEL_KEYS, schema_keys
+    from slipway.planner import nvidia
+
+    spec, chosen_by = planner.choose_layout(resolved)
+    set_by = dict(resolved.provenance)
+    for key in schema_keys():
+        changed = _value(resolved.spec, key) != _value(spec, key)
+        if changed and key in nvidia.KEYS and key not in PARALLEL_KEYS:
+            set_by[key] = f"NVIDIA's recipe ({nvidia.source_of(spec, key)})"
+        elif key.startswith("layout.") and (changed or (not resolved.layout_given and key in PARALLEL_KEYS)):
+            set_by[key] = "layout.split_unevenly" if resolved.layout_given else f"layout ({chosen_by})"
+    return spec, set_by
 
 
 def _value(spec: Any, dotted: str) -> Any:
