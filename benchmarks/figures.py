@@ -34,9 +34,10 @@ DRAWN_SCHEDULES = ("deepseek_v3", "llama31_405b")
 
 def draw_plan_example(path: Path) -> None:
     """Memory and speed of the best layouts of the example."""
-    spec = configs.load(PLANNED_RECIPE, PLANNED_OVERRIDES).spec
+    resolved = configs.load(PLANNED_RECIPE, PLANNED_OVERRIDES)
+    found = planner.plan_pinned(resolved.spec, resolved.pinned, PLANNED_LAYOUTS, resolved.untouched)
     with tempfile.TemporaryDirectory() as folder:
-        drawn, *_ = draw_plan(planner.plan(spec, top=PLANNED_LAYOUTS), Path(folder) / "plan")
+        drawn, *_ = draw_plan(found, Path(folder) / "plan")
         shutil.copy(drawn, path)
 
 

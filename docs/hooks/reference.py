@@ -26,7 +26,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def pages() -> dict[str, str]:
     """Each generated page's Markdown, by its name."""
-    return {"commands": commands(), "keys": keys(), "rules": rules(), "recipes": recipes()}
+    return {"commands": commands(), "keys": keys(), "rules": rules(), "recipes": recipes(), "levers": levers()}
 
 
 def cell(text: str) -> str:
@@ -224,3 +224,46 @@ def recipes() -> str:
         )
         + "\n"
     )
+
+
+# Levers
+
+COMPARED = ("llama3_8b", "llama3_70b", "llama31_405b", "mixtral_8x7b", "qwen3_30b_a3b", "deepseek_v3")
+COMPARED_ON = ("h100", "gb200")
+
+
+def levers() -> str:
+    """Our recipes' levers beside those of NVIDIA's performance recipes."""
+    out = [
+        "# Levers",
+        "What makes a run fast and is not its layout: overlap, kernels, memory savers, the environment of a rank. Each "
+        "is one key. A run takes over the levers of NVIDIA's own recipe for its model, GPU and precision where they "
+        "change speed alone, are legal with its layout, and fit; a lever that you set stays as you set it. "
+        "`slipway show NAME --levers` compares any run with NVIDIA's; below are some defaults in bf16.",
+        "NVIDIA's values are those of the scripts and recipes that NeMo 2.7.3 installs "
+        "(`python -m slipway.recipes.nvidia_levers` runs them and reads what they set), and where those leave a value "
+        "to a table that is in no package, those of Megatron-Bridge v0.5.1. All are in configs/levers/nvidia.csv.",
+    ]
+    for name in COMPARED:
+        for gpu in COMPARED_ON:
+            out += _levers_of(name, gpu)
+    return "\n\n".join(out) + "\n"
+
+
+def _levers_of(name: str, gpu: str) -> list[str]:
+    from slipway import configs, planner
+    from slipway.planner import nvidia
+    from slipway.planner.layout import describe
+
+    resolved = configs.load(name, [f"gpu={gpu}"])
+    spec = planner.complete(resolved)
+    compared = nvidia.compare(spec, resolved.given)
+    differ = [each for each in compared if each.why]
+    same = [f"{code(each.key)} {cell(each.ours)}" for each in compared if each.theirs and not each.why]
+    rows = [(code(each.key), cell(each.theirs), cell(each.ours), _sentence(each.why)) for each in differ]
+    return [
+        f"## {name} on {gpu.upper()}",
+        cell(f"{spec.gpus} GPUs, {describe(spec)}."),
+        "As NVIDIA's: " + (", ".join(dict.fromkeys(same)) or "none") + ".",
+        table(("lever", "NVIDIA", "ours", "why"), rows) if rows else "",
+    ]
