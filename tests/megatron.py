@@ -88,6 +88,7 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
             context_parallel_size=lay.cp,
             expert_model_parallel_size=lay.ep,
             expert_tensor_parallel_size=lay.etp or None,
+            num_distributed_optimizer_instances=spec.levers.optimizer_instances,
             create_gloo_process_groups=False,
         )
         seed, tracks_by_te = spec.run.seed, config.use_te_rng_tracker

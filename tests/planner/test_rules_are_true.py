@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slipway import configs
-from slipway.configs import Layout, Model, Recompute, Spec
+from slipway.configs import Layout, Levers, Model, Recompute, Spec
 from slipway.planner.rules import RULES, Phase, Severity, violations
 
 BUILD_RULES = {r.id for r in RULES if r.phase is not Phase.step and r.severity is Severity.error}
@@ -107,8 +107,9 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
             account_for_embedding=draw(st.integers(0, 4)) == 0,
             account_for_loss=draw(st.integers(0, 4)) == 0,
         )
+        levers = Levers(optimizer_instances=draw(st.sampled_from([1, 1, 1, 2, 3])))
         base = configs.load("llama3_tiny").spec
-        return replace(base, model=model, gpus=gpus, layout=layout)
+        return replace(base, model=model, gpus=gpus, layout=layout, levers=levers)
 
     @seeded(seed)
     @settings(
@@ -211,6 +212,10 @@ def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, override
         ("mixtral_8x7b", "gpus=8 layout.tp=2 layout.etp=1", "ep1-etp"),
         ("llama3_8b", "precision=fp8_blockwise layout.tp=8 layout.seq_length=1536", "fp8-dimensions"),
         ("llama3_8b", "gpus=8 layout.fsdp=megatron", "fsdp-resume"),
+        ("llama3_8b", "gpus=8 levers.wgrad_deferral_limit=4", "wgrad-deferral"),
+        ("deepseek_v3", "layout.pp=16 levers.wgrad_deferral_limit=4", "wgrad-deferral"),
+        ("llama3_8b", "gpus=8 levers.moe_router_fusion=true", "router-fusion"),
+        ("llama3_8b", "layout.distributed_optimizer=false levers.optimizer_instances=2", "optimizer-instances"),
     ],
 )
 def test_what_fails_in_the_first_step_or_later_is_refused_before(name: str, overrides: str, rule: str) -> None:
