@@ -32,12 +32,17 @@ def fake_world(rank: int, world_size: int) -> Iterator[None]:
 
 
 def parts_of_objects(recipe: Any) -> Any:
-    """The parts of ``recipe`` as its ranks have them, built; the trainer, which needs its GPUs, is not."""
+    """The parts of ``recipe`` as its ranks have them."""
+    from slipway.recipes.readback import of_run
+
+    return of_run(**objects_of(recipe))
+
+
+def objects_of(recipe: Any) -> dict[str, Any]:
+    """The arguments that ``recipe`` calls its function with, built; the trainer, which needs its GPUs, is not."""
     from types import SimpleNamespace
 
     import fiddle as fdl
-
-    from slipway.recipes.readback import of_run
 
     trainer = recipe.trainer
     built = SimpleNamespace(
@@ -47,7 +52,8 @@ def parts_of_objects(recipe: Any) -> Any:
         __io__=trainer,
     )
     model, data, optim = (fdl.build(part) for part in (recipe.model, recipe.data, recipe.optim))
-    return of_run(model=model, data=data, trainer=built, log=fdl.build(recipe.log), resume=recipe.resume, optim=optim)
+    log = fdl.build(recipe.log)
+    return {"model": model, "data": data, "trainer": built, "log": log, "resume": recipe.resume, "optim": optim}
 
 
 class _Tokenizer:

@@ -14,6 +14,7 @@ from slipway.recipes.readback.contradictions import require_one_value
 from slipway.recipes.readback.flat import flatten
 from slipway.recipes.readback.parts import Parts, kind_of, of_recipe, of_run
 from slipway.recipes.readback.spec import read_back
+from slipway.recipes.runtime.kernels import require_kernels
 from slipway.recipes.runtime.record import RunRecord
 
 _NOT_COMPARED = "trainer.callbacks.RunRecord"  # the record itself
@@ -70,13 +71,15 @@ def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, opt
     A recipe without a record, as rehearsals train it, is not judged: None.
 
     Raises:
-        Refusal: as :func:`judge_recipe`.
+        Refusal: as :func:`judge_recipe`; or this environment lacks kernels of the run.
     """
     callback = record_callback(list(trainer.callbacks))
     if callback is None:
         return None
     parts = of_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
     spec = _judge(parts, promised(callback))[0]
+    if not parts.cpu:
+        require_kernels(spec)
     callback.record = record_of(spec)
     return spec
 

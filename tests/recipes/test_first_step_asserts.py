@@ -21,6 +21,7 @@ OVERLAP = "nemo/lightning/pytorch/callbacks/megatron_comm_overlap.py"
 SET = "test_what_the_first_step_asserts_is_set"
 ALLOCATED = "test_graphs_are_captured_without_expandable_segments"
 VALIDATED = "test_each_switch_that_is_legal_is_accepted_by_megatron_core"
+KERNELS = "test_kernels_that_an_image_lacks_are_named_before_the_first_step"
 PRECISIONS = "test_each_precision_is_that_of_nemo_except_where_it_says_so"
 
 ASSERTS = [
@@ -39,6 +40,10 @@ ASSERTS = [
     (CONFIG, "Flex token dispatcher does not support moe_pad", "capacity-pad"),
     (DISPATCHER, "Flex token dispatcher requires TPxEP > 1", "flex-dispatcher"),
     (DISPATCHER, "DeepEP is not enabled", SET),
+    (DISPATCHER, "DeepEP is not installed", KERNELS),
+    ("megatron/core/utils.py", "import fused_weight_gradient_mlp_cuda", KERNELS),
+    ("megatron/core/model_parallel_config.py", "Cannot defer embedding wgrad compute when pipeline", "wgrad-deferral"),
+    ("megatron/core/parallel_state.py", "should be divisible by partial DistOpt shard", "optimizer-instances"),
     (DISPATCHER, "DeepEP only supports float32 probs", SET),
     (OVERLAP, "Disabling tensor parallel communication overlap due to TP size < 2", "tp-comm-overlap"),
     (OVERLAP, "due to sequence_parallel=False", "tp-comm-overlap"),

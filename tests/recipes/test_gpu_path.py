@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from slipway import configs
+from slipway import configs, planner
 from slipway.configs import Refusal, load
+from slipway.recipes.runtime.kernels import require_kernels
 
 
 def trained(name: str, *overrides: str) -> tuple[Any, Any]:
@@ -112,6 +113,44 @@ def test_graphs_are_captured_without_expandable_segments(in_child: Any) -> None:
         return found
 
     assert in_child(seen) == ["expandable_segments:True", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "without"),
+    [
+        ("deepseek_v3", "deep_ep", "layout.dispatcher=alltoall"),
+        ("llama3_70b", "fused_weight_gradient_mlp_cuda", "levers.wgrad_deferral_limit=0"),
+    ],
+)
+def test_kernels_that_an_image_lacks_are_named_before_the_first_step(
+    name: str, module: str, without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spec(*words: str) -> configs.Spec:
+        return planner.complete(load(name, list(words)))
+
+    with pytest.raises(Refusal, match=f"the module {module}.*not installed here") as refused:
+        require_kernels(spec())
+    assert refused.value.fix == f"Use {without}, or an image that has it."
+    require_kernels(spec(without))
+    (tmp_path / f"{module}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    require_kernels(spec())
+
+
+@pytest.mark.nemo
+def test_a_rank_on_a_gpu_asks_for_its_kernels(in_child: Any) -> None:
+    def said() -> str:
+        from slipway.recipes.build import build
+        from slipway.recipes.readback.judge import judge_run
+        from tests.megatron import objects_of
+
+        try:
+            judge_run(**objects_of(build(planner.complete(load("llama3_70b")))))
+        except Refusal as refusal:
+            return refusal.message
+        return ""
+
+    assert "needs Apex" in in_child(said)
 
 
 # Where the file of a precision departs from NeMo's recipe that it names, and why.

@@ -47,6 +47,23 @@ def _for_recipe(rows: list[str], spec: Spec) -> list[Finding]:
     return [
         Finding("GPUs for the recipe", str(len(rows)), f"{wanted} a node", len(rows) >= wanted, f"gpus={len(rows)}"),
         Finding("kind of GPU", here, planned, here == planned, "set gpu= to the kind that is here, and check again"),
+        *_kernels(spec),
+    ]
+
+
+def _kernels(spec: Spec) -> list[Finding]:
+    """The packages whose kernels the recipe calls in its first steps."""
+    from slipway.recipes.runtime.kernels import kernels_of
+
+    return [
+        Finding(
+            kernel.package,
+            "installed" if kernel.installed else "not installed",
+            f"the module {kernel.module}, for {kernel.needed_by}",
+            kernel.installed,
+            kernel.fix.removeprefix("Use ").removesuffix("."),
+        )
+        for kernel in kernels_of(spec)
     ]
 
 
