@@ -157,8 +157,9 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path: Path, asynchronou
         (("layout.tp=1", "gpus=2"), ("layout.tp=2", "gpus=2")),
         (("layout.tp=2", "layout.pp=2", "gpus=4"), ("layout.tp=1", "gpus=1")),
         (("layout.tp=2", "layout.pp=2", "gpus=4", "model.mtp_num_layers=1"), ("layout.tp=1", "gpus=1")),
+        (("layout.tp=1", "layout.pp=2", "gpus=2", "layout.pipeline_layout=Et*15|t*17L"), ("layout.tp=2", "gpus=2")),
     ],
-    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "multi-token-prediction"],
+    ids=["tp2-to-pp2", "dp2-to-tp2", "tp2pp2-to-one", "multi-token-prediction", "written-pipeline-to-tp2"],
 )
 def test_another_layout_continues_the_same_training(
     tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...]
@@ -174,6 +175,23 @@ def test_another_layout_continues_the_same_training(
     assert sorted(losses) == list(range(1, 9))
     worst = max(abs(float.fromhex(losses[s]) / float.fromhex(expected[s]) - 1) for s in losses)
     assert worst <= RELATIVE_TOLERANCE, worst
+
+
+def test_copies_of_the_optimizer_resume_with_the_same_bits_and_without_copies(tmp_path: Path) -> None:
+    """Four data-parallel ranks that share the states in two pairs."""
+    start = replace(_toy(tmp_path / "a", "layout.tp=1", "gpus=2", "levers.optimizer_instances=2", steps=4), gpus=4)
+    assert start.levers.optimizer_instances == 2
+    longer = replace(start.run, max_steps=8)
+    whole, expected, _ = _train(replace(start, run=replace(longer, dir=str(tmp_path / "whole"))))
+    _train(start)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    weights, losses, log = _train(replace(start, run=longer))
+    assert "resuming from" in log
+    assert (weights, losses) == (whole, expected)
+    plain = replace(start.levers, optimizer_instances=1)
+    _, losses, log = _train(replace(start, levers=plain, run=replace(longer, dir=str(tmp_path / "b"))))
+    assert "resuming from" in log
+    assert all(abs(float.fromhex(losses[s]) / float.fromhex(expected[s]) - 1) <= RELATIVE_TOLERANCE for s in expected)
 
 
 def test_a_run_starts_from_the_weights_of_another_in_any_layout(tmp_path: Path) -> None:
