@@ -97,9 +97,9 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     published = published_layout(spec, resolved.pinned)
     if published is not None:
         return with_nvidia_levers(published, untouched), f"published: {published.layout.source}"
-    candidates = plan_pinned(spec, resolved.pinned, _TRIED, untouched).candidates
+    candidates = plan_pinned(spec, resolved.pinned, _TRIED).candidates
     best = preferred(candidates)
-    return best.spec, _why(best, candidates[0])
+    return with_nvidia_levers(best.spec, untouched), _why(best, candidates[0])
 
 
 # Two layouts that are predicted within 2 % of each other are a tie: taking the one that is predicted fastest costs more

@@ -60,10 +60,10 @@ def with_nvidia_levers(spec: Spec, untouched: frozenset[str]) -> Spec:
         untouched: the keys that nobody set.
     """
     for theirs in _published(spec):
-        if not theirs.of_our_stack or theirs.key in KEPT or theirs.key not in untouched:
+        if not theirs.of_our_stack or theirs.key in KEPT or theirs.key not in untouched or _same(spec, theirs):
             continue
         trial = _with(spec, theirs)
-        if trial != spec and not _refusal(trial) and (memory(trial).fits or not memory(spec).fits):
+        if trial is not spec and not _refusal(trial) and (memory(trial).fits or not memory(spec).fits):
             spec = trial
     return spec
 
@@ -91,8 +91,8 @@ def compare(spec: Spec, given: frozenset[str]) -> list[Compared]:
         if not published and (spec.model.is_moe or key not in _OF_EXPERTS):
             found.append(Compared(key, "", "", ours, ""))
         for theirs in published:
-            same = _text(_value(theirs.value)) == ours
-            found.append(Compared(key, theirs.value, theirs.source, ours, "" if same else _why(spec, theirs, given)))
+            why = "" if _same(spec, theirs) else _why(spec, theirs, given)
+            found.append(Compared(key, theirs.value, theirs.source, ours, why))
     return found
 
 
@@ -109,6 +109,10 @@ def ours_of(spec: Spec, key: str) -> Any:
         return None
     group, name = key.split(".")
     return getattr(getattr(spec, group), name)
+
+
+def _same(spec: Spec, theirs: Theirs) -> bool:
+    return _text(_value(theirs.value)) == _text(ours_of(spec, theirs.key))
 
 
 def _why(spec: Spec, theirs: Theirs, given: frozenset[str]) -> str:
