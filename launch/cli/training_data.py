@@ -105,6 +105,6 @@ def _tokenizer_warnings(spec: Spec) -> list[tuple[str, str]]:
     return [
         (
             f"the tokenizer {folder} has {ids:,} ids and {spec.name} has an embedding of {vocabulary:,}: {why}",
-            f"Use the model's own tokenizer, or say model.vocab_size={ids}.",
+            f"Use the model's own tokenizer, or set model.vocab_size={ids}.",
         )
     ]

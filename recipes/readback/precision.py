@@ -23,8 +23,8 @@ def read_precision(parts: Parts, base: Precision) -> Precision:
     word = str(value(plugin, "precision"))
     if not word.startswith(("32", "bf16")) or value(plugin, "fp4"):
         raise Refusal(
-            f"trainer.plugins has precision={word}{' and fp4' if value(plugin, 'fp4') else ''}, which no precision of "
-            "Slipway is",
+            f"trainer.plugins has precision={word}{' and fp4' if value(plugin, 'fp4') else ''}, which is none of "
+            "Slipway's precisions",
             "Use precision=bf16, fp8_current or another that slipway show lists.",
         )
     scaled = value(plugin, "fp8")

@@ -35,7 +35,7 @@ def checked_base(base: Path, model: Model) -> Path:
         if theirs != ours:
             raise Refusal(
                 f"run.base={base} has weights of {held.name} with {name}={theirs}, and this model has {name}={ours}",
-                "Give the base of the same model.",
+                "Use a base of the same model.",
             )
     return checkpoint
 

@@ -118,5 +118,5 @@ def check_tokenizer(folder: str, vocab_size: int, recipe: str) -> None:
     if size > vocab_size:
         raise Refusal(
             f"the tokenizer {folder} has {size} ids and {recipe} has an embedding of {vocab_size}",
-            f"Use the model's own tokenizer, or say model.vocab_size={size}.",
+            f"Use the model's own tokenizer, or set model.vocab_size={size}.",
         )

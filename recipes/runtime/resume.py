@@ -22,7 +22,7 @@ def nothing_whole(folder: Path, found: Held) -> Refusal:
     name, wrong = next(iter(found.passed_over.items()))
     return Refusal(
         f"no checkpoint of {folder} can be loaded: {name} {wrong}",
-        "Restore it or move the folder away; run.resume=false starts from step 0 all the same.",
+        "Restore it or move the folder away; run.resume=false starts from step 0 anyway.",
     )
 
 

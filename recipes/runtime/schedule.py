@@ -70,7 +70,7 @@ class StagedRate(LRScheduler):
                 raise Refusal(
                     "the checkpoint's learning-rate schedule is not the recipe's "
                     f"({'; '.join(stored)} -> {'; '.join(ours)})",
-                    "run.extend_schedule=true takes the recipe's; giving the old values of optim keeps the old one.",
+                    "Set run.extend_schedule=true to train on with the recipe's, or give the old values of optim.",
                 )
             _log.warning("learning-rate schedule changed on resume: %s -> %s", stored, ours)
         self.last_epoch = state_dict["last_epoch"]
