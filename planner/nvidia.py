@@ -10,7 +10,7 @@ from slipway.configs import Levers, Spec
 from slipway.configs.levers import Theirs, nvidia_levers
 from slipway.planner.levers import aligns_param_gather
 from slipway.planner.memory import memory
-from slipway.planner.rules import only_planned, violations
+from slipway.planner.rules import first_violation, only_planned
 
 KEYS = (
     "layout.tp_comm_overlap",
@@ -137,8 +137,8 @@ def _published(spec: Spec) -> tuple[Theirs, ...]:
 
 def _refusal(spec: Spec) -> str:
     """The first rule that refuses a run, or that it can only be planned; empty where it can be trained."""
-    broken = violations(spec) or only_planned(spec)
-    return f"rule {broken[0].rule}: {broken[0].message.rstrip('.')}" if broken else ""
+    broken = first_violation(spec) or next(iter(only_planned(spec)), None)
+    return f"rule {broken.rule}: {broken.message.rstrip('.')}" if broken else ""
 
 
 def _with(spec: Spec, theirs: Theirs) -> Spec:

@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal, Spec
 from slipway.configs.schema import RecomputeMethod, layer_kinds
@@ -37,7 +37,7 @@ from slipway.planner.memory.estimate import (
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import numerics_of
 from slipway.planner.parameters import stage_shards
-from slipway.planner.rules import Violation, divisors, is_legal, violations
+from slipway.planner.rules import Violation, divisors, first_violation
 from slipway.planner.rules.precision import precision_gpu
 from slipway.planner.stages import StageLayers, balanced, layers_of_stages
 from slipway.planner.time.operations import TERM_WORDS, Term
@@ -170,6 +170,17 @@ def _recomputes(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
     return [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
 
 
+_Frozen = TypeVar("_Frozen", Spec, Layout)
+
+
+def _changed(original: _Frozen, **changes: Any) -> _Frozen:
+    """As :func:`dataclasses.replace`, four times as fast: the search makes tens of thousands of layouts."""
+    copy = object.__new__(type(original))
+    copy.__dict__.update(original.__dict__)
+    copy.__dict__.update(changes)
+    return copy
+
+
 class _Shape(NamedTuple):
     """What pipelines leave to choose once a layer is split."""
 
@@ -183,8 +194,8 @@ class _Shape(NamedTuple):
     def of(self, layout: Layout) -> Layout:
         """``layout`` with this shape."""
         if self.keeps_placement:
-            return replace(layout, pp=self.pp, vpp=self.vpp)
-        return replace(
+            return _changed(layout, pp=self.pp, vpp=self.vpp)
+        return _changed(
             layout,
             pp=self.pp,
             vpp=self.vpp,
@@ -427,13 +438,13 @@ class _Search:
                 self.did_not_fit += 1
                 self.fits_evenly = self.fits_evenly or any(room)
                 continue
-            trial = replace(self.spec, layout=shape.of(group.layout))
-            if is_legal(trial):
-                self.bounded += 1
-                work = workload_of(trial, self.cal, group.context)
-                self._push(step_time_bound(work), work)
-            else:
-                self.refused[violations(trial)[0]] += 1
+            trial = _changed(self.spec, layout=shape.of(group.layout))
+            if broken := first_violation(trial):
+                self.refused[broken] += 1
+                continue
+            self.bounded += 1
+            work = workload_of(trial, self.cal, group.context)
+            self._push(step_time_bound(work), work)
 
     def _judge(self, work: Workload) -> None:
         """Queue a layout as a candidate by its time, if it fits."""

@@ -13,6 +13,7 @@ The lines are text in YAML, in overrides, in a run's record and in NeMo's export
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -106,6 +107,7 @@ def short(number: int) -> str:
     return f"{number:,}"
 
 
+@functools.lru_cache(maxsize=1024)
 def amount(text: str) -> int:
     """A number of tokens or steps: 15T, 252M, 1.2e6 or 8000.
 
@@ -129,6 +131,7 @@ def _match(form: str, text: str) -> re.Match[str]:
     raise ValueError(text)
 
 
+@functools.lru_cache(maxsize=1024)
 def lr_stage(text: str) -> LrStage:
     """Read ``SHAPE until N tokens [to LR]``.
 
@@ -143,6 +146,7 @@ def lr_stage(text: str) -> LrStage:
     return LrStage(shape, _point(*found.group(2, 3, 4)), lr)
 
 
+@functools.lru_cache(maxsize=1024)
 def batch_stage(text: str) -> BatchStage:
     """Read ``GBS [by INCREMENT] until N tokens``.
 
@@ -155,6 +159,7 @@ def batch_stage(text: str) -> BatchStage:
     return BatchStage(int(found[1]), int(found[2] or 0), _point(*found.group(3, 4, 5)))
 
 
+@functools.lru_cache(maxsize=1024)
 def change(text: str) -> Change:
     """Read ``NAME VALUE from N tokens``.
 

@@ -47,6 +47,7 @@ __all__ = [
     "Severity",
     "Violation",
     "divisors",
+    "first_violation",
     "is_legal",
     "nearest_values",
     "only_planned",
@@ -65,9 +66,17 @@ def violations(spec: Spec, severity: Severity = Severity.error) -> list[Violatio
     return [Violation(rule_id, broken.message + ".", broken.fix) for rule_id, broken in found if broken]
 
 
+def first_violation(spec: Spec) -> Violation | None:
+    """The first rule that refuses ``spec``; None where it is legal."""
+    for rule in _REFUSING:
+        if broken := rule.check(spec):
+            return Violation(rule.id, broken.message + ".", broken.fix)
+    return None
+
+
 def is_legal(spec: Spec) -> bool:
-    """Whether no rule that refuses is broken; stops at the first that is."""
-    return not any(rule.check(spec) for rule in _REFUSING)
+    """Whether no rule that refuses is broken."""
+    return first_violation(spec) is None
 
 
 def require_legal(spec: Spec) -> None:
@@ -76,9 +85,7 @@ def require_legal(spec: Spec) -> None:
     Raises:
         Refusal: a rule is broken, or no recipe trains what ``spec`` asks for.
     """
-    broken = violations(spec)
-    if broken:
-        first = broken[0]
+    if first := first_violation(spec):
         raise Refusal(first.message, first.fix, first.rule)
     require_trained(spec)
 

@@ -46,7 +46,13 @@ def _batch_ramp(spec: Spec) -> Broken | None:
         return None
     if error := batch_ramp_error(spec):
         return Broken(*error)
+    layout = spec.layout
+    whole = (
+        layout.mbs * spec.dp * (layout.pp if layout.vpp > 1 else 1)
+    )  # a batch that gives whole groups of micro-batches
     for gbs in batches_of(spec).distinct:
+        if whole and gbs % whole == 0:
+            continue
         trial = replace(spec, layout=replace(spec.layout, gbs=gbs))
         broken = batch_is_divided(trial) or interleaved_micro_batches(trial)
         if broken:
