@@ -6,7 +6,7 @@
 
 FOLDER contains the tables of published measurements (throughput.csv, memory.csv, megatron_golden_memory.csv), which
 are not part of this repository; the environment variable TRUTH may name it instead. The runs of --compare take about a
-quarter of an hour to train: see benchmarks.gpu.curves. The accuracy report takes seven minutes of one core.
+quarter of an hour to train: see benchmarks.gpu.curves. The accuracy report takes twenty-three minutes of one core.
 """
 
 from __future__ import annotations
