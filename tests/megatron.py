@@ -6,8 +6,9 @@ Import this module in forked children only.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -62,20 +63,22 @@ class _Tokenizer:
 
 
 def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
-    """Decoder layers and parameters of each model chunk of ``rank``. Raises what Megatron-Core raises.
+    """As :func:`build_ranks`, of one rank."""
+    return next(build_ranks(spec, [rank]))
+
+
+def build_ranks(spec: Spec, ranks: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
+    """Decoder layers and parameters of each model chunk of each rank. Raises what Megatron-Core raises.
 
     The modules are those of the GPU recipe after NeMo's merges, with the arguments that Megatron-Core gives to
     Transformer Engine, on the meta device.
     """
-    from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer.moe import token_dispatcher
     from nemo.collections.llm.gpt.model.base import GPTConfig
 
     from slipway.recipes.build import build
     from slipway.recipes.runtime.merged import merge
 
-    lay = spec.layout
     config: Any = merge(build(spec)).model
     assert isinstance(config, GPTConfig), "configure_model below is GPTConfig's"
     config.perform_initialization, config.init_model_with_meta_device = False, True
@@ -86,6 +89,15 @@ def build_rank(spec: Spec, rank: int) -> list[tuple[int, int]]:
     torch.cuda.current_device = lambda: torch.device("meta")  # type: ignore[assignment, return-value]
     torch.cuda.graph_pool_handle = lambda: (0, 0)
     token_dispatcher.fused_dispatch, token_dispatcher.set_deepep_num_sms = object(), lambda count: None
+    for rank in ranks:
+        yield _chunks(spec, rank, copy.deepcopy(config))
+
+
+def _chunks(spec: Spec, rank: int, config: Any) -> list[tuple[int, int]]:
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    lay = spec.layout
     with fake_world(rank, spec.gpus):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=lay.tp,

@@ -4,6 +4,8 @@ NeMo.
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import os
 import subprocess
@@ -56,12 +58,17 @@ def _version(package: str) -> str:
 
 
 def source() -> dict[str, Any]:
-    """The record of the code of a run, which is stored with the run.
+    """The record of the code of a run, which is stored with it; a process looks once in each folder.
 
     What cannot be found out starts with "unknown: ".
     """
-    root = repository()
-    built_from = os.environ.get(COMMIT) or f"unknown: this is no git repository, and {COMMIT} is not set"
+    return copy.deepcopy(_source_of(Path.cwd(), os.environ.get(COMMIT, "")))
+
+
+@functools.cache
+def _source_of(folder: Path, commit: str) -> dict[str, Any]:
+    root = repository(folder)
+    built_from = commit or f"unknown: this is no git repository, and {COMMIT} is not set"
     return {
         "commit": _git(root, "rev-parse", "HEAD") if root else built_from,
         "uncommitted": len(uncommitted(root)) if root else 0,

@@ -72,7 +72,7 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
 
-    from tests.megatron import build_rank, stage_rank
+    from tests.megatron import build_ranks, stage_rank
 
     models = _toys()
     seen = {"agree_legal": 0, "agree_illegal": 0}
@@ -126,8 +126,9 @@ def agreement(count: int, seed: int) -> dict[str, Any]:
             broken[v.rule] = broken.get(v.rule, 0) + 1
         theirs, layers = "", 0
         try:
-            for stage in range(spec.layout.pp) if spec.gpus % spec.layout.pp == 0 else [0]:
-                layers += sum(count for count, _ in build_rank(spec, stage_rank(spec, stage)))
+            stages = range(spec.layout.pp) if spec.gpus % spec.layout.pp == 0 else [0]
+            for chunks in build_ranks(spec, [stage_rank(spec, stage) for stage in stages]):
+                layers += sum(count for count, _ in chunks)
         except Exception as error:
             theirs = f"{type(error).__name__}: {str(error)[:160]}"
         if not theirs and layers != spec.model.num_layers:
