@@ -65,7 +65,8 @@ def _precision_aware(spec: Spec) -> Broken | None:
     "optimizer-instances",
     says="several optimizer instances need the distributed optimizer, and their number divides the data-parallel ranks "
     "of the dense layers and of the experts",
-    why="each instance is a part of the ranks that hold the same weights",
+    why="each instance is a part of the ranks that hold the same weights; Megatron-Core makes the groups of experts for "
+    "dense models too",
     source=MCORE + "parallel_state.initialize_model_parallel",
 )
 def _optimizer_instances(spec: Spec) -> Broken | None:
@@ -77,9 +78,7 @@ def _optimizer_instances(spec: Spec) -> Broken | None:
             f"levers.optimizer_instances={instances} with layout.distributed_optimizer=false",
             "Use layout.distributed_optimizer=true.",
         )
-    ranks = {"data-parallel ranks": max(spec.dp, 1) * layout.cp}
-    if spec.model.is_moe:
-        ranks["data-parallel ranks of the experts"] = spec.expert_dp
+    ranks = {"data-parallel ranks": max(spec.dp, 1) * layout.cp, "data-parallel ranks of experts": spec.expert_dp}
     for name, count in ranks.items():
         if count % instances:
             return Broken(
