@@ -65,7 +65,7 @@ def _precision_aware(spec: Spec) -> Broken | None:
     "optimizer-instances",
     says="several optimizer instances need the distributed optimizer, and their number divides the data-parallel ranks "
     "of the dense layers and of the experts",
-    why="each instance is a part of the ranks that hold the same weights; Megatron-Core makes the groups of experts for "
+    why="an instance is a part of the ranks that hold the same weights; Megatron-Core makes the groups of experts for "
     "dense models too",
     source=MCORE + "parallel_state.initialize_model_parallel",
 )
