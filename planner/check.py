@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from slipway.configs import Refusal, Spec
 from slipway.planner.calibration import calibration_warning
 from slipway.planner.memory.estimate import Memory, workload_expert_load, workload_memory
+from slipway.planner.memory.probability import probability_of_fit
 from slipway.planner.parameters import ParameterCount, parameters
 from slipway.planner.rules import Severity, Violation, violations
 from slipway.planner.time.step import StepTime, workload_step_time
@@ -29,6 +30,7 @@ class Verdict:
     memory: Memory | None
     time: StepTime | None
     expert_load: float = math.inf  # times an even load that experts have room for; see memory.expert_load_that_fits
+    p_fits: float = 0.0  # the probability that it fits; see memory.probability
 
     @property
     def legal(self) -> bool:
@@ -48,7 +50,8 @@ def check(spec: Spec) -> Verdict:
     if warning := calibration_warning(spec.gpu, work.calibration):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)
-    return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load)
+    p_fits = probability_of_fit(work, estimate)
+    return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load, p_fits)
 
 
 def require_fit(spec: Spec, fix: str) -> None:

@@ -11,11 +11,13 @@ from slipway import configs
 from slipway.configs import Fsdp, Model, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.layout import PARALLEL, with_sizes
-from slipway.planner.memory import memory
+from slipway.planner.memory import workload_memory
+from slipway.planner.memory.probability import LIKELY, probability_of_fit
 from slipway.planner.nvidia import with_nvidia_levers
 from slipway.planner.pins import agrees, plan_pinned
 from slipway.planner.rules import is_legal
 from slipway.planner.search import SEARCHED, Candidate, plan
+from slipway.planner.workload import workload_of
 
 
 @functools.cache
@@ -35,7 +37,7 @@ def _comparable(spec: Spec) -> list[dict[str, str]]:
 
 
 def published_layout(spec: Spec, pinned: frozenset[str] = frozenset()) -> Spec | None:
-    """``spec`` with the fastest published layout of its model, GPU, count and precision that is legal here and fits.
+    """``spec`` with the fastest published layout of its model, GPU, count and precision, legal and likely to fit.
 
     It must have the values of ``spec`` in the fields ``pinned``.
     """
@@ -56,11 +58,18 @@ def published_layout(spec: Spec, pinned: frozenset[str] = frozenset()) -> Spec |
         if (
             agrees(trial.layout, spec.layout, pinned)
             and is_legal(trial)
-            and memory(trial).fits
+            and _likely(trial)
             and (best is None or rate > best[0])
         ):
             best = (rate, trial)
     return best[1] if best else None
+
+
+def _likely(spec: Spec) -> bool:
+    """Whether a layout is likely to fit with the routing of a real run; published speeds have even routing forced."""
+    work = workload_of(spec)
+    needed = workload_memory(work)
+    return needed.fits and probability_of_fit(work, needed) >= LIKELY
 
 
 def split_layers(spec: Spec) -> Spec:
@@ -98,6 +107,8 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     if published is not None:
         return with_nvidia_levers(published, untouched), f"published: {published.layout.source}"
     candidates = plan_pinned(spec, resolved.pinned, _TRIED).candidates
+    if all(_p_fits(candidate) < LIKELY for candidate in candidates):
+        candidates = plan_pinned(spec, resolved.pinned, _NEAREST_OF).candidates
     best = preferred(candidates)
     return with_nvidia_levers(best.spec, untouched), _why(best, candidates[0])
 
@@ -106,34 +117,42 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
 # than that against published runs (docs/accuracy.md: regret).
 _TIE = 1.02
 _TRIED = 12  # fastest layouts among which ties are looked for
-_SPARE = 0.05  # of the GPU's memory, which a default leaves free where another layout is as fast
 
 
 def preferred(candidates: list[Candidate]) -> Candidate:
-    """Of the layouts that tie with the fastest, the one to start with.
+    """Of the layouts that tie with the fastest that is likely to fit, the one to start with.
 
-    It leaves memory to spare; then it has been published for a model of this shape; then it is the simplest; then the
-    smallest in memory.
+    It has been published for a model of this shape; then it is the simplest; then the smallest in memory. Where none of
+    them is likely to fit, it is the one that is likeliest to.
     """
-    slowest = _TIE * candidates[0].time.step_time_s
-    return min((c for c in candidates if c.time.step_time_s <= slowest), key=_preference)
+    likely = [c for c in candidates if _p_fits(c) >= LIKELY]
+    if not likely:
+        return max(candidates, key=_p_fits)
+    slowest = _TIE * likely[0].time.step_time_s
+    return min((c for c in likely if c.time.step_time_s <= slowest), key=_preference)
+
+
+def _p_fits(candidate: Candidate) -> float:
+    return probability_of_fit(workload_of(candidate.spec), candidate.memory)
 
 
 def _why(chosen: Candidate, fastest: Candidate) -> str:
     """Why the planner chose this layout, in the words of ``check``."""
     if chosen is fastest:
         return "the planner's fastest that fits"
-    why = ("with memory to spare", "published", "simpler", "smaller")
+    slower = (
+        f"the planner's choice: {chosen.time.step_time_s / fastest.time.step_time_s - 1:.1%} slower than the fastest"
+    )
+    if _p_fits(fastest) < min(LIKELY, _p_fits(chosen)):
+        return f"{slower}, and more likely to fit"
     differs = [a != b for a, b in zip(_preference(chosen), _preference(fastest), strict=True)]
-    slower = chosen.time.step_time_s / fastest.time.step_time_s - 1
-    return f"the planner's choice: {slower:.1%} slower than the fastest, and {why[differs.index(True)]}"
+    return f"{slower}, and {('published', 'simpler', 'smaller')[differs.index(True)]}"
 
 
-def _preference(candidate: Candidate) -> tuple[bool, bool, int, float]:
-    memory, layout = candidate.memory, candidate.layout
-    tight = memory.headroom_gib < _SPARE * memory.capacity_gib
+def _preference(candidate: Candidate) -> tuple[bool, int, float]:
+    layout = candidate.layout
     techniques = sum(getattr(layout, name) > 1 for name in PARALLEL) + (layout.recompute is not Recompute.none)
-    return tight, not _is_published(candidate.spec), techniques, memory.needed_gib
+    return not _is_published(candidate.spec), techniques, candidate.memory.needed_gib
 
 
 def _is_published(spec: Spec) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 from slipway.configs import Levers, Spec
 from slipway.configs.levers import Theirs, nvidia_levers
 from slipway.planner.levers import aligns_param_gather
-from slipway.planner.memory import memory
+from slipway.planner.memory import workload_memory
+from slipway.planner.memory.probability import LIKELY, probability_of_fit
 from slipway.planner.rules import first_violation, only_planned
+from slipway.planner.workload import workload_of
 
 KEYS = (
     "layout.tp_comm_overlap",
@@ -54,7 +56,9 @@ KEPT = {
 
 
 def with_nvidia_levers(spec: Spec, untouched: frozenset[str]) -> Spec:
-    """``spec`` with each lever of NVIDIA's recipe in NeMo that nobody set and that is legal with its layout and fits.
+    """``spec`` with each lever of NVIDIA's recipe in NeMo that nobody set and that is legal with its layout.
+
+    None makes a run less likely to fit than a default is; of a limit, as much is taken as leaves it likely to.
 
     Args:
         untouched: the keys that nobody set.
@@ -63,9 +67,25 @@ def with_nvidia_levers(spec: Spec, untouched: frozenset[str]) -> Spec:
         if not theirs.of_our_stack or theirs.key in KEPT or theirs.key not in untouched or _same(spec, theirs):
             continue
         trial = _with(spec, theirs)
-        if trial is not spec and not _refusal(trial) and (memory(trial).fits or not memory(spec).fits):
-            spec = trial
+        if trial is not spec and not _refusal(trial):
+            spec = _that_fits(spec, trial)
     return spec
+
+
+def _that_fits(spec: Spec, trial: Spec) -> Spec:
+    """``trial``, or with fewer deferred micro-batches, if it is likely to fit; else ``spec``."""
+    enough = min(LIKELY, _p_fits(spec))
+    while _p_fits(trial) < enough:
+        limit = trial.levers.wgrad_deferral_limit // 2
+        if trial.levers.wgrad_deferral_limit == spec.levers.wgrad_deferral_limit or not limit:
+            return spec
+        trial = replace(trial, levers=replace(trial.levers, wgrad_deferral_limit=limit))
+    return trial
+
+
+def _p_fits(spec: Spec) -> float:
+    work = workload_of(spec)
+    return probability_of_fit(work, workload_memory(work))
 
 
 @dataclass(frozen=True)
@@ -125,9 +145,8 @@ def _why(spec: Spec, theirs: Theirs, given: frozenset[str]) -> str:
         return refusal
     if theirs.key in KEPT:
         return KEPT[theirs.key]
-    needed = memory(trial)
-    if not needed.fits:
-        return f"it would need {needed.needed_gib:.1f} of {needed.capacity_gib:.1f} GiB"
+    if (likely := _p_fits(trial)) < LIKELY:
+        return f"with it, the run would fit with a probability of {likely:.0%}"
     return "of Megatron-Bridge's newer Megatron-Core" if not theirs.of_our_stack else "set by the recipe's file"
 
 

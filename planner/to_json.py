@@ -29,7 +29,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "violations": [_violation(v) for v in verdict.violations],
         "warnings": [_violation(v) for v in verdict.advice],
         "parameters": {"total": count.total, "active": count.active, "per_rank": count.per_rank},
-        "memory": _memory(verdict.memory, verdict.expert_load) if verdict.memory else None,
+        "memory": _memory(verdict.memory, verdict.expert_load, verdict.p_fits) if verdict.memory else None,
         "throughput": _throughput(verdict.time) if verdict.time else None,
         "calibration": verdict.time.calibration if verdict.time else None,
     }
@@ -63,12 +63,13 @@ def _violation(violation: Violation) -> dict[str, str]:
     return {"rule": violation.rule, "message": violation.message, "fix": violation.fix}
 
 
-def _memory(memory: Memory, expert_load: float) -> dict[str, Any]:
+def _memory(memory: Memory, expert_load: float, p_fits: float) -> dict[str, Any]:
     return {
         "peak_gib": memory.peak_gib,
         "capacity_gib": memory.capacity_gib,
         "needed_gib": memory.needed_gib,
         "headroom_gib": memory.headroom_gib,
+        "p_fits": p_fits,
         "host_gib_per_gpu": memory.host_gib_per_gpu,
         "checkpoint_gib": memory.checkpoint_gib,
         "expert_load_that_fits": expert_load if math.isfinite(expert_load) else None,

@@ -13,6 +13,7 @@ from benchmarks.accuracy.cross_validation import Judged, competing_layouts, regr
 from benchmarks.accuracy.golden import Golden
 from benchmarks.accuracy.points import Point
 from slipway.planner.memory import GIB, stage_memory
+from slipway.planner.memory.probability import PEAK_SPREAD
 from slipway.planner.published.validate import Predicted, spearman, statistics
 
 CLOSE = 0.10  # relative error that counts as a hit in "within 10 %"
@@ -172,9 +173,14 @@ def golden_table(values: Sequence[Golden]) -> list[str]:
 
 
 def golden_sentences(values: Sequence[Golden]) -> list[str]:
-    """How uneven the load of experts is that the measured peaks imply, and how many values are left out."""
-    loads = []
+    """How uneven the load of experts is that the measured peaks imply, how many peaks lie within the spread of the
+    probability that a run fits, and how many values are left out.
+    """
+    loads, within = [], []
     for golden in values:
+        if golden.spec is not None and golden.spec.layout.ep == 1:
+            predicted = stage_memory(golden.spec, golden.constants)[-1].total_gib * GIB
+            within.append(abs(np.log(predicted / golden.peak_bytes)) <= PEAK_SPREAD)
         if golden.spec is not None and golden.spec.layout.ep > 1:
             even = stage_memory(golden.spec, golden.constants)[-1]
             doubled = stage_memory(golden.spec, golden.constants, expert_load=DOUBLE_LOAD)[-1]
@@ -188,4 +194,7 @@ def golden_sentences(values: Sequence[Golden]) -> list[str]:
         low, middle, high = np.percentile(loads, [25, 50, 75])
         load = f"{middle:.2f} times an even load of the experts in the median (quartiles {low:.2f} to {high:.2f})"
         sentences.insert(0, f"{len(loads)} peaks with expert parallelism correspond to {load}.")
+    if within:
+        share = f"{np.mean(within):.0%} of the {len(within)} peaks without expert parallelism"
+        sentences.append(f"{share} lie within the {PEAK_SPREAD:.0%} that P(fits) takes for the standard deviation.")
     return sentences

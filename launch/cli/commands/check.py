@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from slipway.configs import Resolved, Spec
     from slipway.launch.cli.training_data import TrainingData
     from slipway.planner import Candidate, Verdict
-    from slipway.planner.memory import Memory
     from slipway.planner.time.step import StepTime
 
 MOST_STAGES_SHOWN = 6  # of a longer pipeline, only the first two stages and the last two
@@ -124,7 +123,7 @@ def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: Tra
     for violation in verdict.advice:
         terminal.field("advice", f"{violation.rule}: {violation.message} {violation.fix}", Style.WARNING)
     if verdict.memory:
-        _show_memory(terminal, verdict.memory, verdict.expert_load)
+        _show_memory(terminal, verdict)
     if verdict.time:
         _show_time(terminal, verdict.time)
         show_run(terminal, spec)
@@ -144,19 +143,23 @@ def show_run(terminal: Terminal, spec: Spec) -> None:
     )
 
 
-def _show_memory(terminal: Terminal, memory: Memory, expert_load: float) -> None:
+def _show_memory(terminal: Terminal, verdict: Verdict) -> None:
+    from slipway.planner.memory.probability import LIKELY
+
+    memory = verdict.memory
+    assert memory is not None, "a legal run has an estimate"
     terminal.field(
         "fits" if memory.fits else "too big",
-        f"{memory.needed_gib:.1f} of {memory.capacity_gib:.1f} GiB "
+        f"{memory.needed_gib:.1f} of {memory.capacity_gib:.1f} GiB, {_percent(verdict.p_fits)} likely to fit "
         f"(allocator peak {memory.peak_gib:.1f} on stage {memory.peak_stage.stage}); "
         f"headroom {memory.headroom_gib:+.1f} GiB; host {memory.host_gib_per_gpu:.0f} GiB per GPU; "
         f"checkpoint {memory.checkpoint_gib:,.0f} GiB",
-        Style.GOOD if memory.fits else Style.BAD,
+        (Style.GOOD if verdict.p_fits >= LIKELY else Style.WARNING) if memory.fits else Style.BAD,
     )
-    if memory.fits and math.isfinite(expert_load):
+    if memory.fits and math.isfinite(verdict.expert_load):
         terminal.field(
             "experts",
-            f"fit up to {expert_load:.2f} times an even load "
+            f"fit up to {verdict.expert_load:.2f} times an even load "
             "(real routing, not forced balance, peaks at 1.3 to 1.6: docs/planner.md)",
         )
     columns = [*MEMORY_COLUMNS[:-1], "total GiB"]
@@ -165,6 +168,11 @@ def _show_memory(terminal: Terminal, memory: Memory, expert_load: float) -> None
     for stage in memory.stages if all_shown else [*memory.stages[:2], *memory.stages[-2:]]:
         table.add(str(stage.stage), *(f"{getattr(stage, f'{column}_gib'):.2f}" for column in MEMORY_COLUMNS))
     terminal.table(table)
+
+
+def _percent(probability: float) -> str:
+    """A probability in whole percent; never 100 %, which no estimate promises."""
+    return f"{min(max(round(100 * probability), 1), 99)} %"
 
 
 def _show_time(terminal: Terminal, time: StepTime) -> None:
