@@ -64,7 +64,7 @@ def compose(recipe: str, choices: Mapping[str, str], values: Mapping[str, Any]) 
     for body in (root(), recipe_body(recipe)):
         _merge(composed, {key: value for key, value in body.items() if key != "defaults" and value != _MISSING})
     for key, value in values.items():
-        _set(composed, key.split("."), value)
+        set_value(composed, key, value)
     return composed
 
 
@@ -76,8 +76,9 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = copy.deepcopy(value)
 
 
-def _set(into: dict[str, Any], path: list[str], value: Any) -> None:
-    *parents, last = path
+def set_value(into: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in nested values; a mapping is merged into the one that is there."""
+    *parents, last = key.split(".")
     for parent in parents:
         into = into.setdefault(parent, {})
     _merge(into, {last: value})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway.configs.blend import INDEXED, MOCK, PATH_KEYS, flattened, require_consistent
-from slipway.configs.compose import cluster_values, compose
+from slipway.configs.compose import cluster_values, compose, set_value
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
 from slipway.configs.files import GROUPS, ROOT, read, recipe_names
@@ -123,6 +123,37 @@ def load(name: str, overrides: Sequence[str] = (), *, to_plan: bool = False) -> 
     spec = _with_schedule(spec, provenance)
     layout_given = any(provenance[key] != "default" for key in PARALLEL_KEYS)
     return Resolved(spec=spec, provenance=provenance, layout_given=layout_given, given=frozenset(given))
+
+
+def override(spec: Spec, overrides: Sequence[str], *, layout_given: bool = True) -> Resolved:
+    """A spec that no recipe of ours describes, under the user's overrides.
+
+    Args:
+        layout_given: whether the spec's own layout is meant, so that the planner chooses none.
+
+    Raises:
+        Refusal: an unknown key or choice, or an illegal value.
+    """
+    given = given_overrides(overrides)
+    nodes = given.pop(NODES, None)
+    values = record_of(spec)
+    if "cluster" in given and (gpu := cluster_values(given["cluster"]).get("gpu")):
+        given.setdefault("gpu", gpu)
+    for key, text in given.items():
+        if key in GROUPS:
+            values[key] = cluster_values(text) if key == "cluster" else read(key, text)
+    for key, text in given.items():
+        if key not in GROUPS:
+            refuse_interpolation(key, value := value_of(key, text))
+            set_value(values, key, value)
+    made = _with_chunks(convert(Spec, values, ""), given)
+    if nodes is not None:
+        made = _on_nodes(made, nodes, given)
+    if error := made.model.pattern_error():
+        raise Refusal(error)
+    provenance = dict.fromkeys(leaves(Spec), "file") | dict.fromkeys(given, "override")
+    layout_given = layout_given or any(key in given for key in PARALLEL_KEYS)
+    return Resolved(spec=made, provenance=provenance, layout_given=layout_given, given=frozenset(given))
 
 
 def _with_chunks(spec: Spec, given: Mapping[str, str]) -> Spec:

@@ -7,7 +7,7 @@ from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.parameters import parameters
 from slipway.planner.performance import fastest
 from slipway.planner.pins import plan_pinned, plan_precisions
-from slipway.planner.rules import RULES, Violation, is_legal, only_planned, require_legal, violations
+from slipway.planner.rules import RULES, Framework, Violation, is_legal, only_planned, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, why_slower
 from slipway.planner.time.step import step_time
 from slipway.planner.to_json import as_json, course_json, layout_json
@@ -16,6 +16,7 @@ __all__ = [
     "RULES",
     "Candidate",
     "Course",
+    "Framework",
     "Plan",
     "Verdict",
     "Violation",

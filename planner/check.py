@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipway.configs import Refusal, Spec
-from slipway.planner.calibration import calibration_warning
+from slipway.planner.calibration import calibration_for, calibration_warning
 from slipway.planner.memory.estimate import Memory, workload_expert_load, workload_memory
 from slipway.planner.memory.probability import probability_of_fit
 from slipway.planner.parameters import ParameterCount, parameters
-from slipway.planner.rules import Severity, Violation, violations
+from slipway.planner.rules import Framework, Severity, Violation, violations
 from slipway.planner.time.step import StepTime, workload_step_time
 from slipway.planner.workload import workload_of
 
@@ -41,12 +41,17 @@ class Verdict:
         return self.memory is not None and self.memory.fits
 
 
-def check(spec: Spec) -> Verdict:
-    """Judge a complete spec: its legality, and if it is legal its memory and time."""
-    broken, advice = violations(spec), violations(spec, Severity.advice)
+def check(spec: Spec, framework: Framework = Framework.nemo, *, dropout: bool = False) -> Verdict:
+    """Judge a complete spec: its legality in the framework that trains it, and if it is legal its memory and time.
+
+    Args:
+        dropout: whether the run writes, keeps and reads dropout masks, which no recipe of ours does.
+    """
+    broken, advice = (violations(spec, severity, framework) for severity in (Severity.error, Severity.advice))
     if broken:
         return Verdict(spec, broken, advice, parameters(spec), None, None)
-    work = workload_of(spec)
+    constants = replace(calibration_for(spec), dropout=True) if dropout else None
+    work = workload_of(spec, constants)
     if warning := calibration_warning(spec.gpu, work.calibration):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)

@@ -164,3 +164,15 @@ def overrides_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The overrides of a recipe, as a tuple of ``key=value``."""
     described = "Values of the recipe to change, for example gpu=h200 gpus=64 layout.tp=4."
     return argument("overrides", described, nargs=-1, metavar="[KEY=VALUE]...")(function)
+
+
+def readable_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument NAME of a command that takes a recipe, or a file of another tool."""
+    described = "A recipe (slipway list shows them), or the path of a script, configuration, log or model."
+    return argument("name", described, metavar="NAME|PATH")(function)
+
+
+def settings_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--set NAME=VALUE``: values of a script's variables."""
+    described = "Of a script: the value of a variable that only a shell could compute. May be repeated."
+    return click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=described)(function)

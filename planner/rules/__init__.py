@@ -30,6 +30,7 @@ from slipway.planner.rules.recompute import SELECTIVE_MODULES
 from slipway.planner.rules.registry import (
     RULES,
     Broken,
+    Framework,
     Phase,
     Rule,
     Severity,
@@ -42,6 +43,7 @@ __all__ = [
     "RULES",
     "SELECTIVE_MODULES",
     "Broken",
+    "Framework",
     "Phase",
     "Rule",
     "Severity",
@@ -60,9 +62,12 @@ __all__ = [
 _REFUSING = [rule for rule in RULES if rule.severity is Severity.error]
 
 
-def violations(spec: Spec, severity: Severity = Severity.error) -> list[Violation]:
-    """Every rule of this severity that ``spec`` breaks, in the order of the rules."""
-    found = [(rule.id, rule.check(spec)) for rule in RULES if rule.severity is severity]
+def violations(
+    spec: Spec, severity: Severity = Severity.error, framework: Framework = Framework.nemo
+) -> list[Violation]:
+    """Every rule of this severity and framework that ``spec`` breaks, in the order of the rules."""
+    rules = [rule for rule in RULES if rule.severity is severity and rule.holds_in(framework)]
+    found = [(rule.id, rule.check(spec)) for rule in rules]
     return [Violation(rule_id, broken.message + ".", broken.fix) for rule_id, broken in found if broken]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway.configs import Fsdp, Spec
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, divisors, nearest_values, rule
 
 
 @rule(
@@ -16,6 +16,7 @@ from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divis
     "_load_fsdp_dtensor_checkpoint, which refer to Megatron-Bridge; NeMo issue 13913; converter to torch_dist: "
     "Megatron-LM pull request 5895",
     phase=Phase.never,
+    only_in=Framework.nemo,
 )
 def fsdp_resume(spec: Spec) -> Broken | None:
     """Refuse Megatron-FSDP wherever a recipe is checked or built."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slipway.configs import Dispatcher, Spec
 from slipway.configs.schema import BLACKWELL
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divides, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, divides, rule
 
 _MOST_ALLGATHER_RANKS = (
     8  # expert ranks up to which gathering every token costs no more than routing it (Megatron-LM moe/README)
@@ -132,6 +132,7 @@ def _capacity_pad(spec: Spec) -> Broken | None:
     why="it sends tokens with DeepEP, which NeMo turns on for these GPUs only",
     source="NeMo 2.7.3 DeepEPCallback; " + MCORE + "moe.token_dispatcher.MoEFlexTokenDispatcher.__init__",
     phase=Phase.step,
+    only_in=Framework.nemo,
 )
 def _flex_dispatcher(spec: Spec) -> Broken | None:
     layout, gpu = spec.layout, spec.gpu

@@ -8,7 +8,7 @@ from slipway import configs
 from slipway.configs import Adapter, Call, Dispatcher, Schedule, Spec
 from slipway.configs.schema import CudaGraphScope
 from slipway.configs.schema.pipeline_layout import predicts_after_layers
-from slipway.planner.rules.registry import MCORE, Broken, Severity, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Severity, rule
 
 ONLY_PLANNED_SCHEDULES = (Schedule.gpipe, Schedule.zero_bubble)
 
@@ -31,6 +31,7 @@ _FIXED_BY_CLASS = (
     + MCORE
     + "pipeline_parallel.schedules.get_forward_backward_func and combined_1f1b, transformer_config",
     severity=Severity.advice,
+    only_in=Framework.nemo,
 )
 def planned_only(spec: Spec) -> Broken | None:
     """The first value of ``spec`` that no recipe trains: advice where it is planned, a refusal where it is built."""

@@ -6,7 +6,7 @@ import math
 
 from slipway.configs import Fsdp, Spec
 from slipway.configs.schema import BLACKWELL, HOPPER
-from slipway.planner.rules.registry import MCORE, Broken, Phase, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, rule
 
 _CUBLAS_ALIGNMENT = 16  # elements; of the leading dimensions of an fp8 GEMM
 _SCALED_BLOCK = 32  # elements that share a scale in mxfp8; the multiple that Transformer Engine also asks of nvfp4
@@ -109,6 +109,7 @@ def _fp8_param_gather(spec: Spec) -> Broken | None:
     + "optimizer.MixedPrecisionOptimizer.step_with_ready_grads and distributed.param_and_grad_buffer; the copy is in "
     "NVIDIA Megatron-LM training.train_step",
     phase=Phase.step,
+    only_in=Framework.nemo,
 )
 def _mxfp8_param_gather(spec: Spec) -> Broken | None:
     precision, layout = spec.precision, spec.layout

@@ -26,6 +26,13 @@ class Phase(Enum):
     never = "never"  # the stack builds another model without an error
 
 
+class Framework(Enum):
+    """What trains: rules of Megatron-Core and Transformer Engine hold in every framework, others in one only."""
+
+    nemo = "nemo"  # these recipes, on NeMo 2.7.3
+    megatron_lm = "megatron_lm"  # Megatron-LM's own training loop
+
+
 @dataclass(frozen=True)
 class Broken:
     """What a check found: what was given and why it is not legal, and the smallest change that fixes it."""
@@ -48,6 +55,11 @@ class Rule:
     check: Check
     severity: Severity = Severity.error
     phase: Phase = Phase.build
+    only_in: Framework | None = None
+
+    def holds_in(self, framework: Framework) -> bool:
+        """Whether the framework obeys the rule."""
+        return self.only_in is None or self.only_in is framework
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ def rule(
     source: str,
     severity: Severity = Severity.error,
     phase: Phase = Phase.build,
+    only_in: Framework | None = None,
 ) -> Callable[[Check], Check]:
     """Register the decorated check as a rule.
 
@@ -80,10 +93,21 @@ def rule(
         source: the code, document or paper that imposes it.
         severity: whether a broken rule refuses the run or warns.
         phase: where the stack itself would object; of errors only.
+        only_in: the framework that imposes it, where it is not Megatron-Core or Transformer Engine.
     """
 
     def register(check: Check) -> Check:
-        RULES.append(Rule(id=rule_id, says=says, why=why, source=source, check=check, severity=severity, phase=phase))
+        made = Rule(
+            id=rule_id,
+            says=says,
+            why=why,
+            source=source,
+            check=check,
+            severity=severity,
+            phase=phase,
+            only_in=only_in,
+        )
+        RULES.append(made)
         return check
 
     return register

@@ -8,7 +8,7 @@ from slipway.configs import Spec
 from slipway.configs.schedule import batch_ramp_error, batches_of, changes_error, has_length, schedule_of
 from slipway.planner.rules.batch import batch_is_divided
 from slipway.planner.rules.pipeline import interleaved_micro_batches
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, rule
 
 _MOSTLY = 0.95  # of a run: a schedule that ends later is taken to end with the run
 
@@ -82,6 +82,7 @@ def _loss_changes(spec: Spec) -> Broken | None:
     why="a class without scaling has no such field, and trains without it",
     source="NeMo 2.7.3 llm.Llama31Config.scale_factor, llm.DeepSeekConfig.rotary_scaling_factor",
     phase=Phase.never,
+    only_in=Framework.nemo,
 )
 def _rope_scaling(spec: Spec) -> Broken | None:
     error = spec.model.rope_scaling_error()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
@@ -75,36 +75,49 @@ class Checked(Answer):
 
 
 @command(Section.PLANNING)
-@recipe_arguments
+@readable_argument
+@overrides_argument
+@settings_option
 @click.option("--plot", type=Path, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
-def check(name: str, overrides: tuple[str, ...], plot: Path | None) -> Answer:
-    """Check whether a recipe is legal and fits, and predict its speed.
+def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot: Path | None) -> Answer:
+    """Check whether a recipe, or a file of another tool, is legal and fits, and predict its speed.
 
-    Needs no GPU and no NeMo. Exits with 2 if the recipe is illegal or too large, and names the nearest layout that
-    works.
+    A file is a Megatron-LM launch script, its model_config.yaml, a file of its arguments or a log that prints them, or
+    a Hugging Face config.json; nothing in it is executed. Needs no GPU and no NeMo. Exits with 2 if the run is illegal
+    or too large, and names the nearest layout that works.
     """
-    from slipway import configs, planner
+    from slipway import planner
+    from slipway.launch.cli.readable import check_file, readable
 
-    resolved = configs.load(name, list(overrides), to_plan=True)
+    found = readable(name, overrides, settings)
+    if found.reading:
+        return check_file(found.reading, plot)
+    resolved = found.resolved
     spec, chosen_by = planner.choose_layout(resolved)
     verdict = planner.check(spec)
-    if plot and verdict.time:
-        from slipway.planner.layout import describe
-        from slipway.planner.pictures import draw_timeline
-        from slipway.planner.time.schedule import kind_of
-
-        title = f"{resolved.title}: {describe(spec)}"
-        draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
+    draw(verdict, resolved.title, plot)
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, resolved.pinned)
     return Checked(verdict, chosen_by, nearest, resolved)
+
+
+def draw(verdict: Verdict, title: str, plot: Path | None) -> None:
+    """Draw the pipeline's timeline into PATH.png and PATH.svg, where a path is given and the run is legal."""
+    if not plot or not verdict.time:
+        return
+    from slipway.planner.layout import describe
+    from slipway.planner.pictures import draw_timeline
+    from slipway.planner.time.schedule import kind_of
+
+    spec = verdict.spec
+    title = f"{title}: {describe(spec)}"
+    draw_timeline(verdict.time, spec.batch.num_micro_batches, plot, title, kind_of(spec.layout))
 
 
 def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: TrainingData, resolved: Resolved) -> None:
     """Print the verdict: the run, its rules, its memory by stage, its time."""
     from slipway.planner.layout import describe
-    from slipway.planner.time.schedule import kind_of
 
-    spec, count = verdict.spec, verdict.parameters
+    spec = verdict.spec
     gpus = f"{spec.gpus} x {spec.gpu.name.upper()}"
     terminal.line(
         f"{resolved.title} on {gpus}, {spec.precision.name}, sequence {spec.seq_length:,}; data: {data.describe()}",
@@ -114,7 +127,15 @@ def show_verdict(terminal: Terminal, verdict: Verdict, chosen_by: str, data: Tra
         terminal.field("data", f"{message}. {fix}", Style.WARNING)
     if resolved.pinned:
         terminal.field("given", pinned_line(spec.layout, resolved.pinned, searched=not resolved.layout_given))
-    terminal.field("layout", f"{describe(spec)}   ({chosen_by})")
+    show_judgement(terminal, verdict, f"{describe(spec)}   ({chosen_by})")
+
+
+def show_judgement(terminal: Terminal, verdict: Verdict, layout: str) -> None:
+    """Print what follows the head: the layout, the rules, the memory by stage, the time."""
+    from slipway.planner.time.schedule import kind_of
+
+    spec, count = verdict.spec, verdict.parameters
+    terminal.field("layout", layout)
     if spec.layout.pp > 1:
         terminal.field("schedule", kind_of(spec.layout).value)
     terminal.field("size", f"{count.total:,} parameters, {count.active:,} active per token")

@@ -1,0 +1,52 @@
+"""Files of other tools, read as runs: launch scripts, configurations and logs. Imports neither torch nor NeMo.
+
+A file is data: nothing in it is executed. Each module in ``kinds`` reads one kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import cast
+
+from slipway.configs import Refusal
+from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_file
+
+__all__ = ["KINDS", "Reading", "Request", "is_path", "read"]
+
+KINDS = ("training_log", "model_config", "megatron_script", "argument_file")
+"""The modules of ``kinds``, in the order in which they are asked whether they recognize a file."""
+
+_SUFFIXES = (".sh", ".sbatch", ".slurm", ".json", ".yaml", ".yml", ".toml", ".log", ".txt", ".py", ".args")
+
+
+def is_path(name: str) -> bool:
+    """Whether NAME on a command line is a file or a folder and not a recipe."""
+    return "/" in name or name.endswith(_SUFFIXES) or Path(name).is_file() or (Path(name) / "config.json").is_file()
+
+
+def read(path: Path, request: Request) -> Reading:
+    """The run that a file describes.
+
+    Raises:
+        Refusal: no such file, of a kind that is not known, incomplete, or contradictory.
+    """
+    file = open_file(path)
+    return kind_of(file).read(file, request)
+
+
+def kind_of(file: File) -> Kind:
+    """The kind of a file.
+
+    Raises:
+        Refusal: none recognizes it.
+    """
+    for name in KINDS:
+        kind = cast(Kind, importlib.import_module(f"slipway.launch.foreign.kinds.{name}"))
+        if kind.recognizes(file):
+            return kind
+    raise Refusal(
+        f"{file.path} is of no kind that can be read",
+        "Give a Megatron-LM launch script, model_config.yaml, file of arguments or training log, or a Hugging Face "
+        "config.json.",
+    )

@@ -1,0 +1,1 @@
+"""Megatron-LM's command lines: their arguments by its own definitions, and the run that they describe."""

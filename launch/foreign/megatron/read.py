@@ -1,0 +1,75 @@
+"""From Megatron-LM's arguments to a Reading: what the kinds of files that hold such arguments share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from slipway.configs import Refusal
+from slipway.configs.load import override
+from slipway.launch.foreign.megatron.arguments import VERSION, Arguments, Given, has_bearing
+from slipway.launch.foreign.megatron.run import Machines, spec_of
+from slipway.launch.foreign.megatron.terms import MegatronTerms
+from slipway.launch.foreign.reading import File, Reading, Request
+
+USUAL_GPU = "h100"
+USUAL_GPUS_PER_NODE = 8
+
+
+def reading_of(
+    kind: str, file: File, request: Request, args: Arguments, machines: Machines, assumed: list[str]
+) -> Reading:
+    """The run of these arguments under the user's overrides, with an account of every argument.
+
+    Raises:
+        Refusal: the run is incomplete, contradictory, or cannot be planned.
+    """
+    _complete(file, request, machines, assumed)
+    spec = spec_of(args, _name(file), machines, assumed)
+    resolved = override(spec, request.overrides)
+    rates = [float(args.value(dest)) for dest in ("hidden_dropout", "attention_dropout")]
+    assumed += [f"nothing for {name}, which nothing defines" for name in args.stray]
+    given = list({item.dest: item for item in args.given}.values())
+    rest = [item for item in given if item.dest not in args.used]
+    return Reading(
+        kind=kind,
+        version=VERSION,
+        path=file.path,
+        resolved=resolved,
+        used=_shown(item for item in given if item.dest in args.used),
+        irrelevant=_shown(item for item in rest if not has_bearing(item.dest)),
+        unknown=_shown(args.unknown),
+        not_modelled=_shown(item for item in rest if has_bearing(item.dest)),
+        assumed=assumed,
+        dropout=any(rates),
+        terms=MegatronTerms(args),
+    )
+
+
+def _shown(items: Iterable[Given]) -> list[str]:
+    return [item.shown() for item in items]
+
+
+def _name(file: File) -> str:
+    """The run's name: that of the file, or of the folder of a model_config.yaml."""
+    name = file.path.resolve().parent.name if file.path.stem in ("model_config", "config") else file.path.stem
+    return re.sub(r"[^\w.-]", "_", name) or "file"
+
+
+def _complete(file: File, request: Request, machines: Machines, assumed: list[str]) -> None:
+    """Complete what starts the ranks by the overrides, and by what is usual."""
+    given = dict(override.partition("=")[::2] for override in request.overrides)
+    if not machines.gpu:
+        named = next(
+            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in file.name.lower()), ""
+        )
+        machines.gpu = named or USUAL_GPU
+        if "gpu" not in given and "cluster" not in given:
+            why = "as the file's name has it" if named else "the file does not say; gpu= gives another"
+            assumed.append(f"{machines.gpu.upper()}: {why}")
+    if given.get("gpus", "").isdigit():
+        machines.gpus = int(given["gpus"])
+    elif given.get("nodes", "").isdigit():
+        machines.gpus = int(given["nodes"]) * (machines.per_node or USUAL_GPUS_PER_NODE)
+    if not machines.gpus:
+        raise Refusal(f"{file.name} does not say on how many GPUs it runs", "Give gpus=, for example gpus=64.")
