@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from slipway.configs import Refusal, Spec
@@ -41,13 +42,23 @@ class Verdict:
         return self.memory is not None and self.memory.fits
 
 
-def check(spec: Spec, framework: Framework = Framework.nemo, *, dropout: bool = False) -> Verdict:
+def check(
+    spec: Spec,
+    framework: Framework = Framework.nemo,
+    *,
+    dropout: bool = False,
+    lifted: Container[str] = (),
+) -> Verdict:
     """Judge a complete spec: its legality in the framework that trains it, and if it is legal its memory and time.
 
     Args:
         dropout: whether the run writes, keeps and reads dropout masks, which no recipe of ours does.
+        lifted: ids of rules that do not hold, for a reason that a spec does not hold.
     """
-    broken, advice = (violations(spec, severity, framework) for severity in (Severity.error, Severity.advice))
+    broken, advice = (
+        [found for found in violations(spec, severity, framework) if found.rule not in lifted]
+        for severity in (Severity.error, Severity.advice)
+    )
     if broken:
         return Verdict(spec, broken, advice, parameters(spec), None, None)
     constants = replace(calibration_for(spec), dropout=True) if dropout else None

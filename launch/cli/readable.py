@@ -155,6 +155,13 @@ def describe_model(spec: Spec) -> str:
     return ", ".join([*words, f"vocabulary {model.vocab_size:,}"])
 
 
+def judge(reading: Reading, spec: Spec) -> Verdict:
+    """A run of a file, judged by the rules of the framework that trains it."""
+    from slipway import planner
+
+    return planner.check(spec, planner.Framework.megatron_lm, dropout=reading.dropout, lifted=reading.lifted)
+
+
 def check_file(reading: Reading, plot: Path | None) -> CheckedFile:
     """Judge the run of a file by the rules of the framework that trains it."""
     from slipway import planner
@@ -163,7 +170,7 @@ def check_file(reading: Reading, plot: Path | None) -> CheckedFile:
     spec, chosen_by = reading.resolved.spec, "the file's"
     if not reading.resolved.layout_given:
         spec, chosen_by = planner.choose_layout(reading.resolved)
-    verdict = planner.check(spec, planner.Framework.megatron_lm, dropout=reading.dropout)
+    verdict = judge(reading, spec)
     draw(verdict, spec.name, plot)
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, reading.resolved.pinned)
     return CheckedFile(reading, verdict, chosen_by, nearest)

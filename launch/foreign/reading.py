@@ -76,6 +76,8 @@ class Reading:
     """What the file leaves open, and what was taken instead."""
     dropout: bool = False
     """Whether the run has dropout, whose masks cost memory and time."""
+    lifted: frozenset[str] = frozenset()
+    """The rules that an argument of the file, which a Spec does not hold, makes void."""
     terms: Terms = field(default_factory=SameTerms)
 
     def as_json(self) -> dict[str, Any]:

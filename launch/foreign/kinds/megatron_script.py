@@ -9,6 +9,7 @@ from slipway.launch.foreign.megatron.run import Machines
 from slipway.launch.foreign.reading import File, Reading, Request, require_whole
 from slipway.launch.foreign.shell.evaluate import Shell
 from slipway.launch.foreign.shell.launcher import (
+    SCRIPT_SUFFIXES,
     Launch,
     best,
     gpus_of,
@@ -20,7 +21,6 @@ from slipway.launch.foreign.shell.launcher import (
 from slipway.launch.foreign.shell.text import Piece, Text, plain
 
 NAME = "Megatron-LM launch script"
-_SUFFIXES = (".sh", ".bash", ".sbatch", ".slurm")
 _MODEL_FLAGS = ("--num-layers", "--encoder-num-layers", "--hidden-size", "--micro-batch-size")
 _FEWEST_FLAGS = 3  # of Megatron-LM, that a command must have to be taken for its launch
 _LARGEST_INCLUDED = 1 << 20  # bytes of a script that another one reads
@@ -28,19 +28,21 @@ _LARGEST_INCLUDED = 1 << 20  # bytes of a script that another one reads
 
 def recognizes(file: File) -> bool:
     """Whether the file is a shell script."""
-    return file.path.suffix in _SUFFIXES or (file.text.startswith("#!") and "sh" in file.text.split("\n", 1)[0])
+    return file.path.suffix in SCRIPT_SUFFIXES or (file.text.startswith("#!") and "sh" in file.text.split("\n", 1)[0])
 
 
 def read(file: File, request: Request) -> Reading:
     """The run that the script launches."""
     require_whole(file)
     sbatch = sbatch_options(file.text)
-    shell = Shell(
-        file.name,
-        settings=request.settings,
-        environment=slurm_environment(sbatch),
-        included=lambda name: _beside(file, name),
-    )
+    beside: list[str] = []
+
+    def included(name: str) -> str | None:
+        text = _beside(file, name)
+        beside.extend([text] if text else [])
+        return text
+
+    shell = Shell(file.name, settings=request.settings, environment=slurm_environment(sbatch), included=included)
     shell.follow((Piece(file.text, 1),))
     found = launches(shell)
     launch = best(found, lambda found: _score(found.arguments))
@@ -49,6 +51,8 @@ def read(file: File, request: Request) -> Reading:
         launch = _from_variables(shell)
     if launch is None:
         raise _no_launch(file, shell, found)
+    for text in beside:
+        sbatch |= sbatch_options(text)
     machines = _machines(file, request, launch, sbatch, shell)
     args = parse(launch.arguments, file.name)
     return reading_of(NAME, file, request, args, machines, assumed)
@@ -105,7 +109,7 @@ def _no_launch(file: File, shell: Shell, found: list[Launch]) -> Refusal:
 def _beside(file: File, name: str) -> str | None:
     """The text of another script by its path, from the script's own folder; None where it is not there."""
     path = file.path.parent / name
-    if name.startswith("/") or path.suffix not in _SUFFIXES:
+    if name.startswith("/") or path.suffix not in SCRIPT_SUFFIXES:
         return None
     try:
         if path.is_file() and path.stat().st_size <= _LARGEST_INCLUDED and path.resolve() != file.path.resolve():

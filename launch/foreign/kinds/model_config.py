@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from slipway.configs import Refusal
-from slipway.launch.foreign.megatron.arguments import parse
-from slipway.launch.foreign.megatron.read import USUAL_GPUS_PER_NODE, reading_of
+from slipway.launch.foreign.megatron.arguments import definitions, parse
+from slipway.launch.foreign.megatron.read import fewest_gpus, reading_of
 from slipway.launch.foreign.megatron.run import Machines
 from slipway.launch.foreign.reading import File, Reading, Request, require_whole
 from slipway.launch.foreign.shell.characters import quoted_word
@@ -24,7 +24,7 @@ _KEY = re.compile(r"^\s+(--[\w-]+)\s*:", re.MULTILINE)
 class _Text(yaml.SafeLoader):
     """YAML whose scalars stay as they are written."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
 
 
 def recognizes(file: File) -> bool:
@@ -49,10 +49,12 @@ def read(file: File, request: Request) -> Reading:
     for key, value in given.items():
         words += _words(str(key), value, lines.get(str(key), 1), shell)
     assumed: list[str] = []
-    machines = Machines(USUAL_GPUS_PER_NODE, USUAL_GPUS_PER_NODE, environment=environment)
+    args = parse(words, file.name)
+    machines = Machines(environment=environment)
     if not any(key.startswith(("gpus=", "nodes=")) for key in request.overrides):
-        assumed.append(f"{USUAL_GPUS_PER_NODE} GPUs, one node: the file does not say; gpus= gives another number")
-    return reading_of(NAME, file, request, parse(words, file.name), machines, assumed)
+        machines.gpus = fewest_gpus(args)
+        assumed.append(f"{machines.gpus} GPUs, the whole nodes that its parallel sizes fill; gpus= gives another number")
+    return reading_of(NAME, file, request, args, machines, assumed)
 
 
 def _words(flag: str, value: Any, line: int, shell: Shell) -> list[Text]:
@@ -67,9 +69,10 @@ def _words(flag: str, value: Any, line: int, shell: Shell) -> list[Text]:
     if isinstance(value, str) and re.fullmatch(r"\[[^\[\]]*\]", value):
         value = value[1:-1].split()
     items = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-    if flag == "--spec" and len(items) == 1:
+    made = definitions().get(flag)
+    if made and made.nargs and len(items) == 1:
         items = items[0].split()
-    return [head, *(_expanded(item, line, shell) for item in items)]
+    return [head, *(_expanded(item.replace("\\", ""), line, shell) for item in items)]
 
 
 def _expanded(text: str, line: int, shell: Shell) -> Text:

@@ -206,7 +206,7 @@ def _option(words: Sequence[Text], at: int, arguments: Arguments) -> int:
     """Take the option at this word with its values; the position after them."""
     word = words[at]
     line = line_of(word)
-    flag, equals, value = plain(word).partition("=")
+    flag, equals, _ = plain(word).partition("=")
     made = definitions().get(flag)
     after = at + 1
     while after < len(words) and _is_value(words[after]):

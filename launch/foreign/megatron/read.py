@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
 from slipway.configs import Refusal
 from slipway.configs.load import override
 from slipway.launch.foreign.megatron.arguments import VERSION, Arguments, Given, has_bearing
-from slipway.launch.foreign.megatron.run import Machines, spec_of
+from slipway.launch.foreign.megatron.run import Machines, lifted_rules, spec_of
 from slipway.launch.foreign.megatron.terms import MegatronTerms
 from slipway.launch.foreign.reading import File, Reading, Request
 
 USUAL_GPU = "h100"
 USUAL_GPUS_PER_NODE = 8
+_SIZES = ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
 
 
 def reading_of(
@@ -42,8 +44,20 @@ def reading_of(
         not_modelled=_shown(item for item in rest if has_bearing(item.dest)),
         assumed=assumed,
         dropout=any(rates),
+        lifted=lifted_rules(args, resolved.spec),
         terms=MegatronTerms(args),
     )
+
+
+def fewest_gpus(args: Arguments) -> int:
+    """The fewest nodes of 8 GPUs that hold whole copies of the model and its experts; fewer GPUs for a smaller batch."""
+    tp, pp, cp, ep, etp = (max(args.whole(f"{name}_parallel_size"), 1) for name in _SIZES)
+    if args.last("expert_tensor_parallel_size") is None:
+        etp = tp
+    ranks = math.lcm(tp * pp * cp, etp * ep * pp)
+    nodes = math.lcm(ranks, USUAL_GPUS_PER_NODE)
+    unit = args.whole("micro_batch_size") * (nodes // (tp * pp * cp))
+    return ranks if unit and args.whole("global_batch_size") % unit else nodes
 
 
 def _shown(items: Iterable[Given]) -> list[str]:
@@ -61,11 +75,11 @@ def _complete(file: File, request: Request, machines: Machines, assumed: list[st
     given = dict(override.partition("=")[::2] for override in request.overrides)
     if not machines.gpu:
         named = next(
-            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in file.name.lower()), ""
+            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in _name(file).lower()), ""
         )
         machines.gpu = named or USUAL_GPU
         if "gpu" not in given and "cluster" not in given:
-            why = "as the file's name has it" if named else "the file does not say; gpu= gives another"
+            why = "as the name has it" if named else "the file does not say; gpu= gives another"
             assumed.append(f"{machines.gpu.upper()}: {why}")
     if given.get("gpus", "").isdigit():
         machines.gpus = int(given["gpus"])

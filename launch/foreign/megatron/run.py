@@ -5,6 +5,7 @@ Source: megatron/training/arguments.py of github.com/NVIDIA/Megatron-LM at core_
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,8 @@ NOT_PLANNED = {
     "multimodal": "a vision encoder",
 }
 """Words in a program's path, and what the model of that program has beyond a decoder."""
+NOT_TRAINING = ("generation", "generate", "inference", "tasks", "server", "convert", "export", "mmlu", "quantize", "prune")
+"""Words in the path of a program that trains nothing."""
 
 
 @dataclass
@@ -77,8 +80,11 @@ def spec_of(args: Arguments, name: str, machines: Machines, assumed: list[str]) 
 def _require_planned(args: Arguments, program: str) -> None:
     if any(given.flag in ("--num-tokens-to-generate", "--prompts", "--prompt-file") for given in args.unknown):
         raise Refusal(f"{args.where} generates text, and only training can be planned", "Give a training script.")
+    parts = re.split(r"[/_.-]", program.lower())
+    if word := next((word for word in NOT_TRAINING if word in parts), ""):
+        raise Refusal(f"{args.where} runs {program}, which does not train ({word})", "Give a training script.")
     for word, what in NOT_PLANNED.items():
-        if word in program.lower().replace("/", " ").replace("_", " ").replace(".", " ").split():
+        if word in parts:
             raise Refusal(f"{args.where} runs {program}, whose model has {what}, which cannot be planned", "")
 
 
@@ -249,3 +255,23 @@ def _recompute(args: Arguments) -> dict[str, Any]:
         "recompute_num_layers": args.whole("recompute_num_layers"),
     }
     return made | {"recompute_modules": modules if granularity == "selective" else []}
+
+
+def lifted_rules(args: Arguments, spec: Spec) -> frozenset[str]:
+    """The rules that an argument makes void which a Spec does not hold.
+
+    Raises:
+        Refusal: the argument breaks a condition of its own.
+    """
+    group, layout = args.whole("microbatch_group_size_per_vp_stage"), spec.layout
+    if not group or layout.vpp == 1:
+        return frozenset()
+    micro_batches = spec.batch.num_micro_batches
+    left = micro_batches % group
+    if not layout.pp <= group <= micro_batches or 0 < left < layout.pp:
+        raise Refusal(
+            f"{args.where}: --microbatch-group-size-per-virtual-pipeline-stage {group} does not fit {micro_batches} "
+            f"micro-batches over --pipeline-model-parallel-size {layout.pp}",
+            f"Use {layout.pp} or more, up to {micro_batches}, such that the last group has {layout.pp} or more.",
+        )
+    return frozenset({"interleaved-micro-batches"})

@@ -165,9 +165,11 @@ class Shell:
         """The elements of ``$NAME`` or ``${NAME[index]}``; None where nothing defines it."""
         if part.name in ("@", "*"):
             return self.lookup("@") or []
-        if part.name == "$" or part.name == "!":
-            return [(Piece("1", part.line),)]
-        if part.name == "?":
+        if part.name in ("0", "BASH_SOURCE"):
+            return [(Piece(self.where, part.line),)]
+        if part.name == "PWD" and self.lookup("PWD") is None:
+            return [(Piece(".", part.line),)]
+        if part.name in ("$", "!", "?"):
             return [(Piece("0", part.line),)]
         found = self.lookup(part.name)
         if found is None:
@@ -226,18 +228,35 @@ class Shell:
         return (Piece("", line, part.name),)
 
     def _substituted(self, part: Computed) -> Text:
-        """What ``$(...)`` gives where it only prints its words; otherwise unknown."""
+        """What ``$(...)`` gives where it only prints its words or a path; otherwise unknown."""
         body = syntax.parse(part.text, self.where)
-        simple = body[0] if len(body) == 1 else None
-        if isinstance(simple, nodes.Simple) and simple.words and not simple.assignments:
-            expanded = [field for word in simple.words for field in self.fields(word)]
-            name, rest = plain(expanded[0]) if expanded else "", expanded[1:]
-            if name == "echo" and rest and plain(rest[0]) not in ("-e", "-n"):
-                return tuple(piece for text in rest for piece in (*text, Piece(" ", part.line)))[:-1]
-            if name in ("basename", "dirname") and len(rest) == 1 and not unknown(rest[0]):
-                path = PurePosixPath(plain(rest[0]))
-                return (Piece(path.name if name == "basename" else str(path.parent), part.line),)
+        last = body[0] if len(body) == 1 else None
+        if isinstance(last, nodes.AndOr) and isinstance(last.left, nodes.Simple):  # cd FOLDER && pwd
+            moved = [plain(text) for text in self._expand(last.left)]
+            after = [plain(text) for text in self._expand(last.right)] if isinstance(last.right, nodes.Simple) else []
+            if moved[:1] == ["cd"] and after[:1] == ["pwd"]:
+                return (Piece(moved[-1], part.line),)
+        if isinstance(last, nodes.Simple) and last.words and not last.assignments:
+            printed = self._printed(self._expand(last), part.line)
+            if printed is not None:
+                return printed
         return (Piece("", part.line, f"$({plain(part.text).strip()})"),)
+
+    def _expand(self, command: nodes.Simple) -> list[Text]:
+        return [field for word in command.words for field in self.fields(word)]
+
+    def _printed(self, expanded: list[Text], line: int) -> Text | None:
+        """What a command prints that only rearranges its words; paths are those of the script's own folder."""
+        name, rest = plain(expanded[0]) if expanded else "", expanded[1:]
+        if name == "echo" and rest and plain(rest[0]) not in ("-e", "-n"):
+            return tuple(piece for text in rest for piece in (*text, Piece(" ", line)))[:-1]
+        if name == "pwd":
+            return (Piece(".", line),)
+        if name not in ("basename", "dirname", "readlink", "realpath") or not rest or unknown(rest[-1]):
+            return None
+        path = PurePosixPath(plain(rest[-1]))
+        text = {"basename": path.name, "dirname": str(path.parent)}.get(name, str(path))
+        return (Piece(text, line),)
 
     def _arithmetic(self, text: Text, line: int) -> Text:
         expanded = self._expanded(text)
@@ -312,9 +331,9 @@ class Shell:
             if status is None and test:
                 self._assume(test[-1], "false")
             if status:
-                self._because = f"the condition on line {test[-1].line} holds" if test else ""
+                before, self._because = self._because, f"the condition on line {test[-1].line} holds" if test else ""
                 status = self._run(body)
-                self._because = ""
+                self._because = before
                 return status
         return self._run(node.otherwise)
 

@@ -12,6 +12,7 @@ from slipway.launch.foreign.shell.evaluate import Command, Shell
 from slipway.launch.foreign.shell.text import Piece, Text, line_of, plain, unknown, words
 
 SHELLS = ("bash", "sh", "zsh", "dash")
+SCRIPT_SUFFIXES = (".sh", ".bash", ".sbatch", ".slurm")
 _SBATCH = re.compile(r"^#SBATCH[ \t]+(.*)$", re.MULTILINE)
 _TORCH = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "torchrun.py")
 _LAUNCHERS = (*_TORCH, "srun", "mpirun", "mpiexec", "deepspeed", "accelerate")
@@ -115,8 +116,10 @@ def _launches(shell: Shell, command: Command, outer: list[Text], depth: int) -> 
         if (name.endswith(".py") or module) and plain(word) not in _TORCH:
             launcher = [*outer, *command.words[:i]]
             return [Launch(plain(word), line_of(word) or command.line, list(command.words[i + 1 :]), launcher)]
-    script = command.words[0] if command.words else ()
-    return _script(shell, script, outer, depth)
+    for i, word in enumerate(command.words):
+        if plain(word).endswith(SCRIPT_SUFFIXES):
+            return _script(shell, word, [*outer, *command.words[:i]], depth)
+    return []
 
 
 def _through_shell(shell: Shell, command: Command, at: int, outer: list[Text], depth: int) -> list[Launch]:
@@ -136,7 +139,7 @@ def _script(shell: Shell, name: Text, outer: list[Text], depth: int) -> list[Lau
     file = plain(name)
     if file in shell.files:
         return _inner(shell, shell.files[file], outer, depth)
-    text = shell.included(file) if file.endswith((".sh", ".slurm", ".sbatch")) else None
+    text = shell.included(file) if file.endswith(SCRIPT_SUFFIXES) else None
     return _inner(shell, (Piece(text, 1),), outer, depth) if text is not None else []
 
 

@@ -21,6 +21,7 @@ from slipway.launch.foreign.shell.nodes import (
     Literal,
     Node,
     Simple,
+    Variable,
     Word,
     literal,
 )
@@ -55,6 +56,7 @@ _OPERATORS_BY_LENGTH = sorted(_OPERATORS, key=len, reverse=True)
 _REDIRECTIONS = (">>", "&>>", "&>", ">&", "<&", ">|", "<", ">", "<<<")
 _HEREDOCS = ("<<", "<<-")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[([^\]]*)\])?(\+?)=")
+_PLACEHOLDER = re.compile(r"<[^<>\n&|;]*>(?=\s|$)")  # NAME=<path to the data>, which the user is to replace
 _DEEPEST = 60  # commands inside one another
 
 
@@ -315,6 +317,9 @@ class _Parser(Words):
 
     def assignment(self, found: re.Match[str]) -> Assignment:
         self.at = found.end()
+        if placeholder := _PLACEHOLDER.match(self.text, self.at):
+            line, self.at = self.line(), placeholder.end()
+            return Assignment(found[1], False, (Variable(found[1], line, True),))
         value: Word | list[Word] = self.array() if self.peek() == "(" else self.word()
         return Assignment(found[1], bool(found[3]), value, found[2] or "")
 
