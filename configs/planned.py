@@ -27,10 +27,10 @@ def recipe_body(name: str) -> dict[str, Any]:
     """
     if name not in planned_only_names():
         return read("recipe", name)
-    return {"defaults": [{"override /model": name}], "name": name, "gpus": _gpus(read("model", name))}
+    return {"defaults": [{"override /model": name}], "name": name, "gpus": starting_gpus(read("model", name))}
 
 
-def _gpus(model: Mapping[str, Any]) -> int:
+def starting_gpus(model: Mapping[str, Any]) -> int:
     """GPUs whose memory holds the states of a model, as a power of two: where a plan starts, not a recommendation."""
     width = model.get("moe_ffn_hidden_size") or model["ffn_hidden_size"]
     blocks = 3 * max(1, model.get("num_moe_experts", 0)) * width + 4 * model["hidden_size"]

@@ -14,7 +14,7 @@ from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_fi
 
 __all__ = ["KINDS", "Reading", "Request", "is_path", "read"]
 
-KINDS = ("training_log", "model_config", "megatron_script", "argument_file")
+KINDS = ("huggingface", "training_log", "model_config", "megatron_script", "argument_file")
 """The modules of ``kinds``, in the order in which they are asked whether they recognize a file."""
 
 _SUFFIXES = (".sh", ".sbatch", ".slurm", ".json", ".yaml", ".yml", ".toml", ".log", ".txt", ".py", ".args")

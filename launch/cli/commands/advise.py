@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Table, Terminal
 
@@ -53,16 +53,18 @@ class Advised(Answer):
 
 
 @command(Section.PLANNING)
-@recipe_arguments
-def advise(name: str, overrides: tuple[str, ...]) -> Answer:
+@readable_argument
+@overrides_argument
+@settings_option
+def advise(name: str, overrides: tuple[str, ...], settings: tuple[str, ...]) -> Answer:
     """Say which techniques a recipe needs, why, and what each saves.
 
     The techniques are data, tensor, sequence, pipeline, context and expert parallelism, ZeRO, recompute and offload;
     the savings are in GiB and in seconds per step.
     """
-    from slipway import configs
+    from slipway.launch.cli.readable import readable
     from slipway.planner.advise import advise as judge
 
-    resolved = configs.load(name, list(overrides), to_plan=True)
+    resolved = readable(name, overrides, settings).resolved
     best, techniques = judge(resolved.spec, resolved.pinned)
     return Advised(best, techniques, resolved)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal
 
@@ -76,7 +76,9 @@ class Planned(Answer):
 
 
 @command(Section.PLANNING)
-@recipe_arguments
+@readable_argument
+@overrides_argument
+@settings_option
 @click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many layouts to print.")
 @click.option(
     "--precisions",
@@ -90,19 +92,24 @@ class Planned(Answer):
     metavar="PATH",
     help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg).",
 )
-def plan(name: str, overrides: tuple[str, ...], top: int, precisions: str, plot: Path | None) -> Answer:
+def plan(
+    name: str, overrides: tuple[str, ...], settings: tuple[str, ...], top: int, precisions: str, plot: Path | None
+) -> Answer:
     """Search every legal layout and rank those that fit.
 
     What is given of the layout stays. Each layout that is slower than the best comes with the part of the step time on
     which it loses.
     """
     from slipway import configs, planner
+    from slipway.launch.cli.readable import readable
 
-    resolved = configs.load(name, list(overrides), to_plan=True)
+    resolved = readable(name, overrides, settings).resolved
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
-        chosen = [configs.load(name, [*overrides, f"precision={one}"], to_plan=True).spec.precision for one in trained]
+        chosen = [
+            readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained
+        ]
         found = planner.plan_precisions(resolved.spec, chosen, top, resolved.pinned, resolved.untouched)
     else:
         found = planner.plan_pinned(resolved.spec, resolved.pinned, top, resolved.untouched)

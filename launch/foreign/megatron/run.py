@@ -16,6 +16,7 @@ from slipway.configs.schema.optimizer import LrSchedule
 from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.launch.foreign.megatron.arguments import Arguments
 from slipway.launch.foreign.megatron.model import model_of
+from slipway.planner.published.rows import ANY_ADAM
 
 FP8 = {"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8", "delayed": "fp8_delayed"}
 SHARDS_PARAMETERS = "optim_grads_params"  # of --data-parallel-sharding-strategy
@@ -65,7 +66,7 @@ def spec_of(args: Arguments, name: str, machines: Machines, assumed: list[str]) 
         gpu=configs.gpu(machines.gpu),
         precision=_precision(args),
         layout=_layout(args, model, assumed),
-        optim=_optimizer(args),
+        optim=replace(any_adam(), precision_aware=args.flag("use_precision_aware_optimizer")),
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(
             name="file",
@@ -136,19 +137,9 @@ def _precision(args: Arguments) -> Precision:
     return replace(made, grad_reduce_in_fp32=reduced or made.gemm == "fp32")
 
 
-def _optimizer(args: Arguments) -> Optimizer:
+def any_adam() -> Optimizer:
     """Adam, whose constants cost nothing, with a constant schedule: no rule judges a schedule that is not read."""
-    return Optimizer(
-        name="file",
-        lr=1e-4,
-        min_lr=1e-4,
-        weight_decay=0.1,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        adam_eps=1e-8,
-        schedule=LrSchedule.constant,
-        precision_aware=args.flag("use_precision_aware_optimizer"),
-    )
+    return replace(ANY_ADAM, name="file", min_lr=ANY_ADAM.lr, schedule=LrSchedule.constant)
 
 
 def _layout(args: Arguments, model: Model, assumed: list[str]) -> Layout:
