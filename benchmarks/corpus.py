@@ -1,4 +1,4 @@
-"""How many files of a clone are understood: every launch script and model_config.yaml below a folder, through ``check``.
+"""How many files of a clone ``check`` understands: every launch script and model_config.yaml below a folder.
 
 python -m benchmarks.corpus /path/to/Megatron-LM [--verbose]
 """

@@ -107,9 +107,7 @@ def plan(
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
-        chosen = [
-            readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained
-        ]
+        chosen = [readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained]
         found = planner.plan_precisions(resolved.spec, chosen, top, resolved.pinned, resolved.untouched)
     else:
         found = planner.plan_pinned(resolved.spec, resolved.pinned, top, resolved.untouched)

@@ -21,9 +21,9 @@ NAME = "Hugging Face config.json"
 USUAL_LENGTH = 8192  # tokens of a training sequence, of a model with more positions
 _IRRELEVANT = frozenset(
     "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache auto_map bos_token_id "
-    "eos_token_id pad_token_id initializer_range rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps norm_epsilon "
-    "attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout_prob pretraining_tp rope_scaling "
-    "rope_theta rope_parameters router_aux_loss_coef output_router_logits router_jitter_noise norm_topk_prob "
+    "eos_token_id pad_token_id initializer_range rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps "
+    "norm_epsilon attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout_prob pretraining_tp "
+    "rope_scaling rope_theta rope_parameters router_aux_loss_coef output_router_logits router_jitter_noise norm_topk_prob "
     "scoring_func topk_method topk_group n_group routed_scaling_factor aux_loss_alpha seq_aux ep_size "
     "initial_context_length swiglu_limit quantization_config max_window_layers use_mamba_kernels mamba_proj_bias "
     "residual_in_fp32 rescale_prenorm_residual time_step_floor time_step_limit time_step_max time_step_min "

@@ -9,6 +9,7 @@ from slipway.launch.foreign.megatron.run import Machines
 from slipway.launch.foreign.reading import File, Reading, Request, require_whole
 from slipway.launch.foreign.shell.evaluate import Shell
 from slipway.launch.foreign.shell.launcher import (
+    LAUNCHERS,
     SCRIPT_SUFFIXES,
     Launch,
     best,
@@ -84,6 +85,12 @@ def _machines(file: File, request: Request, launch: Launch, sbatch: dict[str, st
         return Machines(environment=environment)
     gpus = gpus_of(launch, sbatch)
     overridden = any(key.startswith(("gpus=", "nodes=")) for key in request.overrides)
+    if gpus.launcher and not gpus.lacking and not overridden:
+        raise Refusal(
+            f"{file.name} line {gpus.line}: how many ranks {gpus.launcher} starts is not known; launchers that are: "
+            f"{', '.join(LAUNCHERS)}, python",
+            "Give gpus=, for example gpus=64.",
+        )
     if not gpus.count and not overridden:
         refusal = needs(file.name, Unknown(gpus.lacking, gpus.line), "the number of GPUs")
         raise Refusal(refusal.message, f"{refusal.fix.rstrip('.')}, or gpus=64.")

@@ -53,7 +53,9 @@ def read(file: File, request: Request) -> Reading:
     machines = Machines(environment=environment)
     if not any(key.startswith(("gpus=", "nodes=")) for key in request.overrides):
         machines.gpus = fewest_gpus(args)
-        assumed.append(f"{machines.gpus} GPUs, the whole nodes that its parallel sizes fill; gpus= gives another number")
+        assumed.append(
+            f"{machines.gpus} GPUs, the whole nodes that its parallel sizes fill; gpus= gives another number"
+        )
     return reading_of(NAME, file, request, args, machines, assumed)
 
 

@@ -50,7 +50,7 @@ def reading_of(
 
 
 def fewest_gpus(args: Arguments) -> int:
-    """The fewest nodes of 8 GPUs that hold whole copies of the model and its experts; fewer GPUs for a smaller batch."""
+    """The fewest nodes of 8 GPUs that hold whole copies of the model and its experts; fewer GPUs for a small batch."""
     tp, pp, cp, ep, etp = (max(args.whole(f"{name}_parallel_size"), 1) for name in _SIZES)
     if args.last("expert_tensor_parallel_size") is None:
         etp = tp
@@ -75,7 +75,8 @@ def _complete(file: File, request: Request, machines: Machines, assumed: list[st
     given = dict(override.partition("=")[::2] for override in request.overrides)
     if not machines.gpu:
         named = next(
-            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in _name(file).lower()), ""
+            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in _name(file).lower()),
+            "",
         )
         machines.gpu = named or USUAL_GPU
         if "gpu" not in given and "cluster" not in given:

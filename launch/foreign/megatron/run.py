@@ -30,7 +30,18 @@ NOT_PLANNED = {
     "multimodal": "a vision encoder",
 }
 """Words in a program's path, and what the model of that program has beyond a decoder."""
-NOT_TRAINING = ("generation", "generate", "inference", "tasks", "server", "convert", "export", "mmlu", "quantize", "prune")
+NOT_TRAINING = (
+    "generation",
+    "generate",
+    "inference",
+    "tasks",
+    "server",
+    "convert",
+    "export",
+    "mmlu",
+    "quantize",
+    "prune",
+)
 """Words in the path of a program that trains nothing."""
 
 

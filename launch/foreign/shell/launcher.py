@@ -15,7 +15,9 @@ SHELLS = ("bash", "sh", "zsh", "dash")
 SCRIPT_SUFFIXES = (".sh", ".bash", ".sbatch", ".slurm")
 _SBATCH = re.compile(r"^#SBATCH[ \t]+(.*)$", re.MULTILINE)
 _TORCH = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "torchrun.py")
-_LAUNCHERS = (*_TORCH, "srun", "mpirun", "mpiexec", "deepspeed", "accelerate")
+LAUNCHERS = ("torchrun", "torch.distributed.run", "srun", "mpirun", "deepspeed", "accelerate")
+"""What starts ranks, as a message names it."""
+
 _ARRAY_SLURM = {
     "SLURM_NNODES": "nodes",
     "SLURM_JOB_NUM_NODES": "nodes",
@@ -50,6 +52,8 @@ class Gpus:
     """The variable that the number needs, where only a shell could compute it."""
     line: int = 0
     gpu: str = ""
+    launcher: str = ""
+    """The launcher, where it is not one that is known."""
 
 
 def sbatch_options(text: str) -> dict[str, str]:
@@ -176,8 +180,11 @@ def gpus_of(launch: Launch, sbatch: dict[str, str]) -> Gpus:
         nodes, per_node = "1", _first(given, "ntasks", "np", "n", default="?-np")
     elif "srun" in names:
         nodes, per_node = _of_srun(merged)
-    else:
+    elif any(name.startswith("python") for name in names):
         nodes, per_node = "1", "1"
+    else:
+        first = launch.launcher[0] if launch.launcher else ()
+        return Gpus(lacking=unknown(first), launcher=plain(first) or launch.program, line=launch.line)
     return _counted(nodes, per_node, merged, launch.line)
 
 
