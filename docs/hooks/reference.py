@@ -165,6 +165,7 @@ def _rule(rule: Any) -> str:
             f"{_sentence(rule.says)}",
             f"*Why:* {_sentence(rule.why)}",
             f"*If broken:* {effect}",
+            *(["*Holds for:* these recipes, not for Megatron-LM's own training loop."] if rule.only_in else []),
             f"*Source:* {cell(rule.source)}",
         ]
     )

@@ -20,18 +20,23 @@ from slipway.launch.foreign.reading import File, Reading, Request, require_whole
 NAME = "Hugging Face config.json"
 USUAL_LENGTH = 8192  # tokens of a training sequence, of a model with more positions
 _IRRELEVANT = frozenset(
-    "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache auto_map bos_token_id "
-    "eos_token_id pad_token_id initializer_range rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps "
-    "norm_epsilon attention_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout_prob pretraining_tp "
-    "rope_scaling rope_theta rope_parameters router_aux_loss_coef output_router_logits router_jitter_noise norm_topk_prob "
-    "scoring_func topk_method topk_group n_group routed_scaling_factor aux_loss_alpha seq_aux ep_size "
-    "initial_context_length swiglu_limit quantization_config max_window_layers use_mamba_kernels mamba_proj_bias "
-    "residual_in_fp32 rescale_prenorm_residual time_step_floor time_step_limit time_step_max time_step_min "
-    "mamba_hidden_act mlp_hidden_act num_logits_to_keep _attn_implementation attn_implementation expand chunk_size "
-    "conv_kernel use_conv_bias use_bias rope_interleaved rotary_emb_base partial_rotary_factor cache_implementation "
-    "attn_logit_softcapping final_logit_softcapping query_pre_attn_scalar attention_multiplier for_llm_compressor "
-    "attn_temperature_tuning attn_scale floor_scale no_rope_layers router_bias_update_rate task_specific_params "
-    "summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx".split()
+    (
+        "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache auto_map "
+        "bos_token_id eos_token_id pad_token_id initializer_range rms_norm_eps layer_norm_eps "
+        "layer_norm_epsilon norm_eps norm_epsilon attention_dropout hidden_dropout attn_pdrop embd_pdrop "
+        "resid_pdrop hidden_dropout_prob pretraining_tp rope_scaling rope_theta rope_parameters "
+        "router_aux_loss_coef output_router_logits router_jitter_noise norm_topk_prob scoring_func "
+        "topk_method topk_group n_group routed_scaling_factor aux_loss_alpha seq_aux ep_size "
+        "initial_context_length swiglu_limit quantization_config max_window_layers use_mamba_kernels "
+        "mamba_proj_bias residual_in_fp32 rescale_prenorm_residual time_step_floor time_step_limit "
+        "time_step_max time_step_min mamba_hidden_act mlp_hidden_act num_logits_to_keep _attn_implementation "
+        "attn_implementation expand chunk_size conv_kernel use_conv_bias use_bias rope_interleaved "
+        "rotary_emb_base partial_rotary_factor cache_implementation attn_logit_softcapping "
+        "final_logit_softcapping query_pre_attn_scalar attention_multiplier for_llm_compressor "
+        "attn_temperature_tuning attn_scale floor_scale no_rope_layers router_bias_update_rate "
+        "task_specific_params summary_activation summary_first_dropout summary_proj_to_labels summary_type "
+        "summary_use_proj n_ctx "
+    ).split()
 )
 """Keys of published config.json files that change neither sizes nor costs."""
 

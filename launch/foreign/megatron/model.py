@@ -29,6 +29,8 @@ def model_of(args: Arguments, name: str, assumed: list[str], *, mamba: bool) -> 
 
     Raises:
         Refusal: a size is missing, or the model cannot be planned.
+
+    Long because it names every field of a model once.
     """
     _require_decoder(args)
     layers = args.whole("num_layers") or args.whole("encoder_num_layers")
