@@ -131,7 +131,9 @@ def test_quoted_answers_are_brought_up_to_date() -> None:
     assert lines[5:] == ["no such line is printed", "```", "", "illegal prose"]
     fits = "```sh\n$ slipway check llama3_8b gpus=8\nfits     1.0 of 2.0 GiB (old); headroom +0.1 GiB; ...\n```\n"
     assert re.search(
-        r"^fits     [\d.]+ of 79.1 GiB, [\d]+ % likely to fit \(allocator peak [^;]*\); headroom [^;]*; \.\.\.$", refresh_answers(fits), re.M
+        r"^fits     [\d.]+ of 79.1 GiB, [\d]+ % likely to fit \(allocator peak [^;]*\); headroom [^;]*; \.\.\.$",
+        refresh_answers(fits),
+        re.M,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway.configs import Dispatcher, Spec
-from slipway.configs.schema import BLACKWELL
+from slipway.configs.schema import BLACKWELL, CudaGraphScope
 from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, divides, rule
 
 _MOST_ALLGATHER_RANKS = (
@@ -149,14 +149,15 @@ def _flex_dispatcher(spec: Spec) -> Broken | None:
 
 @rule(
     "experts-cuda-graphs",
-    says="CUDA graphs of experts need padding to a capacity, and the alltoall dispatcher",
+    says="CUDA graphs of experts need padding to a capacity, and the alltoall dispatcher; graphs of the attention alone "
+    "do not capture them",
     why="the host must wait for the number of tokens of each expert, which cannot be captured",
     source=MCORE + "moe.token_dispatcher.MoEAlltoAllTokenDispatcher (cuda_sync_point)",
     phase=Phase.step,
 )
 def _experts_cuda_graphs(spec: Spec) -> Broken | None:
     layout = spec.layout
-    if not (spec.model.is_moe and layout.cuda_graphs):
+    if not (spec.model.is_moe and layout.cuda_graphs) or spec.levers.cuda_graph_scope is CudaGraphScope.attention:
         return None
     if spec.dispatcher is Dispatcher.alltoall and layout.moe_pad_expert_input_to_capacity:
         return None

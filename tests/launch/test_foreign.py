@@ -151,6 +151,15 @@ def test_defaults_are_those_of_megatron_lm(tmp_path: Path) -> None:
     assert spec.layout.gbs == 16  # one micro-batch a rank
 
 
+def test_graphs_of_the_attention_are_legal_beside_experts_and_graphs_of_layers_are_not(tmp_path: Path) -> None:
+    """Megatron-LM's own functional tests run the first."""
+    experts = "--bf16 --num-experts 8 --expert-model-parallel-size 2 --expert-tensor-parallel-size 1 "
+    experts += "--moe-token-dispatcher-type alltoall --cuda-graph-impl transformer_engine --cuda-graph-scope "
+    for scope, broken in (("attn", []), ("full", ["experts-cuda-graphs"])):
+        spec = _read(_write(tmp_path, LLAMA3_8B.replace("--bf16", experts + scope))).resolved.spec
+        assert [found.rule for found in planner.check(spec, planner.Framework.megatron_lm).violations] == broken
+
+
 def test_a_hybrid_is_allocated_by_its_ratios() -> None:
     assert spread(8, 0.25, 0.0) == "MM*MM*MM"
     symbols = spread(48, 0.08, 0.5)

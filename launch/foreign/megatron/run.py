@@ -12,6 +12,7 @@ from typing import Any
 from slipway import configs
 from slipway.configs import Dispatcher, Fsdp, Layout, Model, Optimizer, Precision, Recompute, Refusal, Run, Spec
 from slipway.configs.schema.layout import AttentionBackend, RecomputeMethod
+from slipway.configs.schema.levers import CudaGraphScope, Levers
 from slipway.configs.schema.optimizer import LrSchedule
 from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.launch.foreign.megatron.arguments import Arguments
@@ -19,6 +20,7 @@ from slipway.launch.foreign.megatron.model import model_of
 from slipway.planner.published.rows import ANY_ADAM
 
 FP8 = {"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8", "delayed": "fp8_delayed"}
+_GRAPH_SCOPES = {"full": "layer", "attn": "attention", "full_iteration": "full_iteration"}
 SHARDS_PARAMETERS = "optim_grads_params"  # of --data-parallel-sharding-strategy
 NOT_PLANNED = {
     "t5": "an encoder and a decoder",
@@ -77,6 +79,7 @@ def spec_of(args: Arguments, name: str, machines: Machines, assumed: list[str]) 
         gpu=configs.gpu(machines.gpu),
         precision=_precision(args),
         layout=_layout(args, model, assumed),
+        levers=_levers(args),
         optim=replace(any_adam(), precision_aware=args.flag("use_precision_aware_optimizer")),
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(
@@ -190,6 +193,24 @@ def _layout(args: Arguments, model: Model, assumed: list[str]) -> Layout:
     )
 
 
+def _levers(args: Arguments) -> Levers:
+    """Overlap and kernels, where Megatron-LM has an argument for them; the rest is as in these recipes."""
+    graphs = args.text("cuda_graph_scope")
+    return Levers(
+        wgrad_deferral_limit=args.whole("wgrad_deferral_limit") if args.flag("defer_embedding_wgrad_compute") else 0,
+        bucket_size=args.whole("ddp_bucket_size"),
+        align_param_gather=None if args.flag("align_param_gather") else False,
+        overlap_param_gather_with_optimizer_step=args.flag("overlap_param_gather_with_optimizer_step"),
+        optimizer_instances=args.whole("num_distributed_optimizer_instances"),
+        sharp=args.flag("use_sharp"),
+        check_for_nan=args.flag("check_for_nan_in_loss_and_grad"),
+        moe_router_fusion=args.flag("moe_router_fusion"),
+        expert_comm_overlap=args.flag("overlap_moe_expert_parallel_comm"),
+        delay_wgrad=args.flag("delay_wgrad_compute"),
+        cuda_graph_scope=CudaGraphScope(_GRAPH_SCOPES[graphs]),
+    )
+
+
 def _chunks(args: Arguments, layers: int, pp: int) -> int:
     """The model chunks of a pipeline stage."""
     per_chunk = args.whole("num_layers_per_virtual_pipeline_stage")
@@ -234,7 +255,7 @@ def _dispatcher(args: Arguments) -> Dispatcher:
 
 def _cuda_graphs(args: Arguments) -> bool:
     old = args.flag("enable_cuda_graph") or args.flag("external_cuda_graph")
-    return (old or args.text("cuda_graph_impl") != "none") and args.text("cuda_graph_scope") != "attn"
+    return old or args.text("cuda_graph_impl") != "none"
 
 
 def _attention(args: Arguments) -> AttentionBackend:
