@@ -149,8 +149,8 @@ def _flex_dispatcher(spec: Spec) -> Broken | None:
 
 @rule(
     "experts-cuda-graphs",
-    says="CUDA graphs of experts need padding to a capacity, and the alltoall dispatcher; graphs of the attention alone "
-    "do not capture them",
+    says="CUDA graphs of experts need padding to a capacity, and the alltoall dispatcher; graphs of attention alone do "
+    "not capture experts",
     why="the host must wait for the number of tokens of each expert, which cannot be captured",
     source=MCORE + "moe.token_dispatcher.MoEAlltoAllTokenDispatcher (cuda_sync_point)",
     phase=Phase.step,
