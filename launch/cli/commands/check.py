@@ -80,9 +80,9 @@ class Checked(Answer):
 @settings_option
 @click.option("--plot", type=Path, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
 def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot: Path | None) -> Answer:
-    """Check if a recipe or file is legal and fits, and predict its speed.
+    """Check whether a run is legal and fits, and predict its speed.
 
-    A file is a Megatron-LM launch script, its model_config.yaml, a file of its arguments or a log that prints them, or
+    A run is a recipe, or a file of another tool: a Megatron-LM launch script, its model_config.yaml, a file of its arguments or a log that prints them, or
     a Hugging Face config.json; nothing in it is executed. Needs no GPU and no NeMo. Exits with 2 if the run is illegal
     or too large, and names the nearest layout that works.
     """
