@@ -21,34 +21,38 @@ setup: .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PIP_FINDS_CPU_TORCH = $(PIP) --dry-run --no-deps --require-hashes -r requirements/torch-cpu.txt 2> /dev/null
 
-.venv/.ready: requirements/lock.txt requirements/cuda.txt requirements/torch-cpu.txt pyproject.toml recipes/reference/stand_ins/pyproject.toml
+# Compiled beside what does not wait for it: .ci/run lints meanwhile.
+.venv/.ready: .venv/.installed
+	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') > /dev/null || true
+	touch .venv/.ready
+
+.venv/.installed: requirements/lock.txt requirements/cuda.txt requirements/torch-cpu.txt pyproject.toml recipes/reference/stand_ins/pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"The lock is for Python 3.11 and this is {v[0]}.{v[1]}: run make setup PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(PIP) --no-compile --no-deps --require-hashes -r requirements/lock.txt \
 	  -r requirements/$$($(PIP_FINDS_CPU_TORCH) && echo torch-cpu.txt || echo cuda.txt)
 	$(PIP) --no-deps --no-build-isolation -e . -e recipes/reference/stand_ins
 	$(BIN)/python -m pip check
-	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') > /dev/null || true
-	touch .venv/.ready
+	touch .venv/.installed
 
 quickstart: setup
 	$(BIN)/python -m slipway.launch.cli.quickstart
 
-lint: setup
+lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-test-quick: lint
+test-quick: setup lint
 	$(BIN)/python -m pytest -m "$(QUICK)" --durations=20 --durations-min=0.5
 
-test: lint
+test: setup lint
 	$(BIN)/python -m tests
 
 coverage: setup
-	$(BIN)/python -m pytest -m "$(QUICK)" --cov --cov-report=term:skip-covered --durations=20
+	$(BIN)/python -m tests.measured -m "$(QUICK)" --durations=20
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,4 +1,4 @@
-"""The README's commands do what it says. .ci/run itself runs make setup, make test and make quickstart."""
+"""The README's commands do what it says. .ci/run itself runs make test, which sets up, and make quickstart."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ def built(spec: Spec) -> str:
 
     lay = spec.layout
     fewest = lay.pp * math.lcm(lay.tp * lay.cp, lay.expert_tp * lay.ep)  # the data-parallel ranks have equal modules
+    fewest *= spec.levers.optimizer_instances
     small = replace(spec, gpus=fewest)
     try:
         build_rank(small, stage_rank(small, lay.pp - 1))

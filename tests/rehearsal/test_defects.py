@@ -200,14 +200,6 @@ def test_a_checkpoint_written_under_tp_resumes_under_pp(tmp_path: Path) -> None:
         _train(pipeline, tmp_path / "upstream", 6, reshardable=False)
 
 
-def test_the_same_layout_resumes_bit_for_bit(tmp_path: Path) -> None:
-    spec = replace(_toy("llama3_8b", "layout.tp=2"), gpus=2)
-    spec = replace(spec, layout=replace(spec.layout, gbs=4))
-    uninterrupted = _train(spec, tmp_path / "whole", 6)
-    first, rest = _train(spec, tmp_path / "cut", 3), _train(spec, tmp_path / "cut", 6)
-    assert first + rest == uninterrupted
-
-
 def test_a_longer_run_does_not_train_on_at_the_least_learning_rate(in_child: Any) -> None:
     def rates() -> dict[str, Any]:
         import torch
