@@ -95,12 +95,16 @@ LEAST_SPREAD = 0.03  # of ln(measured / predicted): re-measurements of one recip
 # Megatron-Bridge's recipes rotate and join the heads of multi-latent attention in fused kernels (apply_rope_fusion):
 # each value is read or written 2.2 times instead of 5.
 FUSED_MLA: dict[str, object] = {"mla_passes": 2.2}
+# NVIDIA's performance recipes overlap tensor-parallel communication through user buffers (configs/levers/nvidia.csv).
+USER_BUFFERS: dict[str, object] = {"user_buffers": True}
 # What is known of a generation's kernels and therefore not fitted.
 KNOWN: dict[str, dict[str, object]] = {
     "vtrain": {"flash_attention": False, "dropout": True},
-    "bridge_2025": FUSED_MLA,
-    "bridge_2026_spring": FUSED_MLA,
-    "bridge_2026_summer": FUSED_MLA,
+    "nemo_2024": USER_BUFFERS,
+    "nemo_2025": USER_BUFFERS,
+    "bridge_2025": FUSED_MLA | USER_BUFFERS,
+    "bridge_2026_spring": FUSED_MLA | USER_BUFFERS,
+    "bridge_2026_summer": FUSED_MLA | USER_BUFFERS,
     "bridge_support": FUSED_MLA,
     # PyTorch's loss at its peak holds bf16 logits, their fp32 log-softmax and the fp32 gradients of both: 14 bytes per
     # logit. Since 2025 torchtitan compiles it: 8 bytes.

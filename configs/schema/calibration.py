@@ -81,6 +81,9 @@ class Calibration:
     tp_overlap: float = 0.0
     """Share of tensor-parallel communication that matrix multiplications hide."""
 
+    user_buffers: bool = False
+    """Whether the runs that it is fitted to overlapped it through Transformer Engine's user buffers."""
+
     dp_overlap: float = 0.8
     """Share of a micro-batch's compute that can hide data-parallel communication; with FSDP, the share that is hidden.
     """

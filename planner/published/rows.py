@@ -134,6 +134,10 @@ def _recompute(text: str) -> dict[str, Any]:
     }
 
 
+# NVIDIA's performance recipes overlap tensor-parallel communication (configs/levers/nvidia.csv).
+_WITH_USER_BUFFERS = ("nemo_2024", "nemo_2025", "bridge_2025", "bridge_2026_spring", "bridge_2026_summer")
+
+
 def _layout(row: Mapping[str, str], model: Model, gpu: str, known: Stack) -> Layout:
     """The row's sizes, and beside them what its stack does.
 
@@ -163,6 +167,10 @@ def _layout(row: Mapping[str, str], model: Model, gpu: str, known: Stack) -> Lay
         dispatcher=Dispatcher.alltoall if drops else dispatcher,
         moe_expert_capacity_factor=1.0 if drops else 0.0,
         moe_pad_expert_input_to_capacity=drops,
+        tp_comm_overlap=known.generation in _WITH_USER_BUFFERS
+        and tp > 1
+        and with_sequence_parallel
+        and not model.is_mla,
         cuda_graphs=model.is_moe and known.cuda_graphs is CudaGraphs.experts_on_grace and gpu.startswith("gb"),
         fused_cross_entropy=known.fused_cross_entropy,
         **_recompute(_recompute_text(row, known)),

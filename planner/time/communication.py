@@ -16,9 +16,12 @@ from slipway.planner.time.links import Link, link
 from slipway.planner.time.operations import Gathers, Group, Module, Operation, Term
 from slipway.planner.workload import LayerContext, Workload
 
-# Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least. Assumed:
-# just above the largest fitted tp_overlap of stacks that switch it on (configs/calibration, 0.69).
+# Share of tensor-parallel communication that Transformer Engine's user buffers hide under products, at least, where the
+# constants are fitted to runs without them: just above the largest that is fitted to runs with them (0.69).
 _USER_BUFFER_OVERLAP = 0.7
+# Of what is hidden with user buffers, what is hidden without them where the constants are fitted to runs with them.
+# Assumed: the gathers of the backward pass overlap by themselves, and those of the forward pass do not.
+_WITHOUT_USER_BUFFERS = 0.5
 # Of an all-reduce that network switches add up (SHARP): one pass of the data over the links for two. The sharded
 # reduction and the gather of the distributed optimizer move as much as before.
 _SHARP_ALL_REDUCE = 0.5
@@ -36,11 +39,18 @@ def tensor_parallel(context: LayerContext, blocks: int) -> Iterator[Operation | 
     if context.tp == 1:
         return
     whole = context.element_bytes * context.tokens * context.model.hidden_size
-    overlap = max(context.calibration.tp_overlap, _USER_BUFFER_OVERLAP if context.tp_comm_overlap else 0.0)
     # with sequence parallelism the input is gathered again for the weight gradient
     backward = 3 if context.sequence_parallel and not context.lora_rank else 2
     group = Group(context.tp, 1)
-    yield Gathers(Term.tensor_parallel, group, whole, 2 * blocks, backward * blocks, overlap, 2 * blocks)
+    yield Gathers(Term.tensor_parallel, group, whole, 2 * blocks, backward * blocks, _hidden(context), 2 * blocks)
+
+
+def _hidden(context: LayerContext) -> float:
+    """The share of tensor-parallel communication that nobody waits for."""
+    fitted = context.calibration.tp_overlap
+    if context.calibration.user_buffers:
+        return fitted if context.tp_comm_overlap else _WITHOUT_USER_BUFFERS * fitted
+    return max(fitted, _USER_BUFFER_OVERLAP) if context.tp_comm_overlap else fitted
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,9 @@ class Checked(Answer):
 def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot: Path | None) -> Answer:
     """Check whether a run is legal and fits, and predict its speed.
 
-    A run is a recipe, or a file of another tool: a Megatron-LM launch script, its model_config.yaml, a file of its arguments or a log that prints them, or
-    a Hugging Face config.json; nothing in it is executed. Needs no GPU and no NeMo. Exits with 2 if the run is illegal
-    or too large, and names the nearest layout that works.
+    A run is a recipe, or a file of another tool: a Megatron-LM launch script, its model_config.yaml, a file of its
+    arguments or a log that prints them, or a Hugging Face config.json; nothing in it is executed. Needs no GPU and no
+    NeMo. Exits with 2 if the run is illegal or too large, and names the nearest layout that works.
     """
     from slipway import planner
     from slipway.launch.cli.readable import check_file, readable
