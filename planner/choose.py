@@ -106,11 +106,11 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     published = published_layout(spec, resolved.pinned)
     if published is not None:
         return with_nvidia_levers(published, untouched), f"published: {published.layout.source}"
-    candidates = plan_pinned(spec, resolved.pinned, _TRIED).candidates
+    candidates = plan_pinned(spec, resolved.pinned, _TRIED, untouched).candidates
     if all(_p_fits(candidate) < LIKELY for candidate in candidates):
-        candidates = plan_pinned(spec, resolved.pinned, _NEAREST_OF).candidates
+        candidates = plan_pinned(spec, resolved.pinned, _NEAREST_OF, untouched).candidates
     best = preferred(candidates)
-    return with_nvidia_levers(best.spec, untouched), _why(best, candidates[0])
+    return best.spec, _why(best, candidates[0])
 
 
 # Two layouts that are predicted within 2 % of each other are a tie: taking the one that is predicted fastest costs more
