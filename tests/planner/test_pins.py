@@ -140,7 +140,7 @@ def test_a_default_that_ties_leaves_memory_to_spare_and_is_the_same_for_models_o
     assert fastest.memory.headroom_gib < 0.05 * fastest.memory.capacity_gib, "else this proves nothing"
     needed = memory(roomy)
     assert needed.headroom_gib > 0.05 * needed.capacity_gib
-    assert planner.step_time(roomy).step_time_s <= 1.02 * fastest.time.step_time_s
+    assert planner.step_time(roomy).step_time_s <= 1.05 * fastest.time.step_time_s, "the price of a likely fit"
     assert "slower than the fastest, and more likely to fit" in why
     same = [planner.complete(load(name, ["gpus=64"])).layout for name in ("llama3_70b", "llama31_70b")]
     assert same[0] == replace(same[1], source=same[0].source)
