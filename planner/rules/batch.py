@@ -68,20 +68,24 @@ def _whole_nodes(spec: Spec) -> Broken | None:
     why="every rank gets the same number of micro-batches",
     source=MCORE + "num_microbatches_calculator",
 )
-def batch_is_divided(spec: Spec) -> Broken | None:
-    """Whether the global batch gives every rank whole micro-batches."""
+def _batch(spec: Spec) -> Broken | None:
+    return batch_is_divided(spec, spec.layout.gbs)
+
+
+def batch_is_divided(spec: Spec, gbs: int) -> Broken | None:
+    """Whether a global batch of ``gbs`` sequences gives every rank whole micro-batches."""
     layout, dp = spec.layout, spec.dp
     unit = layout.mbs * dp
-    if not dp or layout.gbs % unit == 0:
+    if not dp or gbs % unit == 0:
         return None
-    if layout.gbs < unit:
+    if gbs < unit:
         return Broken(
-            f"layout.gbs={layout.gbs} cannot feed {dp} data-parallel ranks with layout.mbs={layout.mbs}: "
+            f"layout.gbs={gbs} cannot feed {dp} data-parallel ranks with layout.mbs={layout.mbs}: "
             f"{unit} sequences are needed",
             f"Use layout.gbs={unit}, or fewer GPUs.",
         )
-    below = layout.gbs // unit * unit
+    below = gbs // unit * unit
     return Broken(
-        f"layout.gbs={layout.gbs} is not a multiple of mbs={layout.mbs} x dp={dp} = {unit}",
+        f"layout.gbs={gbs} is not a multiple of mbs={layout.mbs} x dp={dp} = {unit}",
         f"Use layout.gbs={below} or {below + unit}.",
     )

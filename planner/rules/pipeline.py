@@ -220,19 +220,23 @@ def _pp_account(spec: Spec) -> Broken | None:
     source=MCORE + "pipeline_parallel.schedules.forward_backward_pipelining_with_interleaving",
     phase=Phase.step,
 )
-def interleaved_micro_batches(spec: Spec) -> Broken | None:
-    """Whether interleaving gets whole groups of micro-batches."""
+def _interleaved_micro_batches(spec: Spec) -> Broken | None:
+    return interleaved_micro_batches(spec, spec.layout.gbs)
+
+
+def interleaved_micro_batches(spec: Spec, gbs: int) -> Broken | None:
+    """Whether interleaving gets whole groups of micro-batches from a global batch of ``gbs`` sequences."""
     layout, sequences = spec.layout, spec.layout.mbs * spec.dp
-    if layout.vpp == 1 or layout.pp == 1 or not sequences or layout.gbs % sequences:
+    if layout.vpp == 1 or layout.pp == 1 or not sequences or gbs % sequences:
         return None
-    micro_batches = layout.gbs // sequences
+    micro_batches = gbs // sequences
     if micro_batches % layout.pp == 0:
         return None
     unit = sequences * layout.pp
-    below = layout.gbs // unit * unit
+    below = gbs // unit * unit
     return Broken(
         f"{micro_batches} micro-batches are not a multiple of layout.pp={layout.pp} and layout.vpp={layout.vpp}",
-        f"Use layout.gbs={nearest_values(layout.gbs, [max(unit, below), below + unit])}, or layout.vpp=1.",
+        f"Use layout.gbs={nearest_values(gbs, [max(unit, below), below + unit])}, or layout.vpp=1.",
     )
 
 

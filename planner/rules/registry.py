@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -115,8 +116,13 @@ def rule(
 
 def divisors(n: int, limit: int = 1 << 30) -> list[int]:
     """All divisors of ``n`` up to ``limit``, ascending."""
+    return [d for d in _all_divisors(n) if d <= limit]
+
+
+@functools.lru_cache(maxsize=4096)
+def _all_divisors(n: int) -> tuple[int, ...]:
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
-    return [d for d in sorted({*small, *(n // d for d in small)}) if d <= limit]
+    return tuple(sorted({*small, *(n // d for d in small)}))
 
 
 def nearest_values(given: int, legal: Iterable[int]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from slipway.configs import Spec
 from slipway.configs.schedule import batch_ramp_error, batches_of, changes_error, has_length, schedule_of
 from slipway.planner.rules.batch import batch_is_divided
@@ -46,16 +44,8 @@ def _batch_ramp(spec: Spec) -> Broken | None:
         return None
     if error := batch_ramp_error(spec):
         return Broken(*error)
-    layout = spec.layout
-    whole = (
-        layout.mbs * spec.dp * (layout.pp if layout.vpp > 1 else 1)
-    )  # a batch that gives whole groups of micro-batches
     for gbs in batches_of(spec).distinct:
-        if whole and gbs % whole == 0:
-            continue
-        trial = replace(spec, layout=replace(spec.layout, gbs=gbs))
-        broken = batch_is_divided(trial) or interleaved_micro_batches(trial)
-        if broken:
+        if broken := batch_is_divided(spec, gbs) or interleaved_micro_batches(spec, gbs):
             return Broken(
                 f"optim.batch_ramp has a batch of {gbs} sequences: {broken.message}",
                 "Use other batches or another increment, fewer data-parallel ranks, or optim.batch_ramp=[] for "

@@ -9,7 +9,8 @@ import pytest
 
 from slipway import configs
 from slipway.configs import Layout, Levers, Model, Recompute, Spec
-from slipway.planner.rules import RULES, Phase, Severity, violations
+from slipway.planner import rules
+from slipway.planner.rules import RULES, Broken, Phase, Rule, Severity, first_violation, violations
 
 BUILD_RULES = {r.id for r in RULES if r.phase is not Phase.step and r.severity is Severity.error}
 STRICTER = {r.id for r in RULES if r.phase is Phase.never}
@@ -163,6 +164,29 @@ def test_a_thousand_random_layouts_agree(in_child) -> None:  # type: ignore[no-u
     result = in_child(lambda: agreement(1100, seed=2))
     _check(result, 1000)
     assert len(result["rules_met"]) >= 12
+
+
+def test_the_first_violation_is_the_first_of_all_and_ends_the_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search refuses tens of thousands of layouts, and asks no rule after the one that it counts."""
+    for keys in (["layout.tp=3", "layout.vpp=2"], ["layout.pp=3"], ["layout.tp=2"]):
+        spec = configs.load("llama3_8b", ["gpus=8", *keys]).spec
+        assert first_violation(spec) == next(iter(violations(spec)), None)
+
+    asked = []
+
+    def asks(name: str, broken: Broken | None) -> Rule:
+        def check(_: Spec) -> Broken | None:
+            asked.append(name)
+            return broken
+
+        return Rule(id=name, says="", why="", source="", check=check)
+
+    monkeypatch.setattr(
+        rules, "_REFUSING", [asks("holds", None), asks("broken", Broken("m", "f")), asks("later", None)]
+    )
+    found = first_violation(spec)
+    assert found is not None and found.rule == "broken"
+    assert asked == ["holds", "broken"]
 
 
 def test_every_rule_says_what_why_and_where_from() -> None:
