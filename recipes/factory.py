@@ -21,6 +21,7 @@ from slipway.configs.blend import prefixes, with_prefixes
 from slipway.configs.errors import exit_on_refusal
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.nemo_names import NEMO_PARAMETERS, change_built, nemo_overrides, renamed
+from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.source import require_supported_pair
 
 if TYPE_CHECKING:
@@ -189,9 +190,8 @@ def build(recipe: str, **options: Any) -> run.Partial:
     decide = surroundings.get().on_cpu
     cpu = decide(spec) if decide else trains_on_cpu(spec) and not gpu_here()
     from slipway.recipes import build as builder
-    from slipway.recipes.runtime import record
 
-    record.check_run_dir(builder.run_dir(spec), spec)
+    check_run_dir(builder.run_dir(spec), spec)
     return change_built(builder.build(spec, cpu=cpu), options)
 
 

@@ -73,6 +73,7 @@ def build_ranks(spec: Spec, ranks: Iterable[int]) -> Iterator[list[tuple[int, in
     The modules are those of the GPU recipe after NeMo's merges, with the arguments that Megatron-Core gives to
     Transformer Engine, on the meta device.
     """
+    from megatron.core.tensor_parallel import random
     from megatron.core.transformer.moe import token_dispatcher
     from nemo.collections.llm.gpt.model.base import GPTConfig
 
@@ -87,6 +88,8 @@ def build_ranks(spec: Spec, ranks: Iterable[int]) -> Iterator[list[tuple[int, in
         del os.environ[name]
     # What only exists where CUDA is: the device, the memory of CUDA graphs, and DeepEP.
     torch.cuda.current_device = lambda: torch.device("meta")  # type: ignore[assignment, return-value]
+    # A generator's state is set once CUDA is there. PyTorch keeps each such call until then, with its stack as text.
+    random._lazy_call = lambda call, **_: None
     torch.cuda.graph_pool_handle = lambda: (0, 0)
     token_dispatcher.fused_dispatch, token_dispatcher.set_deepep_num_sms = object(), lambda count: None
     for rank in ranks:

@@ -9,7 +9,8 @@ from slipway.configs import Refusal, Spec
 from slipway.configs.load import spec_from_record
 from slipway.launch.runs.read import CHECKPOINTS
 from slipway.planner.layout import PARALLEL
-from slipway.recipes.runtime.checkpoint_files import held
+from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
+from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.run_files import RECORD
 
 RESHARDED_BY = (*PARALLEL, "fsdp")  # a checkpoint is resharded where one of these differs
@@ -22,9 +23,6 @@ def outlook(run_dir: Path, spec: Spec) -> str:
         Refusal: the folder holds a run of another model, tokenizer or data; or checkpoints of which none can be
             loaded, unless only interrupted saves; or the run has done all its steps.
     """
-    from slipway.recipes.runtime.record import check_run_dir
-    from slipway.recipes.runtime.resume import nothing_whole
-
     check_run_dir(run_dir, spec)
     folder = run_dir / CHECKPOINTS
     found = held(folder)

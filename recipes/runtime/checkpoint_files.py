@@ -133,3 +133,12 @@ def held(folder: Path) -> Held:
         passed[checkpoint.name] = wrong
         lost = lost or wrong != _BEING_WRITTEN
     return Held(None, passed, lost)
+
+
+def nothing_whole(folder: Path, found: Held) -> Refusal:
+    """Why a run does not start from step 0 in a folder that holds checkpoints, of which none can be loaded."""
+    name, wrong = next(iter(found.passed_over.items()))
+    return Refusal(
+        f"no checkpoint of {folder} can be loaded: {name} {wrong}",
+        "Restore it or move the folder away; run.resume=false starts from step 0 anyway.",
+    )

@@ -10,20 +10,10 @@ from pathlib import Path
 from nemo import lightning as nl
 from nemo.utils.app_state import AppState
 
-from slipway.configs import Refusal
 from slipway.configs.errors import exit_on_refusal
-from slipway.recipes.runtime.checkpoint_files import Held, held
+from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
 
 _log = logging.getLogger("nemo_logger")
-
-
-def nothing_whole(folder: Path, found: Held) -> Refusal:
-    """Why a run does not start from step 0 in a folder that holds checkpoints, of which none can be loaded."""
-    name, wrong = next(iter(found.passed_over.items()))
-    return Refusal(
-        f"no checkpoint of {folder} can be loaded: {name} {wrong}",
-        "Restore it or move the folder away; run.resume=false starts from step 0 anyway.",
-    )
 
 
 class Resume(nl.AutoResume):
