@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from slipway.configs import Model
-from slipway.launch.weights.rules import GROUPS, HALVES, Layers, Rule
+from slipway.launch.weights.rules import DECODER, GROUPS, HALVES, Layers, Rule
 
-OURS = "decoder.layers.{i}."
+OURS = DECODER
 THEIRS = "model.layers.{i}."
 ATTENTION, MLP, EXPERT = OURS + "self_attention.", OURS + "mlp.", OURS + "mlp.experts.experts.{e}."
 THEIR_ATTENTION, THEIR_MLP = THEIRS + "self_attn.", THEIRS + "mlp."
@@ -68,17 +66,25 @@ def gated_mlp(layers: Layers = Layers.every) -> list[Rule]:
     ]
 
 
-def norms(*parts: str, layers: Layers = Layers.every) -> list[Rule]:
-    """The norms before attention and before a dense feed-forward block, which Megatron-Core fuses with what follows."""
+def experts(router: str, gate: str, up: str, down: str, layers: Layers = Layers.every) -> list[Rule]:
+    """A router and its experts. The names are those of a layer's tensors."""
+    return [
+        same(MLP + "router.weight", "experts hidden", THEIRS + router, layers),
+        gated(EXPERT + "linear_fc1.weight", "2expert hidden", THEIRS + gate, THEIRS + up, layers),
+        same(EXPERT + "linear_fc2.weight", "hidden expert", THEIRS + down, layers),
+    ]
+
+
+def norms(*parts: str, with_experts: bool = False) -> list[Rule]:
+    """The norms before attention and before the feed-forward block.
+
+    Megatron-Core fuses a norm with the projection that follows it; a router is none.
+    """
     rules = []
     for x in parts or ("weight",):
+        second = f"{OURS}pre_mlp_layernorm.{x}" if with_experts else f"{MLP}linear_fc1.layer_norm_{x}"
         rules += [
             same(f"{ATTENTION}linear_qkv.layer_norm_{x}", "hidden", f"{THEIRS}input_layernorm.{x}"),
-            same(f"{MLP}linear_fc1.layer_norm_{x}", "hidden", f"{THEIRS}post_attention_layernorm.{x}", layers),
+            same(second, "hidden", f"{THEIRS}post_attention_layernorm.{x}"),
         ]
     return rules
-
-
-def attribute_facts(config: Any, names: dict[str, str]) -> dict[str, Any]:
-    """Facts that a configuration may lack."""
-    return {fact: getattr(config, key, None) for fact, key in names.items()}

@@ -9,6 +9,7 @@ from typing import Any
 from slipway.configs import Model, Refusal
 from slipway.configs.convert import convert
 from slipway.launch.weights.family import Family, families
+from slipway.launch.weights.refused import REFUSED
 
 CONFIG = "config.json"
 
@@ -44,6 +45,9 @@ def recognise(held: dict[str, Any], folder: Path) -> Family:
         if family.architecture in named:
             break
     else:
+        for name in named:
+            if name in REFUSED:
+                raise Refusal(f"{folder / CONFIG} holds a {name}, which is not imported: {REFUSED[name]}")
         known = ", ".join(sorted(family.architecture for family in families()))
         what = f"holds a {named[0]}" if named else "names no architecture"
         raise Refusal(f"{folder / CONFIG} {what}, which cannot be imported", f"These can: {known}.")
@@ -82,7 +86,8 @@ def model_of(family: Family, config: Any, name: str = "imported") -> Model:
         Refusal: a value that is not legal.
     """
     facts: dict[str, Any] = {fact: getattr(config, key) for fact, key in family.sizes.items()}
-    facts |= family.facts | family.read(config)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    facts |= {"kv_channels": width} | family.facts | family.read(config)
     facts["seq_length"] = facts["max_position_embeddings"]
     facts |= {"name": name, "family": family.trained_as[0] if family.trained_as else family.name}
     facts = {key: value for key, value in facts.items() if value is not None}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from slipway import configs
 from slipway.configs import Model, Refusal
 from slipway.configs.schema import RopeScaling
 from slipway.launch.weights.rules import Rule
@@ -41,6 +42,7 @@ class Family:
         rules: the table of a model.
         read: further facts, from transformers' configuration.
         write: further keys of config.json, from a model.
+        adjust: the facts of a model that depend on which tensors a folder has.
         ignored: whether a tensor of the folder is one that transformers does not load.
     """
 
@@ -54,6 +56,7 @@ class Family:
     rules: Callable[[Model], list[Rule]]
     read: Callable[[Any], dict[str, Any]] = lambda config: {}
     write: Callable[[Model], dict[str, Any]] = lambda model: {}
+    adjust: Callable[[Model, Iterable[str]], Model] = lambda model, names: model
     ignored: Callable[[str, Model], bool] = _usually_ignored
 
 
@@ -73,6 +76,16 @@ def differences(ours: Model, theirs: Model) -> list[str]:
     a, b = _normal(ours), _normal(theirs)
     names = [f.name for f in dataclasses.fields(Model) if f.name not in TRAINING]
     return [name for name in names if getattr(a, name) != getattr(b, name)]
+
+
+def recipes_of(model: Model) -> list[str]:
+    """The recipes that train a model of these facts, whatever the longest sequence is that it was trained on."""
+    found = []
+    for name in configs.recipe_names():
+        theirs = configs.headline(name)[0]
+        if set(differences(model, theirs)) <= {"max_position_embeddings"}:
+            found.append(name)
+    return found
 
 
 def _normal(model: Model) -> Model:

@@ -31,6 +31,7 @@ class Converted:
     Attributes:
         tensors: of Hugging Face's folder, and ``bytes`` their sum.
         peak_rss_gib: the most memory that this process has had.
+        recipes: those that train a model of its facts.
     """
 
     family: str
@@ -38,6 +39,7 @@ class Converted:
     bytes: int
     seconds: float
     peak_rss_gib: float
+    recipes: tuple[str, ...] = ()
 
 
 def peak_rss_gib() -> float:

@@ -11,7 +11,7 @@ from slipway.configs import Model, Refusal
 from slipway.configs.record import record_of_model
 from slipway.launch.weights import checkpoint
 from slipway.launch.weights.config import CONFIG, checked_config, model_of, read_config, recognise
-from slipway.launch.weights.family import Family
+from slipway.launch.weights.family import Family, recipes_of
 from slipway.launch.weights.folder import (
     GENERATION,
     HUGGING_FACE,
@@ -44,8 +44,8 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
     held = read_config(source)
     family = recognise(held, source)
     config = checked_config(family, held, source)
-    model = model_of(family, config, source.resolve().name)
     folder = Folder(source)
+    model = family.adjust(model_of(family, config, source.resolve().name), folder.tensors)
     plan = list(pieces(family.rules(model), model))
     parts = _check(folder, plan, family, model)
     total = sum(folder.tensors[name].nbytes for name in parts)
@@ -55,7 +55,7 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
         nonlocal done
         read = [folder.read(part.name, part.expert) for part in piece.parts]
         done += sum(tensor.nbytes for tensor in read)
-        whole = piece.fusion.join(read, model)
+        whole = piece.rule.fusion.join(read, model)
         progress(done, total)
         return whole.to(dtypes[piece.key])
 
@@ -67,7 +67,8 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
         record = partial / BASE_RECORD
         record.parent.mkdir()
         record.write_text(json.dumps({"family": family.name, "model": record_of_model(model)}, indent=1))
-    return Converted(family.name, len(parts), total, clock.seconds, peak_rss_gib())
+    recipes = tuple(recipes_of(model))
+    return Converted(family.name, len(parts), total, clock.seconds, peak_rss_gib(), recipes)
 
 
 def _check(folder: Folder, plan: list[Piece], family: Family, model: Model) -> set[str]:

@@ -55,6 +55,8 @@ def _stack(parts: list[Tensor], model: Model) -> Tensor:
 SAME = Fusion(lambda parts, model: parts[0], lambda whole, model: [whole])
 GROUPS = Fusion(_join_groups, _split_groups)
 """Queries, keys and values, interleaved by query group."""
+COPIES = Fusion(lambda parts, model: parts[0], lambda whole, model: [whole] * 2)
+"""One tensor that Hugging Face has twice."""
 HALVES = Fusion(_stack, lambda whole, model: list(whole.chunk(2)))
 """One tensor after the other, of equal sizes."""
 
@@ -67,6 +69,13 @@ class Layers(Enum):
     experts = "experts"
 
 
+DECODER, PREDICTION = "decoder.layers.{i}.", "mtp.layers.{i}."
+"""How Megatron-Core's names begin in decoder layers, and in layers for multi-token prediction.
+
+Hugging Face numbers the second after the first.
+"""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One line of a family's table.
@@ -75,6 +84,7 @@ class Rule:
         ours: Megatron-Core's name, without the ``module.`` that NeMo puts in front.
         shape: its sizes, each a key of :func:`sizes`.
         theirs: Hugging Face's names. Where only ``ours`` names an expert, theirs has all experts along its first axis.
+        keeps_type: whether it has its own type, which ``--dtype`` does not change.
     """
 
     ours: str
@@ -82,6 +92,7 @@ class Rule:
     theirs: tuple[str, ...]
     fusion: Fusion = SAME
     layers: Layers = Layers.every
+    keeps_type: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class Piece:
     counts: tuple[int, ...]
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
-    fusion: Fusion
+    rule: Rule
 
     @property
     def elements(self) -> int:
@@ -148,14 +159,17 @@ def sizes(model: Model) -> dict[str, int]:
 def pieces(rules: Iterable[Rule], model: Model) -> Iterator[Piece]:
     """Every tensor of the model, in the order of the rules; those of one layer come together, as do an expert's."""
     table = _Table(model)
-    for layered, group in groupby(rules, key=lambda rule: "{i}" in rule.ours):
-        if layered:
-            of_layers = list(group)
-            for layer in range(model.num_layers):
-                yield from table.of_layer(of_layers, layer)
+    for kind, group in groupby(rules, key=_kind):
+        same = list(group)
+        if not kind:
+            yield from (table.piece(rule, None, None) for rule in same)
         else:
-            for rule in group:
-                yield table.piece(rule, None, None)
+            for layer in range(model.num_layers if kind == DECODER else model.mtp_num_layers):
+                yield from table.of_layer(same, layer, decoder=kind == DECODER)
+
+
+def _kind(rule: Rule) -> str:
+    return next((kind for kind in (DECODER, PREDICTION) if rule.ours.startswith(kind)), "")
 
 
 class _Table:
@@ -167,8 +181,10 @@ class _Table:
         # Megatron-Core names layers one by one where they are of more than one kind (TransformerBlock).
         self.stacked = not (model.is_moe and model.has_dense_layers)
 
-    def of_layer(self, rules: list[Rule], layer: int) -> Iterator[Piece]:
-        kind = Layers.experts if self.model.layer_is_moe(layer) else Layers.dense
+    def of_layer(self, rules: list[Rule], layer: int, *, decoder: bool) -> Iterator[Piece]:
+        """The tensors of a layer, counted from 0 among its like; the last decoder layer says what others are."""
+        has_experts = self.model.layer_is_moe(layer if decoder else self.model.num_layers - 1)
+        kind = Layers.experts if has_experts else Layers.dense
         here = [rule for rule in rules if rule.layers in (Layers.every, kind)]
         for of_expert, group in groupby(here, key=lambda rule: "{e}" in rule.ours):
             same = list(group)
@@ -178,7 +194,8 @@ class _Table:
     def piece(self, rule: Rule, layer: int | None, expert: int | None) -> Piece:
         index, counts = [], []
         key = rule.ours
-        if layer is not None and self.stacked:
+        decoder = _kind(rule) == DECODER
+        if decoder and self.stacked and layer is not None:
             key = key.replace("{i}.", "")
             index.append(layer)
             counts.append(self.model.num_layers)
@@ -187,19 +204,20 @@ class _Table:
             index.append(expert)
             counts.append(self.model.num_moe_experts)
         shape = tuple(self.sizes[name] for name in rule.shape.split())
+        theirs = layer if layer is None or decoder else layer + self.model.num_layers
         parts = tuple(
             Part(
-                name.replace("{i}", str(layer)).replace("{e}", str(expert)),
+                name.replace("{i}", str(theirs)).replace("{e}", str(expert)),
                 shape_of_part,
                 None if "{e}" in name else expert,
             )
             for name, shape_of_part in zip(rule.theirs, self._shapes_of_parts(rule, shape), strict=True)
         )
-        return Piece("module." + key.replace("{i}", str(layer)), tuple(index), tuple(counts), shape, parts, rule.fusion)
+        return Piece("module." + key.replace("{i}", str(layer)), tuple(index), tuple(counts), shape, parts, rule)
 
     def _shapes_of_parts(self, rule: Rule, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        if rule.fusion is SAME:
-            return [shape]
+        if rule.fusion is SAME or rule.fusion is COPIES:
+            return [shape] * len(rule.theirs)
         import torch
 
         return [tuple(part.shape) for part in rule.fusion.split(torch.empty(shape, device="meta"), self.model)]

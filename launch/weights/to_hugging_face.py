@@ -81,7 +81,7 @@ def export_weights(
         with Writer(partial, tensors.values()) as writer:
             for piece in plan:
                 whole = stored.read(piece)
-                for part, tensor in zip(piece.parts, piece.fusion.split(whole, what.model), strict=True):
+                for part, tensor in zip(piece.parts, piece.rule.fusion.split(whole, what.model), strict=True):
                     made = tensor.to(tensors[part.name].dtype)
                     writer.write(part.name, made, part.expert)
                     done += made.nbytes
@@ -103,7 +103,8 @@ def _planned(plan: list[Piece], stored: Checkpoint, dtype: torch.dtype | None) -
     for piece in plan:
         for part in piece.parts:
             shape = part.shape if part.expert is None else (piece.counts[-1], *part.shape)
-            tensors[part.name] = Planned(part.name, dtype or stored.dtype(piece), shape)
+            own = stored.dtype(piece)
+            tensors[part.name] = Planned(part.name, own if piece.rule.keeps_type else dtype or own, shape)
     return tensors
 
 

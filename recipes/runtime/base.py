@@ -11,9 +11,10 @@ from slipway.recipes.runtime.checkpoint_files import base_checkpoint
 from slipway.recipes.runtime.run_files import BASE_RECORD, RECORD
 
 # Facts that shape the weights. Others, such as the sequence length and the rotary base, may differ from the base's.
-_SHAPES = (
+SHAPES = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
-    "gated_linear_unit normalization add_bias_linear qk_layernorm num_moe_experts num_dense_layers "
+    "share_embeddings_and_output_weights "
+    "gated_linear_unit normalization add_bias_linear add_qkv_bias qk_layernorm num_moe_experts num_dense_layers "
     "moe_ffn_hidden_size moe_shared_expert_intermediate_size mtp_num_layers q_lora_rank kv_lora_rank qk_head_dim "
     "qk_pos_emb_head_dim v_head_dim"
 ).split()
@@ -30,12 +31,14 @@ def checked_base(base: Path, model: Model) -> Path:
     held = _model_of(checkpoint)
     if held is None:
         return checkpoint
-    for name in _SHAPES:
+    for name in SHAPES:
         theirs, ours = (getattr(getattr(of, name), "value", getattr(of, name)) for of in (held, model))
         if theirs != ours:
             raise Refusal(
                 f"run.base={base} has weights of {held.name} with {name}={theirs}, and this model has {name}={ours}",
-                "Use a base of the same model.",
+                "Use a base of the same model, or model.mtp_num_layers=0."
+                if name == "mtp_num_layers" and not theirs
+                else "Use a base of the same model.",
             )
     return checkpoint
 

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slipway import configs
 from slipway.configs import Refusal
-from tests.weights.tiny import make
+from tests.weights.tiny import TINY, make
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +226,50 @@ def test_neither_command_imports_nemo() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_class_is_converted_or_refused_and_documented() -> None:
+    from slipway.launch.weights.family import families
+    from slipway.launch.weights.refused import REFUSED
+
+    page = (Path(__file__).parents[2] / "docs/how-to/start-from-hugging-face.md").read_text()
+    converted = {family.architecture for family in families()}
+    assert not converted & REFUSED.keys()
+    assert [name for name in converted | REFUSED.keys() if f"`{name}`" not in page] == []
+    tested = {TINY[name].family for name in TINY}
+    assert {family.name for family in families()} == tested, "each has a test against transformers"
+
+
+def test_a_class_without_a_recipe_is_refused_with_the_reason(saved: Path, tmp_path: Path) -> None:
+    from slipway.launch.weights.from_hugging_face import import_weights
+
+    shutil.copytree(saved, tmp_path / "hf")
+    _change("config.json", architectures=["GptOssForCausalLM"])(tmp_path / "hf")
+    with pytest.raises(Refusal, match="holds a GptOssForCausalLM, which is not imported: no recipe trains it"):
+        import_weights(tmp_path / "hf", tmp_path / "base")
+
+
+@pytest.mark.parametrize("name", configs.recipe_names())
+def test_the_model_of_each_recipe_survives_its_config(name: str) -> None:
+    """Facts to config.json and back: what is trained is what transformers computes. GPT-3 has no such class."""
+    from slipway.launch.weights.config import config_of, model_of
+    from slipway.launch.weights.family import differences, family_of, recipes_of
+    from slipway.recipes.runtime.base import SHAPES
+
+    model = configs.headline(name)[0]
+    if model.family == "gpt3":
+        with pytest.raises(Refusal, match="is of the family gpt3, which cannot be written"):
+            family_of(model)
+        return
+    family = family_of(model)
+    again = model_of(family, config_of(family, model))
+    assert differences(model, again) == []
+    assert name in recipes_of(again)
+    assert [fact for fact in SHAPES if getattr(model, fact) != getattr(again, fact)] == [], "its base is accepted"
+
+
+def test_a_fact_that_transformers_lacks_is_refused() -> None:
+    from slipway.launch.weights.family import family_of
+
+    with pytest.raises(Refusal, match="transformers' LlamaForCausalLM has no qk_layernorm=True, which llama3_8b was"):
+        family_of(replace(configs.model("llama3_8b"), qk_layernorm=True))

@@ -23,6 +23,17 @@ _BASE = {
     "initializer_range": 0.08,
     "tie_word_embeddings": False,
 }
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
+_YARN = {
+    "rope_type": "yarn",
+    "type": "yarn",
+    "factor": 40.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096,
+}
 _LLAMA31 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -64,6 +75,41 @@ TINY = {
         _BASE
         | {"rope_scaling": _LLAMA31 | {"factor": 32.0}, "max_position_embeddings": 131072, "tie_word_embeddings": True},
         "llama32_1b",
+    ),
+    "mistral": Tiny("mistral", "MistralConfig", _BASE | {"sliding_window": None, "rope_theta": 1e6}, "llama3_8b"),
+    "qwen2": Tiny("qwen2", "Qwen2Config", _BASE | {"rope_theta": 1e6}, "llama3_8b"),
+    "qwen2_tied": Tiny("qwen2", "Qwen2Config", _BASE | {"tie_word_embeddings": True}, "llama3_8b"),
+    "qwen3": Tiny("qwen3", "Qwen3Config", _BASE | {"head_dim": 32, "rope_theta": 1e6}, "qwen3_8b"),
+    "qwen3_moe": Tiny(
+        "qwen3_moe",
+        "Qwen3MoeConfig",
+        _BASE | _EXPERTS | {"head_dim": 32, "num_experts": 8, "norm_topk_prob": True, "rope_theta": 1e6},
+        "qwen3_30b_a3b",
+    ),
+    "mixtral": Tiny("mixtral", "MixtralConfig", _BASE | {"num_local_experts": 4, "rope_theta": 1e6}, "mixtral_8x7b"),
+    "nemotron": Tiny("nemotron", "NemotronConfig", _BASE | {"head_dim": 16}, "nemotron4_15b"),
+    "deepseek_v3": Tiny(
+        "deepseek_v3",
+        "DeepseekV3Config",
+        _BASE
+        | _EXPERTS
+        | {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 4,
+            "n_group": 4,
+            "topk_group": 2,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "max_position_embeddings": 163840,
+            "rope_scaling": _YARN,
+        },
+        "deepseek_v3",
     ),
     "llama_wide_heads": Tiny("llama", "LlamaConfig", _BASE | {"head_dim": 32}, "llama3_8b"),
 }

@@ -31,7 +31,7 @@ class Conversion(Answer):
     then: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.done)
+        return {key: value for key, value in dataclasses.asdict(self.done).items() if key != "recipes"}
 
     def show(self, terminal: Terminal) -> None:
         done = self.done
@@ -55,7 +55,9 @@ def import_(folder: Path, out: Path) -> Answer:
         from slipway.launch.weights.from_hugging_face import import_weights
     with _bar("importing") as progress:
         done = import_weights(folder, out, progress)
-    return Conversion(out, done, f"Train from it with: slipway launch RECIPE run.base={out}")
+    if done.recipes:
+        return Conversion(out, done, f"Train from it with: slipway launch {done.recipes[0]} run.base={out}")
+    return Conversion(out, done, "No recipe has a model of these sizes; describe it in configs/model to train from it.")
 
 
 @command(Section.RESULTS, name="export", group=weights)

@@ -1,4 +1,4 @@
-"""Llama 2, 3, 3.1, 3.2 and 3.3."""
+"""Llama 2, 3, 3.1, 3.2 and 3.3, and Mistral, which is a Llama where it has no sliding window."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def _read(config: Any) -> dict[str, Any]:
 
 
 def _write(model: Model) -> dict[str, Any]:
+    width = {"head_dim": model.kv_channels}
     if model.rope_scaling is not RopeScaling.llama3 or model.rope_scaling_factor == 1:
-        return {}
-    return {"rope_scaling": {"rope_type": "llama3", "factor": model.rope_scaling_factor, **ROPE}}
+        return width
+    return width | {"rope_scaling": {"rope_type": "llama3", "factor": model.rope_scaling_factor, **ROPE}}
 
 
 FAMILIES = (
@@ -45,10 +46,19 @@ FAMILIES = (
         architecture="LlamaForCausalLM",
         model_type="llama",
         trained_as=("llama3", "llama2"),
-        sizes=SIZES | {"kv_channels": "head_dim"},
+        sizes=SIZES,
         constants={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0},
         rules=_rules,
         read=_read,
         write=_write,
+    ),
+    Family(
+        name="mistral",
+        architecture="MistralForCausalLM",
+        model_type="mistral",
+        trained_as=(),  # a run of the same shape is exported as a Llama
+        sizes=SIZES,
+        constants={"hidden_act": "silu", "sliding_window": None, "attention_dropout": 0.0},
+        rules=_rules,
     ),
 )
