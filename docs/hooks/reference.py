@@ -155,6 +155,11 @@ PHASES = {
     "never": "NeMo builds a different model without an error.",
 }
 
+FRAMEWORKS = {
+    "nemo": "these recipes, not files of Megatron-LM",
+    "megatron_lm": "files of Megatron-LM, not these recipes",
+}
+
 
 def _rule(rule: Any) -> str:
     advice = rule.severity.value == "advice"
@@ -165,7 +170,7 @@ def _rule(rule: Any) -> str:
             f"{_sentence(rule.says)}",
             f"*Why:* {_sentence(rule.why)}",
             f"*If broken:* {effect}",
-            *(["*Holds for:* these recipes, not for Megatron-LM's own training loop."] if rule.only_in else []),
+            *([f"*Holds for:* {FRAMEWORKS[rule.only_in.value]}."] if rule.only_in else []),
             f"*Source:* {cell(rule.source)}",
         ]
     )

@@ -22,7 +22,7 @@ _SUFFIXES = (".sh", ".sbatch", ".slurm", ".json", ".yaml", ".yml", ".toml", ".lo
 
 def is_path(name: str) -> bool:
     """Whether NAME on a command line is a file or a folder and not a recipe."""
-    return "/" in name or name.endswith(_SUFFIXES) or Path(name).is_file() or (Path(name) / "config.json").is_file()
+    return "/" in name or name.endswith(_SUFFIXES) or Path(name).exists()
 
 
 def read(path: Path, request: Request) -> Reading:

@@ -151,6 +151,24 @@ def test_defaults_are_those_of_megatron_lm(tmp_path: Path) -> None:
     assert spec.layout.gbs == 16  # one micro-batch a rank
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes", "rule", "fix"),
+    [
+        ("--use-distributed-optimizer", "", "overlap-param-gather", "Add --use-distributed-optimizer."),
+        ("--overlap-grad-reduce", "", "overlap-param-gather", "Add --overlap-grad-reduce."),
+        ("embeddings 8192", "embeddings 4096", "positions", "Use --max-position-embeddings 8192 (line 9)."),
+    ],
+)
+def test_what_megatron_lm_asserts_is_a_rule_for_its_files_only(
+    was: str, becomes: str, rule: str, fix: str, tmp_path: Path
+) -> None:
+    reading = _read(_write(tmp_path, LLAMA3_8B.replace(was, becomes, 1)))
+    spec = reading.resolved.spec
+    (broken,) = planner.check(spec, planner.Framework.megatron_lm).violations
+    assert (broken.rule, reading.terms.say(broken.fix)) == (rule, fix)
+    assert rule not in [found.rule for found in planner.check(spec).violations]
+
+
 def test_graphs_of_the_attention_are_legal_beside_experts_and_graphs_of_layers_are_not(tmp_path: Path) -> None:
     """Megatron-LM's own functional tests run the first."""
     experts = "--bf16 --num-experts 8 --expert-model-parallel-size 2 --expert-tensor-parallel-size 1 "

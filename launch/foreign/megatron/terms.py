@@ -32,6 +32,7 @@ FLAGS = {
     "model.mtp_num_layers": "--mtp-num-layers",
     "model.hybrid_override_pattern": "--hybrid-override-pattern",
     "model.num_layers": "--num-layers",
+    "model.max_position_embeddings": "--max-position-embeddings",
     "optim.batch_ramp": "--rampup-batch-size",
 }
 SWITCHES = {
