@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-_REFUSING = [rule for rule in RULES if rule.severity is Severity.error]
+_REFUSING = [rule for rule in RULES if rule.severity is Severity.error and rule.holds_in(Framework.nemo)]
 
 
 def violations(

@@ -15,8 +15,8 @@ from slipway.configs import Refusal
 from slipway.launch.foreign.shell import nodes, syntax
 from slipway.launch.foreign.shell.arithmetic import NotArithmetic, compute
 from slipway.launch.foreign.shell.characters import quoted_word
-from slipway.launch.foreign.shell.nodes import Computed, Literal, Node, Variable, Word
 from slipway.launch.foreign.shell.conditions import holds
+from slipway.launch.foreign.shell.nodes import Computed, Literal, Node, Variable, Word
 from slipway.launch.foreign.shell.text import NAME, Piece, Text, line_of, plain, unknown, words
 
 MOST_COMMANDS = 20_000  # that a script may reach, its loops included
