@@ -11,6 +11,9 @@ from slipway.configs import Refusal, Resolved
 LARGEST_BYTES = 4 << 20  # of a script or a configuration; of a log only so much is read
 
 
+MOST_LAYERS = 10_000  # of a model; more are a slip of the pen, and every layer is looked at
+
+
 @dataclass(frozen=True)
 class File:
     """A file or folder that the user names, and its text."""
@@ -140,6 +143,12 @@ def _in_folder(path: Path) -> File:
         if (path / name).is_file():
             return open_file(path / name)
     raise Refusal(f"{path} has neither a config.json nor a model_config.yaml", "Give the file itself.")
+
+
+def require_layers(layers: int, where: str) -> None:
+    """Refuse a number of layers that no model has."""
+    if layers > MOST_LAYERS:
+        raise Refusal(f"{where} has {layers:,} layers, and at most {MOST_LAYERS:,} can be planned", "Correct it.")
 
 
 def require_whole(file: File) -> None:

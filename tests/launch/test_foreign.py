@@ -325,6 +325,8 @@ BAD = {
     "no-value.sh": LLAMA3_8B.replace("--num-layers 32", "--num-layers"),
     "not-a-number.sh": LLAMA3_8B.replace("--num-layers 32", "--num-layers many"),
     "contradiction.sh": LLAMA3_8B.replace("--train-iters 100", "--train-iters 100 --train-samples 5"),
+    "layers.sh": LLAMA3_8B.replace("--num-layers 32", "--num-layers 99999999"),
+    "layers.json": json.dumps(HUGGING_FACE["llama3_8b"] | {"num_hidden_layers": 99999999}),
     "heads.sh": LLAMA3_8B.replace("--hidden-size 4096", "--hidden-size 4097"),
     "two-vpp.sh": LLAMA3_8B.replace(
         "--bf16", "--num-layers-per-virtual-pipeline-stage 1 --num-virtual-stages-per-pipeline-rank 2"

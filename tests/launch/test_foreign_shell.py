@@ -11,7 +11,7 @@ from slipway.configs import Refusal
 from slipway.launch.foreign.shell.arithmetic import NotArithmetic, compute
 from slipway.launch.foreign.shell.evaluate import Shell
 from slipway.launch.foreign.shell.launcher import gpus_of, launches, sbatch_options, slurm_environment
-from slipway.launch.foreign.shell.text import Piece, line_of, plain
+from slipway.launch.foreign.shell.text import Piece, line_of, plain, words
 
 # Each prints its arguments with bash. They use what launch scripts use, and nothing that only a machine knows.
 SCRIPTS = {
@@ -67,6 +67,14 @@ def test_each_word_keeps_its_line_through_arrays_and_strings() -> None:
     assert lines == {"--a": 2, "--b": 3, "--c": 5, "--d": 6}
 
 
+def test_words_of_several_lines_keep_their_lines() -> None:
+    assert [(plain(word), line_of(word)) for word in words((Piece("--a 1\n\n--b", 5),))] == [
+        ("--a", 5),
+        ("1", 5),
+        ("--b", 7),
+    ]
+
+
 def test_nothing_is_executed(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     shell = Shell("script.sh")
@@ -88,6 +96,10 @@ def test_a_value_that_a_command_computes_is_asked_for_by_its_variable() -> None:
 @pytest.mark.parametrize(
     "script",
     [
+        "case x in\n  a;b) run;;\nesac\n",
+        "for i in a & b; do run; done\n",
+        "[[ a ;; b ]]\n",
+        "A=(1;2)\n",
         "if [ 1 = 1 ]; then\n run\n",
         "run 'open\n",
         "A=(1 2\n",

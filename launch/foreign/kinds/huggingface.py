@@ -15,7 +15,7 @@ from slipway.configs.schema.layers import HYBRID_SYMBOLS
 from slipway.configs.schema.model import Activation, Normalization, PositionEmbedding
 from slipway.launch.foreign.megatron.read import USUAL_GPU
 from slipway.launch.foreign.megatron.run import any_adam
-from slipway.launch.foreign.reading import File, Reading, Request, require_whole
+from slipway.launch.foreign.reading import File, Reading, Request, require_layers, require_whole
 
 NAME = "Hugging Face config.json"
 USUAL_LENGTH = 8192  # tokens of a training sequence, of a model with more positions
@@ -150,6 +150,7 @@ def _model(config: _Config, file: File) -> Model:
     heads = config.size("num_attention_heads", "n_head")
     if not layers or not hidden or not heads:
         raise Refusal(f"{file.name} has a model without layers, width or heads", "Give the config.json of a model.")
+    require_layers(layers, file.name)
     experts = config.size("num_local_experts", "num_experts", "n_routed_experts", default=0)
     ffn = config.size("intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
     act = str(config.get("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", default="silu"))

@@ -46,12 +46,6 @@ def read(file: File, request: Request) -> Reading:
             Given("vocab_size", "vocab_size", int(found[1]), found[1], file.text.count("\n", 0, found.start()) + 1)
         )
         args.add(Given("tokenizer_type", "tokenizer_type", "", "", 0))
-    chunks = values.get("virtual_pipeline_model_parallel_size", (None, 0))[0]
-    if isinstance(chunks, int):
-        args.add(Given("num_layers_per_virtual_pipeline_stage", "num_layers_per_virtual_pipeline_stage", None, "", 0))
-        if not args.text("pipeline_model_parallel_layout"):
-            flag = "num_virtual_stages_per_pipeline_rank"
-            args.add(Given(flag, flag, chunks, str(chunks), 0))
     world = values.get("world_size", (0, 0))[0]
     machines = Machines(world if isinstance(world, int) else 0)
     return reading_of(NAME, file, request, args, machines, assumed)

@@ -13,6 +13,7 @@ from slipway.configs import Model, Refusal
 from slipway.configs.schema.layers import HYBRID_SYMBOLS
 from slipway.configs.schema.model import Activation, Normalization, PositionEmbedding, SoftmaxType
 from slipway.launch.foreign.megatron.arguments import Arguments, bearing
+from slipway.launch.foreign.reading import require_layers
 
 SWIGLU_MULTIPLE = 64  # the default width of a gated block is rounded down to a multiple of it
 MAMBA_EXPANSION = 2  # inner width of a Mamba-2 layer over the hidden size (megatron/core/ssm/mamba_mixer.py)
@@ -38,6 +39,7 @@ def model_of(args: Arguments, name: str, assumed: list[str], *, mamba: bool) -> 
     sizes |= {f"--{key.replace('_', '-')}": args.whole(key) for key in ("hidden_size", "num_attention_heads")}
     if missing := [flag for flag, size in sizes.items() if size < 1]:
         raise Refusal(f"{args.where} does not say {missing[0]}", "Megatron-LM needs it; give the file that has it.")
+    require_layers(layers + args.whole("mtp_num_layers"), args.where)
     hidden, heads = args.whole("hidden_size"), args.whole("num_attention_heads")
     gated, ffn = args.flag("swiglu") or args.flag("quick_geglu"), _ffn(args, hidden)
     bias = args.flag("add_bias_linear")

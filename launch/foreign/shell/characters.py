@@ -77,6 +77,14 @@ class Characters:
 class Words(Characters):
     """Words and their expansions."""
 
+    def some_word(self, stop: str = END_OF_WORD) -> Word:
+        """A word of at least one character."""
+        before = self.at
+        found = self.word(stop)
+        if self.at == before:
+            self.fail(f"{self.peek()!r} is not expected here")
+        return found
+
     def word(self, stop: str = END_OF_WORD, quoted: bool = False) -> Word:
         """One word, up to a character of ``stop``; within double quotes where ``quoted``."""
         parts: list[Part] = []

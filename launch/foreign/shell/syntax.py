@@ -234,7 +234,7 @@ class _Parser(Words):
         if self.ahead("in"):
             self.at += 2
             while self.next_character() not in ("\n", ";", ""):
-                words.append(self.word())
+                words.append(self.some_word())
         return For(line, name, words, self.do_body(line))
 
     def case(self, line: int) -> Node:
@@ -255,7 +255,7 @@ class _Parser(Words):
                 if self.peek() == "|":
                     self.at += 1
                 else:
-                    patterns.append(self.word())
+                    patterns.append(self.some_word())
             self.take(")", line)
             arms.append((patterns, self.commands((";;", "esac"))))
             if self.peek(2) == ";;":
@@ -287,7 +287,7 @@ class _Parser(Words):
                 self.fail("[[ is not closed", line)
             else:
                 stop = " \t\n" if words and literal(words[-1]) == "=~" else END_OF_WORD
-                words.append(self.word(stop))
+                words.append(self.some_word(stop))
                 if literal(words[-1]) == "]]":
                     return Simple(line, words=words)
 
@@ -312,7 +312,7 @@ class _Parser(Words):
             if found and (not words or literal(words[0]) in DECLARATIONS):
                 assignments.append(self.assignment(found))
             else:
-                words.append(self.word())
+                words.append(self.some_word())
         return Simple(line, assignments, words, stdin, writes)
 
     def assignment(self, found: re.Match[str]) -> Assignment:
@@ -337,10 +337,7 @@ class _Parser(Words):
             elif self.at >= len(self.text):
                 self.fail("( of an array is not closed", line)
             else:
-                before = self.at
-                words.append(self.word())
-                if self.at == before:
-                    self.fail(f"{self.peek()!r} is not expected in an array")
+                words.append(self.some_word())
 
     def redirections(self) -> None:
         self.blanks()
