@@ -174,7 +174,8 @@ def test_a_norm_fused_into_its_linear_layer_is_recomputed_with_it() -> None:
     """
 
     def measure(modules: str) -> tuple[float, float]:
-        spec = configs.load("llama3_70b", [*FP8_70B, f"layout.recompute_modules=[{modules}]"]).spec
+        words = [*FP8_70B, "layout.tp_comm_overlap=true", f"layout.recompute_modules=[{modules}]"]
+        spec = configs.load("llama3_70b", words).spec
         return memory(spec).peak_gib, step_time(spec).model_tflops_per_gpu
 
     assert measure("mlp")[1] == pytest.approx(593.6, rel=0.03)
