@@ -273,3 +273,25 @@ def test_a_fact_that_transformers_lacks_is_refused() -> None:
 
     with pytest.raises(Refusal, match="transformers' LlamaForCausalLM has no qk_layernorm=True, which llama3_8b was"):
         family_of(replace(configs.model("llama3_8b"), qk_layernorm=True))
+
+
+def test_rows_that_pad_the_vocabulary_are_not_exported(saved: Path, tmp_path: Path) -> None:
+    """A run's checkpoint has them; here those of a base, whose model is said to have fewer tokens."""
+    import torch
+    from safetensors.torch import load_file
+
+    from slipway.launch.weights.from_hugging_face import import_weights
+    from slipway.launch.weights.to_hugging_face import export_weights
+
+    import_weights(saved, tmp_path / "base")
+    record = tmp_path / "base/slipway/base.json"
+    held = json.loads(record.read_text())
+    record.write_text(json.dumps(held | {"model": held["model"] | {"vocab_size": 490}}))
+    export_weights(tmp_path / "base", tmp_path / "back")
+    exported = load_file(tmp_path / "back/model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        file = next(f for f in saved.glob("*.safetensors") if name in load_file(f))
+        assert torch.equal(exported[name], load_file(file)[name][:490])
+    record.write_text(json.dumps(held | {"model": held["model"] | {"vocab_size": 510}}))
+    with pytest.raises(Refusal, match=r"word_embeddings.weight of shape \(500, 64\), and its record says \(510, 64\)"):
+        export_weights(tmp_path / "base", tmp_path / "more")
