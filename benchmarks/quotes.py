@@ -29,7 +29,7 @@ _GOLDEN_ROW = re.compile(r"^\| (\w+) \| (\d+) \| [\d.]+ GiB [^|]*\| ([\d.]+)% \|
 def refresh_answers(text: str) -> str:
     """A page with what its quoted `slipway check`, `plan` and `advise` print now.
 
-    Of each answer a page quotes some lines. A line is found again by its first word.
+    Of each answer a page quotes some lines. A line is found again by its first words.
     """
 
     def refreshed(match: re.Match[str]) -> str:
@@ -49,11 +49,12 @@ def _printed(command: str) -> str:
 
 
 def _requote(quoted: str, printed: list[str]) -> str:
-    """The printed line with the first word of the quoted one, abbreviated in the same way; else the quoted line."""
+    """The printed line that begins most like the quoted one, abbreviated in the same way; else the quoted line."""
     label = quoted.split(maxsplit=1)[:1]
-    found = next((line for line in printed if line.split(maxsplit=1)[:1] == label), None)
-    if not label or found is None:
+    alike = [line for line in printed if line.split(maxsplit=1)[:1] == label]
+    if not label or not alike:
         return quoted
+    found = max(alike, key=lambda line: len(os.path.commonprefix([line, quoted])))
     if not quoted.endswith(ABBREVIATED):
         return found.rstrip()
     parts = quoted.removesuffix(ABBREVIATED).count("; ") + 1

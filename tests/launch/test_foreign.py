@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.quotes import refresh_answers
 from slipway import configs, planner
 from slipway.configs import Refusal
 from slipway.launch import foreign
@@ -372,3 +373,9 @@ def test_reading_a_script_imports_neither_torch_nor_nemo(tmp_path: Path) -> None
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_quoted_lines_of_an_answer_survive_a_refresh() -> None:
+    """Two lines that begin with the same word stay two lines."""
+    quoted = "```console\n$ slipway check docs/train.sh --set NODES=3\nnot modelled 7\nnot understood 7\n```\n"
+    assert refresh_answers(quoted) == quoted.replace("7", "0")
