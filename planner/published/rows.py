@@ -69,9 +69,8 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         gpu=configs.gpu(gpu),
         precision=_trained_precision(row, precision, known),
         layout=layout,
-        levers=configs.Levers(
-            check_for_nan=False, bucket_size=0
-        ),  # benchmarks turn it off: NeMo 2.7.3 scripts/performance/helpers.py
+        # Benchmarks turn the NaN check off: NeMo 2.7.3 scripts/performance/helpers.py.
+        levers=configs.Levers(check_for_nan=False, bucket_size=0),
         optim=ANY_ADAM,
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(name="none", executor="local"),

@@ -71,9 +71,6 @@ def _fp8_dimensions(spec: Spec) -> Broken | None:
     return None
 
 
-_SMALLER_TP = "Use precision=bf16, or a smaller layout.tp."
-
-
 def _fitting_length(spec: Spec, rows: int, multiple: int) -> str:
     """The sequence length just above the given one with which a rank's tokens are a multiple."""
     ranks = spec.seq_length * spec.layout.mbs // rows  # that share a micro-batch's tokens

@@ -12,12 +12,12 @@ from slipway.planner.levers import deferred_micro_batches
 
 @dataclass(frozen=True)
 class Kernel:
-    """A module that a run needs."""
+    """A module that a run needs. ``without`` is the override of the run that does not."""
 
     module: str
     package: str
     needed_by: str
-    fix: str
+    without: str
 
     @property
     def installed(self) -> bool:
@@ -28,11 +28,11 @@ def kernels_of(spec: Spec) -> Iterator[Kernel]:
     """What ``spec`` needs besides Transformer Engine, which NeMo itself asks for."""
     if spec.model.is_moe and spec.dispatcher is Dispatcher.flex:
         given = spec.layout.dispatcher.value
-        yield Kernel("deep_ep", "DeepEP", f"layout.dispatcher={given}", "Use layout.dispatcher=alltoall.")
+        yield Kernel("deep_ep", "DeepEP", f"layout.dispatcher={given}", "layout.dispatcher=alltoall")
     if deferred_micro_batches(spec):
         limit = spec.levers.wgrad_deferral_limit
         lever = f"levers.wgrad_deferral_limit={limit}"
-        yield Kernel("fused_weight_gradient_mlp_cuda", "Apex", lever, "Use levers.wgrad_deferral_limit=0.")
+        yield Kernel("fused_weight_gradient_mlp_cuda", "Apex", lever, "levers.wgrad_deferral_limit=0")
 
 
 def require_kernels(spec: Spec) -> None:
@@ -45,5 +45,5 @@ def require_kernels(spec: Spec) -> None:
         if not kernel.installed:
             raise Refusal(
                 f"{kernel.needed_by} needs {kernel.package} (the module {kernel.module}), which is not installed here",
-                f"{kernel.fix[:-1]}, or an image that has it.",
+                f"Use {kernel.without}, or an image that has it.",
             )

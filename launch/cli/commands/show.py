@@ -119,19 +119,15 @@ def show(name: str, overrides: tuple[str, ...], levers: bool, schedule: bool, pl
     what the run does over its tokens. With --levers: overlap, kernels, memory savers and environment, beside those of
     NVIDIA's performance recipes.
     """
+    from slipway.configs import Refusal
+
     if levers and (schedule or plot):
-        raise _refusal("--levers and --schedule are two answers", "Give one of them.")
+        raise Refusal("--levers and --schedule are two answers", "Give one of them.")
     if levers:
         return _with_levers(name, list(overrides))
     if schedule or plot:
         return ShownSchedule(_with_schedule(name, list(overrides), schedule, plot), plot)
     return Shown(name, resolved_rows(name, list(overrides)), upstream_difference(name))
-
-
-def _refusal(message: str, fix: str) -> Exception:
-    from slipway.configs import Refusal
-
-    return Refusal(message, fix)
 
 
 def _with_levers(name: str, overrides: list[str]) -> ShownLevers:

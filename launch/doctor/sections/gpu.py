@@ -61,7 +61,7 @@ def _kernels(spec: Spec) -> list[Finding]:
             "installed" if kernel.installed else "not installed",
             f"the module {kernel.module}, for {kernel.needed_by}",
             kernel.installed,
-            kernel.fix.removeprefix("Use ").removesuffix("."),
+            kernel.without,
         )
         for kernel in kernels_of(spec)
     ]
