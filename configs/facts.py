@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from slipway.configs.compose import chosen_groups
 from slipway.configs.convert import convert
-from slipway.configs.files import gpu_names, read
+from slipway.configs.files import content_of, gpu_names, required_path, shown
 from slipway.configs.planned import recipe_body
 from slipway.configs.schema import Gpu, Model, Optimizer, Precision, Task
 
@@ -16,36 +17,36 @@ T = TypeVar("T")
 
 
 def _fact(cls: type[T], group: str, name: str) -> T:
-    return convert(cls, read(group, name), f"configs/{group}/{name}.yaml: ")
+    return _typed(cls, required_path(group, name).absolute())
 
 
 @functools.cache
+def _typed(cls: type[T], path: Path) -> T:
+    return convert(cls, content_of(path), f"{shown(path)}: ")
+
+
 def model(name: str) -> Model:
-    """The facts of one architecture, by the name of its file in configs/model."""
+    """The facts of one architecture, by the name of its file in the folder model."""
     return _fact(Model, "model", name)
 
 
-@functools.cache
 def gpu(name: str) -> Gpu:
-    """The facts of one accelerator, by the name of its file in configs/gpu."""
+    """The facts of one accelerator, by the name of its file in the folder gpu."""
     return _fact(Gpu, "gpu", name)
 
 
-@functools.cache
 def precision(name: str) -> Precision:
-    """One mixed-precision recipe, by the name of its file in configs/precision."""
+    """One mixed-precision recipe, by the name of its file in the folder precision."""
     return _fact(Precision, "precision", name)
 
 
-@functools.cache
 def optimizer(name: str) -> Optimizer:
-    """One optimizer and schedule, by the name of its file in configs/optim."""
+    """One optimizer and schedule, by the name of its file in the folder optim."""
     return _fact(Optimizer, "optim", name)
 
 
-@functools.cache
 def task(name: str) -> Task:
-    """One task, by the name of its file in configs/task."""
+    """One task, by the name of its file in the folder task."""
     return _fact(Task, "task", name)
 
 

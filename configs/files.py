@@ -1,6 +1,7 @@
 """The YAML files of configs/: a folder for each group, a file for each choice.
 
-A site may keep its clusters in a folder of its own, which the environment variable SLIPWAY_CLUSTERS names.
+Users keep files of their own in the same folders below the one that the environment variable SLIPWAY_CONFIGS names, or
+below ./slipway; a site may keep its clusters in the folder that SLIPWAY_CLUSTERS names. Their files come before ours.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ ROOT = Path(__file__).parent
 GROUPS = ("model", "gpu", "precision", "optim", "data", "task", "cluster")
 SITE_FOLDER = "SLIPWAY_CLUSTERS"
 """Environment variable: a folder of cluster files, which come before those of configs/cluster."""
+
+OWN_FOLDER = "SLIPWAY_CONFIGS"
+"""Environment variable: a folder with files of the user's in model/, recipe/, optim/ and the other folders of configs."""
+HERE = Path("slipway")
+"""The user's folder where the variable is not set."""
 
 _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -59,9 +65,24 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def own_folder() -> Path | None:
+    """The user's folder of configuration files; None where there is none.
+
+    Raises:
+        Refusal: SLIPWAY_CONFIGS names something else.
+    """
+    if named := os.environ.get(OWN_FOLDER):
+        if not (folder := Path(named)).is_dir():
+            raise Refusal(f"{OWN_FOLDER}={named} is not a folder", f"Make it, or unset {OWN_FOLDER}.")
+        return folder
+    return HERE if HERE.is_dir() and not (HERE / "__init__.py").exists() else None  # a Python package is not meant
+
+
 def _folders(group: str) -> list[Path]:
-    own = os.environ.get(SITE_FOLDER) if group == "cluster" else None
-    return [*([Path(own)] if own else []), ROOT / group]
+    """Where the files of a group are sought, the user's own folders first."""
+    site = os.environ.get(SITE_FOLDER) if group == "cluster" else None
+    own = own_folder()
+    return [*([Path(site)] if site else []), *([own / group] if own else []), ROOT / group]
 
 
 def choices(group: str) -> list[str]:
@@ -69,16 +90,40 @@ def choices(group: str) -> list[str]:
     return sorted({path.stem for folder in _folders(group) for path in folder.glob("*.yaml")})
 
 
-@functools.cache
-def read(group: str, name: str) -> dict[str, Any]:
-    """The content of configs/GROUP/NAME.yaml. Callers must not change it.
+def path_of(group: str, name: str) -> Path | None:
+    """The file of a choice; None where there is none."""
+    return next((path for folder in _folders(group) if (path := folder / f"{name}.yaml").is_file()), None)
+
+
+def shown(path: Path) -> str:
+    """A file as messages name it: one of ours from configs/ on."""
+    return f"configs/{path.relative_to(ROOT)}" if path.is_relative_to(ROOT) else str(path)
+
+
+def required_path(group: str, name: str) -> Path:
+    """The file of a choice.
 
     Raises:
         Refusal: there is no such file.
     """
-    path = ROOT / group / f"{name}.yaml"
-    if not path.is_file():
+    path = path_of(group, name)
+    if path is None:
         raise Refusal(f"unknown {group} {name!r}; {nearest(name, choices(group))}")
+    return path
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    """The content of GROUP/NAME.yaml. Callers must not change it.
+
+    Raises:
+        Refusal: there is no such file.
+    """
+    return content_of(required_path(group, name).absolute())
+
+
+@functools.cache
+def content_of(path: Path) -> dict[str, Any]:
+    """The content of a file, which is read once. Callers must not change it."""
     return parse_yaml(path)
 
 
@@ -108,7 +153,7 @@ def site_file(cluster: str) -> Path | None:
 
 
 def cluster_names() -> list[str]:
-    """Every ``cluster=NAME``: those of configs/cluster and of the folder that SLIPWAY_CLUSTERS names."""
+    """Every ``cluster=NAME``."""
     return choices("cluster")
 
 

@@ -11,7 +11,7 @@ from slipway.configs.blend import INDEXED, MOCK, PATH_KEYS, flattened, require_c
 from slipway.configs.compose import cluster_values, compose, set_value
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.files import GROUPS, ROOT, read, recipe_names
+from slipway.configs.files import GROUPS, ROOT, path_of, read, recipe_names, shown
 from slipway.configs.implied import implied_optimizer
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.planned import planned_only_names, recipe_body
@@ -275,14 +275,14 @@ def _provenance(recipe: str, given: Mapping[str, str], spec: Spec) -> dict[str, 
     who = dict.fromkeys(leaves(Spec), "default")
     for group in GROUPS:
         choice = getattr(spec, group).name
-        if (ROOT / group / f"{choice}.yaml").is_file():
+        if path := path_of(group, choice):
             kind = {"model": "model fact", "gpu": "fact"}.get(group, "preset")
             for key in _dotted(read(group, choice)):
-                who[f"{group}.{key}"] = f"{kind} (configs/{group}/{choice}.yaml)"
+                who[f"{group}.{key}"] = f"{kind} ({shown(path)})"
     body = {key: value for key, value in recipe_body(recipe).items() if key != "defaults"}
-    file = f"recipe (configs/recipe/{recipe}.yaml)"
+    path = path_of("recipe", recipe)
     for key in _dotted(body):
-        who[key] = file if recipe in recipe_names() else "default of a model without a recipe"
+        who[key] = f"recipe ({shown(path)})" if path else "default of a model without a recipe"
     return who | {key: "override" for key in given if key in who}
 
 

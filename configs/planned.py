@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-from slipway.configs.files import choices, model_names, read
+from slipway.configs.files import choices, model_names, path_of, read
 
 _BYTES_PER_PARAMETER = 18  # weights, gradients and Adam's states in mixed precision: arXiv:1910.02054 section 3.1, + 2
 _ROOM_BYTES = 40 * 2**30  # of a GPU with 80 GiB, for these states; the rest is for activations
@@ -18,14 +17,13 @@ def planned_only_names() -> list[str]:
     return sorted(set(model_names()) - set(choices("recipe")))
 
 
-@functools.cache
 def recipe_body(name: str) -> dict[str, Any]:
-    """The content of configs/recipe/NAME.yaml, or what stands in for it where NAME is a model without a recipe.
+    """The content of recipe/NAME.yaml, or what stands in for it where NAME is a model without a recipe.
 
     Raises:
         Refusal: there is neither.
     """
-    if name not in planned_only_names():
+    if path_of("recipe", name) or not path_of("model", name):
         return read("recipe", name)
     return {"defaults": [{"override /model": name}], "name": name, "gpus": starting_gpus(read("model", name))}
 

@@ -6,22 +6,16 @@ import functools
 from typing import Any
 
 from slipway.configs import Calibration, Gpu, Refusal, Spec, nearest
-from slipway.configs.files import ROOT, read
+from slipway.configs.files import path_of, read
 
 DEFAULTS = "defaults"  # the name of the constants that are fitted to no GPU: the defaults of configs.Calibration
 
 
 def fitted_part(gpu: Gpu) -> str:
     """The GPU whose constants apply to ``gpu``: itself, else the one that its file names, else empty."""
-    return next((part for part in (gpu.name, gpu.calibrated_as) if part and _is_fitted(part)), "")
+    return next((part for part in (gpu.name, gpu.calibrated_as) if part and path_of("calibration", part)), "")
 
 
-@functools.cache
-def _is_fitted(part: str) -> bool:
-    return (ROOT / "calibration" / f"{part}.yaml").is_file()
-
-
-@functools.cache
 def _file(part: str) -> dict[str, Any]:
     return read("calibration", part) if part else {"default": "", "generations": {}}
 

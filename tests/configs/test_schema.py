@@ -108,3 +108,73 @@ def test_a_gpu_is_known_by_its_drivers_name() -> None:
         assert configs.gpu_of_device(configs.gpu(name).device_name) == configs.gpu(name)
     assert configs.gpu_of_device("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
     assert configs.gpu_of_device("") is None
+
+
+OWN_MODEL = """name: ours_1b
+family: llama3
+nemo_config: Llama32Config1B
+num_layers: 8
+hidden_size: 2048
+ffn_hidden_size: 8192
+num_attention_heads: 32
+num_query_groups: 8
+kv_channels: 64
+vocab_size: 128256
+seq_length: 8192
+max_position_embeddings: 8192
+"""
+OWN_RECIPE = """# @package _global_
+defaults:
+  - override /model: ours_1b
+  - override /optim: llama32
+  - override /gpu: h100
+name: ours_1b
+gpus: 8
+layout:
+  gbs: 256
+"""
+
+
+def _own_files(folder: Path) -> Path:
+    for group, name, text in (("model", "ours_1b", OWN_MODEL), ("recipe", "ours_1b", OWN_RECIPE)):
+        (folder / group).mkdir(parents=True)
+        (folder / group / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("by", ["SLIPWAY_CONFIGS", "./slipway"])
+def test_files_of_the_users_own_are_recipes_too(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder that the variable names and, without it, in ./slipway; a value's origin names their path."""
+    folder = _own_files(tmp_path / "slipway")
+    monkeypatch.chdir(tmp_path)
+    if by == "SLIPWAY_CONFIGS":
+        monkeypatch.setenv(by, str(folder))
+        monkeypatch.chdir(folder)
+    resolved = load("ours_1b", ["layout.tp=2"])
+    assert (resolved.spec.model.num_layers, resolved.spec.layout.gbs) == (8, 256)
+    assert {"ours_1b"} <= {*configs.recipe_names()} & {*configs.model_names()}
+    assert resolved.provenance["layout.gbs"].endswith("recipe/ours_1b.yaml)")
+    assert "configs/recipe" not in resolved.provenance["layout.gbs"]
+    assert load("llama3_8b", ["model=ours_1b"]).spec.model.num_layers == 8
+    assert load("llama3_8b").provenance["layout.gbs"] == "recipe (configs/recipe/llama3_8b.yaml)"
+
+
+def test_a_file_of_the_users_own_comes_before_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _own_files(tmp_path / "a")
+    (folder / "model" / "llama3_8b.yaml").write_text(OWN_MODEL.replace("ours_1b", "llama3_8b"))
+    assert configs.model("llama3_8b").num_layers == 32
+    monkeypatch.setenv("SLIPWAY_CONFIGS", str(folder))
+    assert configs.model("llama3_8b").num_layers == load("llama3_8b").spec.model.num_layers == 8
+
+
+def test_a_folder_that_is_not_there_is_refused_and_a_python_package_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_CONFIGS", str(tmp_path / "none"))
+    with pytest.raises(Refusal, match="is not a folder"):
+        load("llama3_8b")
+    monkeypatch.delenv("SLIPWAY_CONFIGS")
+    _own_files(tmp_path / "slipway")
+    (tmp_path / "slipway" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert "ours_1b" not in configs.recipe_names()
