@@ -22,7 +22,7 @@ SITE_FOLDER = "SLIPWAY_CLUSTERS"
 """Environment variable: a folder of cluster files, which come before those of configs/cluster."""
 
 OWN_FOLDER = "SLIPWAY_CONFIGS"
-"""Environment variable: a folder with files of the user's in model/, recipe/, optim/ and the other folders of configs."""
+"""Environment variable: a folder with files of the user's in model/, recipe/ and the other folders of configs."""
 HERE = Path("slipway")
 """The user's folder where the variable is not set."""
 

@@ -20,7 +20,7 @@ class Cluster:
     """Where a run goes: an executor, and the options that the site asks for."""
 
     name: str
-    """Name of the file in configs/cluster, in the user's own folder (SLIPWAY_CONFIGS) or in that of SLIPWAY_CLUSTERS."""
+    """Name of the file in configs/cluster, the user's own folder (SLIPWAY_CONFIGS) or that of SLIPWAY_CLUSTERS."""
 
     executor: str
     """What starts the ranks."""
