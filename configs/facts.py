@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import typing
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from slipway.configs.compose import chosen_groups
 from slipway.configs.convert import convert
@@ -17,11 +18,11 @@ T = TypeVar("T")
 
 
 def _fact(cls: type[T], group: str, name: str) -> T:
-    return _typed(cls, required_path(group, name).absolute())
+    return typing.cast(T, _typed(typing.cast(Any, cls), required_path(group, name).absolute()))
 
 
 @functools.cache
-def _typed(cls: type[T], path: Path) -> T:
+def _typed(cls: Any, path: Path) -> Any:
     return convert(cls, content_of(path), f"{shown(path)}: ")
 
 
