@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from slipway.configs.convert import leaves
@@ -78,6 +79,19 @@ def value_of(key: str, text: str) -> Any:
     if not text or (_WORD.fullmatch(text) and lower not in _NUMBER_WORDS):
         return text
     return _value_by_hydra(key, text)
+
+
+def text_of(value: Any) -> str:
+    """The text that :func:`value_of` reads as ``value``: what stands behind ``key=``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, list):
+        return f"[{','.join(map(text_of, value))}]"
+    return str(value)
 
 
 def _value_by_hydra(key: str, text: str) -> Any:

@@ -11,13 +11,11 @@ from slipway import configs
 from slipway.configs import Fsdp, Model, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
 from slipway.planner.layout import PARALLEL, with_sizes
-from slipway.planner.memory import workload_memory
-from slipway.planner.memory.probability import LIKELY, probability_of_fit
+from slipway.planner.memory.probability import LIKELY, p_fits
 from slipway.planner.nvidia import with_nvidia_levers
 from slipway.planner.pins import agrees, plan_pinned
 from slipway.planner.rules import is_legal
 from slipway.planner.search import SEARCHED, Candidate, plan
-from slipway.planner.workload import workload_of
 
 
 @functools.cache
@@ -58,18 +56,11 @@ def published_layout(spec: Spec, pinned: frozenset[str] = frozenset()) -> Spec |
         if (
             agrees(trial.layout, spec.layout, pinned)
             and is_legal(trial)
-            and _likely(trial)
+            and p_fits(trial) >= LIKELY  # with the routing of a real run: published speeds have even routing forced
             and (best is None or rate > best[0])
         ):
             best = (rate, trial)
     return best[1] if best else None
-
-
-def _likely(spec: Spec) -> bool:
-    """Whether a layout is likely to fit with the routing of a real run; published speeds have even routing forced."""
-    work = workload_of(spec)
-    needed = workload_memory(work)
-    return needed.fits and probability_of_fit(work, needed) >= LIKELY
 
 
 def split_layers(spec: Spec) -> Spec:
@@ -107,7 +98,7 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     if published is not None:
         return with_nvidia_levers(published, untouched), f"published: {published.layout.source}"
     candidates = plan_pinned(spec, resolved.pinned, _TRIED, untouched).candidates
-    if all(_p_fits(candidate) < LIKELY for candidate in candidates):
+    if all(candidate.p_fits < LIKELY for candidate in candidates):
         candidates = plan_pinned(spec, resolved.pinned, _NEAREST_OF, untouched).candidates
     best = preferred(candidates)
     return best.spec, _why(best, candidates[0])
@@ -125,15 +116,11 @@ def preferred(candidates: list[Candidate]) -> Candidate:
     It has been published for a model of this shape; then it is the simplest; then the smallest in memory. Where none of
     them is likely to fit, it is the one that is likeliest to.
     """
-    likely = [c for c in candidates if _p_fits(c) >= LIKELY]
+    likely = [c for c in candidates if c.p_fits >= LIKELY]
     if not likely:
-        return max(candidates, key=_p_fits)
+        return max(candidates, key=lambda candidate: candidate.p_fits)
     slowest = _TIE * likely[0].time.step_time_s
     return min((c for c in likely if c.time.step_time_s <= slowest), key=_preference)
-
-
-def _p_fits(candidate: Candidate) -> float:
-    return probability_of_fit(workload_of(candidate.spec), candidate.memory)
 
 
 def _why(chosen: Candidate, fastest: Candidate) -> str:
@@ -143,7 +130,7 @@ def _why(chosen: Candidate, fastest: Candidate) -> str:
     slower = (
         f"the planner's choice: {chosen.time.step_time_s / fastest.time.step_time_s - 1:.1%} slower than the fastest"
     )
-    if _p_fits(fastest) < min(LIKELY, _p_fits(chosen)):
+    if fastest.p_fits < min(LIKELY, chosen.p_fits):
         return f"{slower}, and more likely to fit"
     differs = [a != b for a, b in zip(_preference(chosen), _preference(fastest), strict=True)]
     return f"{slower}, and {('published', 'simpler', 'smaller')[differs.index(True)]}"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from typing import Any
 
 from slipway.configs import Fsdp, Layout, Recompute, Schedule, Spec
+from slipway.configs.overrides import text_of
 
 PARALLEL = ("tp", "pp", "vpp", "cp", "ep", "etp")
 """The parallel sizes: how one copy of the model is split over ranks."""
@@ -93,19 +93,6 @@ def describe_ranks(spec: Spec) -> str:
     return " ".join(words) or "one rank"
 
 
-def _as_text(value: Any) -> str:
-    """A field's value as Hydra reads it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_as_text, value))}]"
-    return str(value)
-
-
 def _overrides(layout: Layout, always: Iterable[str], if_set: Iterable[str]) -> list[str]:
     named = [*always, *(name for name in if_set if getattr(layout, name) != getattr(_DEFAULT, name))]
     return [as_override(layout, name) for name in named]
@@ -113,7 +100,7 @@ def _overrides(layout: Layout, always: Iterable[str], if_set: Iterable[str]) -> 
 
 def as_override(layout: Layout, name: str) -> str:
     """One field of the layout as ``key=value``."""
-    return f"layout.{name}={_as_text(getattr(layout, name))}"
+    return f"layout.{name}={text_of(getattr(layout, name))}"
 
 
 def as_overrides(layout: Layout) -> list[str]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from slipway.configs import Levers, Spec
 from slipway.configs.levers import Theirs, nvidia_levers
+from slipway.configs.overrides import text_of, value_of
 from slipway.planner.levers import aligns_param_gather
-from slipway.planner.memory import workload_memory
-from slipway.planner.memory.probability import LIKELY, probability_of_fit
+from slipway.planner.memory.probability import LIKELY, p_fits
 from slipway.planner.rules import first_violation, only_planned
-from slipway.planner.workload import workload_of
 
 KEYS = (
     "layout.tp_comm_overlap",
@@ -74,18 +73,13 @@ def with_nvidia_levers(spec: Spec, untouched: frozenset[str]) -> Spec:
 
 def _that_fits(spec: Spec, trial: Spec) -> Spec:
     """``trial``, or with fewer deferred micro-batches, if it is likely to fit; else ``spec``."""
-    enough = min(LIKELY, _p_fits(spec))
-    while _p_fits(trial) < enough:
+    enough = min(LIKELY, p_fits(spec))
+    while p_fits(trial) < enough:
         limit = trial.levers.wgrad_deferral_limit // 2
         if trial.levers.wgrad_deferral_limit == spec.levers.wgrad_deferral_limit or not limit:
             return spec
         trial = replace(trial, levers=replace(trial.levers, wgrad_deferral_limit=limit))
     return trial
-
-
-def _p_fits(spec: Spec) -> float:
-    work = workload_of(spec)
-    return probability_of_fit(work, workload_memory(work))
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def compare(spec: Spec, given: frozenset[str]) -> list[Compared]:
     """
     found = []
     for key in KEYS:
-        ours, published = _text(ours_of(spec, key)), [each for each in _published(spec) if each.key == key]
+        ours, published = text_of(ours_of(spec, key)), [each for each in _published(spec) if each.key == key]
         if not published and (spec.model.is_moe or key not in _OF_EXPERTS):
             found.append(Compared(key, "", "", ours, ""))
         for theirs in published:
@@ -132,7 +126,7 @@ def ours_of(spec: Spec, key: str) -> Any:
 
 
 def _same(spec: Spec, theirs: Theirs) -> bool:
-    return _text(_value(theirs.value)) == _text(ours_of(spec, theirs.key))
+    return text_of(value_of(theirs.key, theirs.value)) == text_of(ours_of(spec, theirs.key))
 
 
 def _why(spec: Spec, theirs: Theirs, given: frozenset[str]) -> str:
@@ -145,7 +139,7 @@ def _why(spec: Spec, theirs: Theirs, given: frozenset[str]) -> str:
         return refusal
     if theirs.key in KEPT:
         return KEPT[theirs.key]
-    if (likely := _p_fits(trial)) < LIKELY:
+    if (likely := p_fits(trial)) < LIKELY:
         return f"with it, the run would fit with a probability of {likely:.0%}"
     return "of Megatron-Bridge's newer Megatron-Core" if not theirs.of_our_stack else "set by the recipe's file"
 
@@ -164,26 +158,10 @@ def _with(spec: Spec, theirs: Theirs) -> Spec:
     """``spec`` with one lever of NVIDIA's; ``spec`` itself where no value of ours means the same."""
     group, name = theirs.key.split(".")
     part = getattr(spec, group)
-    value: Any = _value(theirs.value)
+    value: Any = value_of(theirs.key, theirs.value)
     if isinstance(kind := getattr(part, name), Enum):
         if value not in [member.value for member in type(kind)]:
             return spec
         value = type(kind)(value)
     changed: dict[str, Any] = {name: value}
     return replace(spec, **{group: replace(part, **changed)})
-
-
-def _value(text: str) -> bool | int | float | str | None:
-    """A value as the table writes it."""
-    if text in ("true", "false", "null"):
-        return {"true": True, "false": False, "null": None}[text]
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        return text
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value.value) if isinstance(value, Enum) else f"{value:g}" if isinstance(value, float) else str(value)

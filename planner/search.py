@@ -8,6 +8,7 @@ by the first stage, then by every stage.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -34,6 +35,7 @@ from slipway.planner.memory.estimate import (
     routes_unevenly,
     workload_memory,
 )
+from slipway.planner.memory.probability import probability_of_fit
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import numerics_of
 from slipway.planner.parameters import stage_shards
@@ -68,6 +70,11 @@ class Candidate:
     spec: Spec
     time: StepTime
     memory: Memory
+
+    @functools.cached_property
+    def p_fits(self) -> float:
+        """The probability that it fits; see memory.probability."""
+        return probability_of_fit(workload_of(self.spec), self.memory)
 
     @property
     def layout(self) -> Layout:

@@ -24,6 +24,7 @@ import torch
 
 from slipway import configs
 from slipway.configs.levers import TABLE
+from slipway.configs.overrides import text_of
 from slipway.recipes.readback.parts import Parts, kind_of, of_recipe, value
 
 GPUS = ("h100", "b200", "gb200")  # that the scripts know
@@ -110,7 +111,7 @@ def _of_script(name: str) -> Iterator[Setting]:
             sizes |= dict.fromkeys({"etp_size", "recompute_modules"} & set(taken))
             recipe = script.override_recipe_configs(args=arguments, **sizes)
             for key, given in (_levers(of_recipe(recipe)) | _AROUND_A_RANK).items():
-                yield Setting(name, gpu, precision, key, _text(given), source)
+                yield Setting(name, gpu, precision, key, text_of(given), source)
 
 
 def _arguments() -> set[str]:
@@ -126,13 +127,13 @@ def _of_recipe(name: str) -> Iterator[Setting]:
     recipe = module.pretrain_recipe(name="x", performance_mode=True)
     source = f"NeMo 2.7.3 collections/llm/recipes/{name}.py, performance_mode"
     for key, given in _levers(of_recipe(recipe)).items():
-        yield Setting(name, "*", "*", key, _text(given), source)
+        yield Setting(name, "*", "*", key, text_of(given), source)
 
 
 def _of_bridge(presets: Path) -> Iterator[Setting]:
     """What Megatron-Bridge sets and NeMo's scripts leave to a table that is in no package."""
     recipes = {name.upper(): name for name in configs.recipe_names()}
-    by_name = json.loads(presets.read_text())[BRIDGE]
+    by_name = json.loads(presets.readtext_of())[BRIDGE]
     for constant, preset in by_name.items():
         head, _, tail = constant.partition("_PRETRAIN_CONFIG_")
         gpu, _, rest = tail.partition("_")
@@ -150,7 +151,7 @@ def _of_bridge(presets: Path) -> Iterator[Setting]:
 def _bridge_levers(preset: dict[str, Any]) -> dict[str, str]:
     graphs, scope = preset.get("cuda_graph_impl") or "none", preset.get("cuda_graph_scope") or ""
     words = scope if isinstance(scope, str) else "+".join(scope)
-    found = {"layout.cuda_graphs": _text(graphs != "none")}
+    found = {"layout.cuda_graphs": text_of(graphs != "none")}
     if graphs != "none":
         found["levers.cuda_graph_scope"] = "full_iteration" if graphs == "full_iteration" else words or "layer"
     if backend := preset.get("moe_flex_dispatcher_backend"):
@@ -163,10 +164,6 @@ def _bridge_levers(preset: dict[str, Any]) -> dict[str, str]:
     if chunks := preset.get("pp_layout"):
         found["layout.pipeline_layout"] = str(chunks)
     return found
-
-
-def _text(given: Any) -> str:
-    return str(given).lower() if isinstance(given, bool) else str(given)
 
 
 def _merged(settings: list[Setting]) -> list[Setting]:

@@ -20,7 +20,7 @@ from slipway.planner.memory.estimate import (
     routes_unevenly,
     workload_memory,
 )
-from slipway.planner.workload import Workload
+from slipway.planner.workload import Workload, workload_of
 
 PEAK_SPREAD = 0.05
 """Two in three of Megatron-LM's golden peaks without expert parallelism lie within 5 % of the prediction, nine in ten
@@ -39,6 +39,12 @@ _LOAD_SPREAD = math.log(1.59 / 1.34) / (2 * 0.674)
 _NORMAL = (-1.465, -0.792, -0.366, 0.0, 0.366, 0.792, 1.465)
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 _EXPANDABLE = "expandable_segments:True"
+
+
+def p_fits(spec: Spec) -> float:
+    """The probability that a legal ``spec`` fits its GPUs, from 0 to 1."""
+    work = workload_of(spec)
+    return probability_of_fit(work, workload_memory(work))
 
 
 def probability_of_fit(work: Workload, estimate: Memory) -> float:

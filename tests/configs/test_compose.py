@@ -94,3 +94,8 @@ def test_a_cluster_file_that_holds_no_cluster_is_refused(tmp_path: Path, content
     assert str(site) in refused.value.sentence()
     assert "configs/cluster/dgx_h100.yaml" in refused.value.sentence()
     assert "\n" not in refused.value.sentence()
+
+
+@pytest.mark.parametrize("value", [None, True, False, 3, 0.25, 1e-05, "fp8_current", ["mlp", "layernorm"]])
+def test_the_text_of_a_value_is_read_as_that_value(value: Any) -> None:
+    assert value_of("layout.x", text_of(value)) == value

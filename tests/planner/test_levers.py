@@ -11,6 +11,7 @@ import pytest
 from slipway import configs, planner
 from slipway.configs import Spec, load
 from slipway.configs.levers import nvidia_levers
+from slipway.configs.overrides import text_of, value_of
 from slipway.planner import nvidia
 from slipway.planner.memory import memory
 from slipway.planner.time.layer import output_weight_gradient_s
@@ -131,7 +132,7 @@ def test_every_difference_from_nvidia_has_a_reason() -> None:
         spec = nvidia.with_nvidia_levers(resolved.spec, resolved.untouched)
         for each in nvidia.compare(spec, resolved.given):
             if each.theirs and not each.why:
-                assert nvidia._text(nvidia._value(each.theirs)) == each.ours, each
+                assert text_of(value_of(each.key, each.theirs)) == each.ours, each
             seen.add(bool(each.why))
     assert seen == {True, False}
 
