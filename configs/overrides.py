@@ -19,6 +19,9 @@ from slipway.configs.schema import Spec
 NODES = "nodes"
 """Another way to give ``gpus``: nodes times the GPUs per node."""
 
+SHORT_NAMES = {"tokens": "run.max_tokens", "price": "cluster.price"}
+"""Keys that are asked for often, and what they stand for."""
+
 _FSDP_SWITCH = {"true": "megatron", "1": "megatron", "false": "none", "0": "none"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_/-]*")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
@@ -40,7 +43,7 @@ def given_overrides(overrides: Sequence[str]) -> dict[str, str]:
             if text not in choices(key) and not (key == "cluster" and site_file(text)):
                 raise Refusal(f"unknown {key} {text!r}; {nearest(text, choices(key))}")
         elif key != NODES and not _is_key(key):
-            raise Refusal(f"unknown key {key!r}; {nearest(key, [*leaves(Spec), *GROUPS, NODES])}")
+            raise Refusal(f"unknown key {key!r}; {nearest(key, [*leaves(Spec), *GROUPS, NODES, *SHORT_NAMES])}")
         given[key] = text
     return given
 
@@ -50,6 +53,7 @@ def _split(override: str) -> tuple[str, str]:
     if not equals or not key:
         raise Refusal(f"{override!r} is not an override", "Write key=value, for example layout.tp=4.")
     key = key.lstrip("+")
+    key = SHORT_NAMES.get(key, key)
     if key == "layout.fsdp":
         text = _FSDP_SWITCH.get(text.lower(), text)
     return key, text

@@ -2,6 +2,7 @@
 
 from slipway.planner.check import Verdict, check, require_fit, too_large
 from slipway.planner.choose import choose_layout, complete, nearest_good
+from slipway.planner.cost import Cost, cost
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.parameters import parameters
@@ -10,11 +11,12 @@ from slipway.planner.pins import plan_pinned, plan_precisions
 from slipway.planner.rules import RULES, Framework, Violation, is_legal, only_planned, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, why_slower
 from slipway.planner.time.step import step_time
-from slipway.planner.to_json import as_json, course_json, layout_json
+from slipway.planner.to_json import as_json, cost_json, course_json, layout_json
 
 __all__ = [
     "RULES",
     "Candidate",
+    "Cost",
     "Course",
     "Framework",
     "Plan",
@@ -24,6 +26,8 @@ __all__ = [
     "check",
     "choose_layout",
     "complete",
+    "cost",
+    "cost_json",
     "course",
     "course_json",
     "fastest",

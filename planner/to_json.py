@@ -8,6 +8,7 @@ from typing import Any
 
 from slipway.configs import Schedule, Spec
 from slipway.planner.check import Verdict
+from slipway.planner.cost import Cost
 from slipway.planner.course import Course
 from slipway.planner.layout import sizes
 from slipway.planner.memory import Memory, StageMemory
@@ -101,6 +102,17 @@ def _throughput(time: StepTime) -> dict[str, Any]:
         "mfu": time.mfu,
         "bubble_fraction": time.bubble_fraction,
         "breakdown": time.breakdown,
+    }
+
+
+def cost_json(cost: Cost) -> dict[str, Any]:
+    """What a run costs; null where nobody states a price or a power."""
+    return {
+        "days": cost.days,
+        "gpu_hours": cost.gpu_hours,
+        "dollars": cost.dollars,
+        "gpu_kwh": cost.gpu_kwh,
+        "system_kwh": cost.system_kwh,
     }
 
 

@@ -87,5 +87,8 @@ class Cluster:
     job_dir: str = ""
     """Folder of the experiments, visible to login and compute nodes; empty: NeMo-Run's own."""
 
+    price: NonNegative = 0.0
+    """Dollars per GPU and hour, which ``price=`` sets too; 0: not stated."""
+
     source: str = ""
     """Where the values come from."""

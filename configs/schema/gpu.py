@@ -71,5 +71,11 @@ class Gpu:
     host_link_gb_per_s: Positive
     """Bandwidth to host memory per GPU in one direction, GB/s."""
 
+    power_w: NonNegative = 0.0
+    """Power of the GPU at full load, W; 0: not stated."""
+
+    system_power_w: NonNegative = 0.0
+    """The GPU's share of the power of its vendor's system (node or rack) at full load, W; 0: not stated."""
+
     calibrated_as: str = ""
     """The GPU whose fitted constants (configs/calibration) apply while none are fitted to this one; empty: defaults."""

@@ -19,7 +19,7 @@ class Run:
     """Optimizer steps of the run; where nobody gives them, those of ``max_tokens``, else of the schedule in optim."""
 
     max_tokens: Tokens = ""
-    """Tokens of the run, in place of ``max_steps``, such as 15.6T."""
+    """Tokens of the run, in place of ``max_steps``, such as 15.6T; ``tokens=`` sets them too."""
 
     seed: Count = 1234
     """Seed of the initial weights and of the data: the order of samples, and the tokens of mock data."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slipway.launch.cli.answer import Answer
+from slipway.launch.cli.costs import run_json
 from slipway.launch.cli.printing import Style, Terminal, plural
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class CheckedFile(Answer):
             "source": self.reading.as_json(),
             "model": as_json(self.verdict.spec.model, count.total, count.active),
         }
+        if self.verdict.legal:
+            out |= run_json(self.verdict.spec)
         for key in ("violations", "warnings"):
             out[key] = [{name: self._say(text) for name, text in found.items()} for found in out[key]]
         if self.nearest:

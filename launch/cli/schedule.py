@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from slipway.configs import Spec
 from slipway.launch.cli.printing import Style, Table, Terminal
+from slipway.launch.cli.quantities import duration, in_tokens
 from slipway.planner.course import Moment, course, samples, turns
 from slipway.planner.rules import is_legal
 
@@ -11,7 +12,6 @@ BARS = "▁▂▃▄▅▆▇█"
 MOST_COLUMNS, LEAST_COLUMNS = 64, 16  # of a line of bars
 COLUMNS_OF_RANGE = 24  # behind a line of bars: its smallest and its largest value
 MOST_TURNS = 14  # of a table: a longer one leaves out the batches in the middle of a ramp
-SECONDS_PER_DAY = 86_400
 
 
 def show_schedule(terminal: Terminal, spec: Spec) -> None:
@@ -69,22 +69,6 @@ def _show_turns(terminal: Terminal, spec: Spec, marks: list[Moment]) -> None:
             f"{moment.step:,}", in_tokens(moment.tokens), f"{moment.lr:.4g}", f"{moment.gbs:,}", batch, *constants
         )
     terminal.table(table)
-
-
-def in_tokens(number: int) -> str:
-    """A number of tokens as papers print it."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= unit:
-            return f"{number / unit:.4g} {name}"
-    return str(number)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a reader expects."""
-    for unit, name in ((SECONDS_PER_DAY, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= unit:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds:.1f} s"
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ from slipway import configs
 from slipway.configs import Refusal, load
 from slipway.configs.compose import compose
 from slipway.configs.files import GROUPS, ROOT, parse_yaml
-from slipway.configs.overrides import value_of
+from slipway.configs.overrides import text_of, value_of
 
 OVERRIDES: tuple[dict[str, str], ...] = (
     {},

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
+from slipway.launch.cli.costs import run_json, show_run
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
 
 if TYPE_CHECKING:
-    from slipway.configs import Resolved, Spec
+    from slipway.configs import Resolved
     from slipway.launch.cli.training_data import TrainingData
     from slipway.planner import Candidate, Verdict
     from slipway.planner.time.step import StepTime
@@ -51,7 +52,7 @@ class Checked(Answer):
         out["data"] = data.as_json()
         out["warnings"] += [{"rule": "data", "message": message, "fix": fix} for message, fix in data.warnings]
         if self.verdict.legal:
-            out["run"] = planner.course_json(planner.course(self.verdict.spec))
+            out |= run_json(self.verdict.spec)
         if self.nearest:
             out["nearest"] = planner.layout_json(self.nearest.spec)
         return out
@@ -148,20 +149,6 @@ def show_judgement(terminal: Terminal, verdict: Verdict, layout: str) -> None:
     if verdict.time:
         _show_time(terminal, verdict.time)
         show_run(terminal, spec)
-
-
-def show_run(terminal: Terminal, spec: Spec) -> None:
-    """Print how long the whole run is: its steps, its tokens, and the predicted time over the batches of its ramp."""
-    from slipway import planner
-    from slipway.launch.cli.schedule import duration, in_tokens
-
-    run = planner.course(spec)
-    sizes = [part.gbs for part in run.parts]
-    batches = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
-    terminal.field(
-        "run",
-        f"{run.steps:,} steps of {batches} sequences, {in_tokens(run.tokens)} tokens, {duration(run.seconds)}",
-    )
 
 
 def _show_memory(terminal: Terminal, verdict: Verdict) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.costs import cost_line, run_json, run_line
 from slipway.launch.cli.nemo import quiet, require_nemo
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Terminal, note
@@ -45,6 +46,7 @@ class Submitted:
     log_folder: Path | None
     executor: str
     layout: dict[str, Any]  # the given and the chosen fields of the layout
+    run: dict[str, Any]  # its length and its cost
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Launched(Answer):
 
     def as_json(self) -> list[dict[str, Any]]:
         keys = ("name", "job", "weights_job", "run_dir", "outlook")
-        return [{key: str(getattr(run, key)) for key in keys} | run.layout for run in self.runs]
+        return [{key: str(getattr(run, key)) for key in keys} | run.layout | run.run for run in self.runs]
 
     def show(self, terminal: Terminal) -> None:
         for run in self.runs:
@@ -136,6 +138,7 @@ def _submit_all(ready: list[Launch], after: str, weights: str) -> list[Submitted
 
 
 def _submit(ready: Launch, after: str, weights: str) -> Submitted:
+    from slipway import planner
     from slipway.launch.cli.training_data import training_data
     from slipway.launch.executors import submit
     from slipway.planner.layout import describe
@@ -149,11 +152,15 @@ def _submit(ready: Launch, after: str, weights: str) -> Submitted:
         layout = pinned_json(resolved)
         if resolved.pinned:
             note(f"given: {pinned_line(resolved.spec.layout, resolved.pinned, searched=not resolved.layout_given)}")
+    length: dict[str, Any] = {}
+    if spec.cluster.accelerator == "gpu":
+        length, run = run_json(spec), planner.course(spec)
+        note(f"run: {run_line(run)}; {cost_line(planner.cost(spec, run))}")
     for message, fix in data.warnings:
         note(f"warning: {message}. {fix}")
     job = submit.submit(ready, after)
     weights_job = submit.submit_weights(ready, job, weights) if weights else ""
     log_folder = submit.log_folder(ready) if job else None
     return Submitted(
-        spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder, spec.cluster.executor, layout
+        spec.name, job, weights_job, ready.run_dir, ready.outlook, log_folder, spec.cluster.executor, layout, length
     )

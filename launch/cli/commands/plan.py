@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
+from slipway.launch.cli.costs import run_json, show_run
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal
 
@@ -36,7 +37,9 @@ class Planned(Answer):
 
         return {
             "candidates": [
-                planner.as_json(planner.check(candidate.spec)) | {"why": planner.why_slower(candidate, self.best)}
+                planner.as_json(planner.check(candidate.spec))
+                | run_json(candidate.spec)
+                | {"why": planner.why_slower(candidate, self.best)}
                 for candidate in self.plan.candidates
             ],
             **pinned_json(self.resolved),
@@ -68,6 +71,7 @@ class Planned(Answer):
                 planner.why_slower(candidate, self.best),
             )
         terminal.table(table)
+        show_run(terminal, self.best.spec)
         for found in planner.only_planned(self.best.spec):
             terminal.field("advice", f"{found.rule}: {found.message} {found.fix}", Style.WARNING)
         terminal.line(
