@@ -133,7 +133,7 @@ def _of_recipe(name: str) -> Iterator[Setting]:
 def _of_bridge(presets: Path) -> Iterator[Setting]:
     """What Megatron-Bridge sets and NeMo's scripts leave to a table that is in no package."""
     recipes = {name.upper(): name for name in configs.recipe_names()}
-    by_name = json.loads(presets.readtext_of())[BRIDGE]
+    by_name = json.loads(presets.read_text())[BRIDGE]
     for constant, preset in by_name.items():
         head, _, tail = constant.partition("_PRETRAIN_CONFIG_")
         gpu, _, rest = tail.partition("_")

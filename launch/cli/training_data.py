@@ -8,7 +8,7 @@ from typing import Any
 from slipway.configs import Refusal, Spec
 from slipway.configs.blend import PATH_KEYS, sources
 from slipway.configs.schedule import batches_of
-from slipway.launch.cli.schedule import in_tokens
+from slipway.launch.cli.quantities import in_tokens
 from slipway.recipes.runtime.data_check import check_split, tokenizer_ids, tokens_in
 
 MANY_EPOCHS = 4.0
