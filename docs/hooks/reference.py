@@ -26,7 +26,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 def pages() -> dict[str, str]:
     """Each generated page's Markdown, by its name."""
-    return {"commands": commands(), "keys": keys(), "rules": rules(), "recipes": recipes(), "levers": levers()}
+    return {
+        "commands": commands(),
+        "keys": keys(),
+        "rules": rules(),
+        "recipes": recipes(),
+        "levers": levers(),
+        "failures": failures(),
+    }
 
 
 def cell(text: str) -> str:
@@ -273,3 +280,46 @@ def _levers_of(name: str, gpu: str) -> list[str]:
         "As NVIDIA's: " + (", ".join(dict.fromkeys(same)) or "none") + ".",
         table(("lever", "NVIDIA", "ours", "why"), rows) if rows else "",
     ]
+
+
+# Failures
+
+KINDS = {
+    "cause": "Causes",
+    "death": "Deaths of a process",
+    "error": "Errors that no class names",
+    "symptom": "Symptoms",
+    "ending": "Endings by the scheduler",
+    "echo": "Echoes",
+}
+
+
+def failures() -> str:
+    """Every class of failure that `explain` and `status` know."""
+    from slipway.launch.diagnosis.classes import failure_classes
+
+    out = [
+        "# Failures",
+        "`slipway explain LOG|RUN` and `slipway status RUN` give a failed run one of these classes. Of all lines in the "
+        "logs of a run, the most telling kind counts, in the order of this page, and of one kind the earliest line. "
+        "What was followed by more steps did not end the run, and what is printed after the scheduler has ended the "
+        "job follows from that. The table is configs/failures.yaml.",
+    ]
+    for kind, heading in KINDS.items():
+        out.append(f"## {heading}")
+        out += [_failure(known) for known in failure_classes().values() if known.kind.value == kind]
+    return "\n\n".join(out) + "\n"
+
+
+def _failure(known: Any) -> str:
+    source = known.source if known.source.startswith("http") else cell(known.source)
+    source = f"<{source}>" if source.startswith("http") else source
+    return "\n\n".join(
+        [
+            f"### {known.name}",
+            f"**{_sentence(known.title)}** {_sentence(known.meaning)}",
+            f"*Do:* {_sentence(known.action)}",
+            f"*For example:* {code(known.example)}",
+            f"*Source:* {source}",
+        ]
+    )

@@ -81,9 +81,9 @@ def run_in_the_foreground(launch: Launch, executor: run.Executor) -> Submission:
     task = task_of(launch)
     # torchrun lies beside this Python, and an environment that is not activated does not have it on the path
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    record(launch, Submission())
     name = task_name(launch.spec)
     with run.Experiment(name) as opened:
+        record(launch, Submission(folder=Path(opened._exp_dir)))
         opened.add(task, executor=executor, name=name)
         opened.run(detach=False, tail_logs=True)
     states = [job.state.name for job in opened.jobs]  # leaving the experiment waits for its jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from dataclasses import replace
 
 from slipway import configs, planner
@@ -63,7 +64,10 @@ def prepare(name: str, overrides: list[str], *, suffix: str = "", allow_dirty: b
     from slipway.recipes import build as builder
 
     provenance = resolved.provenance | ({} if resolved.layout_given else {"layout": chosen_by})
-    return Launch(spec, provenance, outlook(builder.run_dir(spec), spec), allow_dirty, resolved=resolved)
+    own_name = [f"name={spec.name}"] if suffix else []
+    command = shlex.join(["slipway", "launch", name, *overrides, *own_name])
+    will = outlook(builder.run_dir(spec), spec)
+    return Launch(spec, provenance, will, allow_dirty, resolved=resolved, command=command)
 
 
 def require_chosen_data(resolved: configs.Resolved) -> None:

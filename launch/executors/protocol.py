@@ -24,6 +24,7 @@ class Launch:
         task: what every rank calls, as a ``run.Partial``; the recipe of ``spec`` if None.
         recorded: whether the submission is written into the run's folder.
         resolved: the recipe with what the user gave of it; None for a task that is no run.
+        command: the command line that launches the run again, and so resumes it; empty where it is not known.
     """
 
     spec: Spec
@@ -33,6 +34,7 @@ class Launch:
     task: Any = None
     recorded: bool = True
     resolved: Resolved | None = None
+    command: str = ""
 
     @property
     def run_dir(self) -> Path:
@@ -41,10 +43,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Submission:
-    """Where a submitted run can be found. Both are empty for an executor that runs in the foreground.
+    """Where a submitted run can be found.
 
     Attributes:
-        job: the scheduler's number of the job.
+        job: the scheduler's number of the job; empty where there is none.
         folder: holds the job's script and logs.
     """
 

@@ -22,6 +22,8 @@ def record(launch: Launch, submission: Submission) -> None:
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "job": submission.job,
+        "command": launch.command,
+        "folder": str(Path.cwd()),
         "experiment": str(submission.folder),
         "outlook": launch.outlook,
         "source": code.source(),

@@ -12,6 +12,8 @@ import numpy as np
 from slipway.configs import Refusal
 from slipway.configs.load import spec_from_record
 from slipway.configs.schema import Spec
+from slipway.launch.diagnosis.classes import Kind
+from slipway.launch.diagnosis.of_run import diagnose_run, sentence
 from slipway.launch.runs.series import EMPTY, LOSS, Events, Series, read_events
 from slipway.recipes.runtime.run_files import FAILURE, RECORD
 
@@ -41,7 +43,7 @@ class Run:
     checkpoints: tuple[str, ...] = ()
     checkpoint_bytes: int = 0  # of the newest
     state: str = "finished"  # finished, running, failed, stopped early
-    failure: str = ""  # of the rank that failed first
+    failure: str = ""  # why, of the rank that failed first
 
     @property
     def name(self) -> str:
@@ -94,8 +96,9 @@ def read_run(path: Path) -> Run:
     events = read_events(path / EVENTS)
     checkpoints = _checkpoints(path / CHECKPOINTS)
     newest = _bytes_below(path / CHECKPOINTS / checkpoints[-1]) if checkpoints else 0
-    failure = _failure(path / FAILURE)
-    state = "failed" if failure else _state(path, record.spec, events)
+    state = _state(path, record.spec, events)
+    failure = _failure(path, state)
+    state = "failed" if failure else state
     return Run(path, record, events, checkpoints, newest, state, failure)
 
 
@@ -133,15 +136,12 @@ def _bytes_below(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _failure(path: Path) -> str:
-    """Why the run failed, in a sentence; empty if it did not."""
-    if not path.is_file():
+def _failure(path: Path, state: str) -> str:
+    """Why the run failed, in a sentence: the first cause in its logs and records; empty if it did not."""
+    if state == "finished" or (state == "running" and not (path / FAILURE).is_file()):
         return ""
-    try:
-        stored = json.loads(path.read_text())
-        return f"in step {stored['step']}, on rank {stored['rank']}: {stored['error']}: {stored['message']}"
-    except (ValueError, KeyError):
-        return f"{path} cannot be read"
+    found = diagnose_run(path)
+    return "" if found.known is None or found.known.kind is Kind.ending else sentence(found)
 
 
 def _state(path: Path, spec: Spec | None, events: Events) -> str:

@@ -1,0 +1,153 @@
+"""``slipway explain``: why a run failed, from its logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slipway.launch.cli.answer import Answer, Section, argument, command
+from slipway.launch.cli.printing import Style, Terminal, plural
+
+if TYPE_CHECKING:
+    from slipway.launch.diagnosis.diagnose import Diagnosis, Echo
+    from slipway.launch.diagnosis.reading import Sighting
+
+MOST_RANKS_SHOWN = 8
+LONGEST_SHOWN = 300  # characters of an evidence line on a terminal; --json has it whole
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Explained(Answer):
+    """The first cause, what follows from it, and what was read."""
+
+    diagnosis: Diagnosis
+
+    def as_json(self) -> dict[str, Any]:
+        found, cause, known = self.diagnosis, self.diagnosis.cause, self.diagnosis.known
+        return {
+            "class": known.name if known else None,
+            "title": known.title if known else None,
+            "kind": known.kind.value if known else None,
+            "rank": found.rank,
+            "witness": found.witness,
+            "host": found.host or None,
+            "signal": found.signal or None,
+            "step": cause.step if cause else None,
+            "meaning": known.meaning if known else None,
+            "action": known.action if known else None,
+            "evidence": [_line_json(line) for line in found.evidence],
+            "echoes": [
+                {"class": echo.known.name, "lines": echo.lines, "ranks": list(echo.ranks)} for echo in found.echoes
+            ],
+            "missing_ranks": list(found.missing),
+            "last_step": found.last.step if found.last else None,
+            "logs": [{"path": str(scan.path), "bytes": scan.size, "lines": scan.lines} for scan in found.scans],
+        }
+
+    def show(self, terminal: Terminal) -> None:
+        show_cause(terminal, self.diagnosis)
+        if self.diagnosis.known:
+            terminal.field("means", self.diagnosis.known.meaning)
+            terminal.field("do", self.diagnosis.known.action)
+        for number, echo in enumerate(self.diagnosis.echoes):
+            terminal.field("" if number else "follows", _echo_text(echo))
+        self._show_read(terminal)
+
+    def _show_read(self, terminal: Terminal) -> None:
+        found = self.diagnosis
+        if found.last:
+            terminal.field(
+                "reached", f"step {found.last.step}" + (f" of {found.last.total}" if found.last.total else "")
+            )
+        size = sum(scan.size for scan in found.scans) / MEGABYTE
+        lines = sum(scan.lines for scan in found.scans)
+        terminal.field("read", f"{plural(len(found.scans), 'log')}, {lines:,} lines, {size:,.2f} MB")
+
+
+def show_cause(terminal: Terminal, found: Diagnosis) -> None:
+    """Print the class of the first cause, where it was, and the lines that say so."""
+    if found.known is None:
+        terminal.field("cause", "no line that tells of a failure was found")
+        return
+    terminal.field("cause", f"{found.known.title} ({found.known.name}){where(found)}", Style.BAD)
+    for number, line in enumerate(found.evidence):
+        place = f"{line.path}:{line.number}"
+        terminal.field("" if number else "line", place)
+        terminal.field("", _shortened(line.text))
+    if found.missing:
+        terminal.field("missing", f"{_ranks(found.missing)} did not enter the collective that the others wait for")
+
+
+def where(found: Diagnosis) -> str:
+    """Rank, host, signal and step of the first cause, as the end of a sentence; empty where none is known."""
+    cause = found.cause
+    parts = []
+    if found.rank is not None:
+        parts.append(f"rank {found.rank}")
+    elif found.witness is not None:
+        parts.append(f"noticed by rank {found.witness}")
+    if found.host:
+        parts.append(f"on {found.host}")
+    text = " ".join(parts)
+    more = [found.signal] if found.signal else []
+    if cause and cause.step is not None:
+        more.append(f"step {cause.step}")
+    joined = ", ".join(filter(None, [text, *more]))
+    return f": {joined}" if joined else ""
+
+
+def _line_json(line: Sighting) -> dict[str, Any]:
+    return {
+        "path": str(line.path),
+        "line": line.number,
+        "class": line.known.name,
+        "rank": line.rank,
+        "step": line.step,
+        "text": line.text,
+    }
+
+
+def _echo_text(echo: Echo) -> str:
+    on = f" on {_ranks(echo.ranks)}" if echo.ranks else ""
+    return f"{echo.known.title}{on} ({plural(echo.lines, 'line')})"
+
+
+def _ranks(ranks: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, ranks[:MOST_RANKS_SHOWN]))
+    more = f" and {len(ranks) - MOST_RANKS_SHOWN} more" if len(ranks) > MOST_RANKS_SHOWN else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {shown}{more}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " ..."
+
+
+@command(Section.RESULTS)
+@argument(
+    "paths", "Logs, folders of logs, or a run's folder.", nargs=-1, required=True, type=Path, metavar="LOG|RUN..."
+)
+def explain(paths: tuple[Path, ...]) -> Answer:
+    """Say why a run failed: the first cause in its logs, before its echoes.
+
+    Reads the logs of every rank and of SLURM, also of runs that other tools started, in bounded memory, and names
+    the class of the failure, the rank, the lines that say so, and what to do next.
+    """
+    from slipway.configs import Refusal
+    from slipway.launch.diagnosis.diagnose import diagnose
+    from slipway.launch.diagnosis.of_run import scans_of_run, world_of
+    from slipway.launch.diagnosis.reading import scan
+    from slipway.launch.diagnosis.sources import logs_below
+    from slipway.launch.runs.read import is_run
+
+    scans, world = [], 0
+    for path in paths:
+        if path.is_dir() and is_run(path):
+            scans += scans_of_run(path)
+            world = max(world, world_of(path))
+        else:
+            scans += [scan(log) for log in (logs_below(path) if path.is_dir() else [path])]
+    if not scans:
+        raise Refusal(f"{paths[0]} holds no log", "Give a log, or a folder with files named .log, .out, .err or .txt.")
+    return Explained(diagnose(scans, world))
