@@ -1,6 +1,6 @@
 """Regenerate every picture, generated page and quoted number of README and docs/: the command of `make docs-figures`.
 
-    python -m benchmarks.figures                      what needs no tables: plan.png, schedule_*.png, quoted numbers
+    python -m benchmarks.figures                      what needs no tables: plan.png, goodput.png, schedule_*.png, quoted numbers
     python -m benchmarks.figures --truth FOLDER       also docs/img/accuracy.png and docs/accuracy.md
     python -m benchmarks.figures --compare A B        also docs/img/compare.png, from two sets of runs
 
@@ -21,13 +21,15 @@ from pathlib import Path
 
 from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
 from slipway import configs, planner
-from slipway.planner.pictures import draw_plan, draw_schedule
+from slipway.planner.pictures import draw_goodput, draw_plan, draw_schedule
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRUTH = "TRUTH"  # environment variable: the folder of tables
 PREDICTED_GPU = "h200"  # of the table in docs/gpu.md
 # The example of the README and of docs/: a model whose layouts differ and whose published layout is among them.
 PLANNED_RECIPE, PLANNED_OVERRIDES, PLANNED_LAYOUTS = "llama3_70b", ["gpus=64", "layout.gbs=128"], 12
+
+GOODPUT_RECIPE, GOODPUT_OVERRIDES = "llama31_405b", ["gpus=16384"]
 
 DRAWN_SCHEDULES = ("deepseek_v3", "llama31_405b")
 
@@ -38,6 +40,17 @@ def draw_plan_example(path: Path) -> None:
     found = planner.plan_pinned(resolved.spec, resolved.pinned, PLANNED_LAYOUTS, resolved.untouched)
     with tempfile.TemporaryDirectory() as folder:
         drawn, *_ = draw_plan(found, Path(folder) / "plan")
+        shutil.copy(drawn, path)
+
+
+def draw_goodput_example(path: Path) -> None:
+    """Goodput of the largest published run over the interval between two saves."""
+    spec = planner.complete(configs.load(GOODPUT_RECIPE, GOODPUT_OVERRIDES))
+    run = planner.course(spec)
+    found = planner.goodput(spec, run.parts[-1].step_time_s)
+    with tempfile.TemporaryDirectory() as folder:
+        title = f"{spec.name} on {spec.gpus:,} {spec.gpu.name.upper()}"
+        drawn, *_ = draw_goodput(found, run.seconds, Path(folder) / "goodput", title)
         shutil.copy(drawn, path)
 
 
@@ -89,6 +102,8 @@ def main() -> None:
     images.mkdir(parents=True, exist_ok=True)
     draw_plan_example(images / "plan.png")
     print(f"wrote {images / 'plan.png'}")
+    draw_goodput_example(images / "goodput.png")
+    print(f"wrote {images / 'goodput.png'}")
     for name in DRAWN_SCHEDULES:
         print(f"wrote {draw_schedule(configs.load(name).spec, images / f'schedule_{name}.png')}")
     if options.compare:

@@ -5,20 +5,24 @@ from slipway.planner.choose import choose_layout, complete, nearest_good
 from slipway.planner.cost import Cost, cost
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
+from slipway.planner.goodput import TRIALS, WORTH_SAVING, Goodput, goodput, save_minutes
 from slipway.planner.parameters import parameters
 from slipway.planner.performance import fastest
 from slipway.planner.pins import plan_pinned, plan_precisions
 from slipway.planner.rules import RULES, Framework, Violation, is_legal, only_planned, require_legal, violations
 from slipway.planner.search import Candidate, Plan, plan, why_slower
 from slipway.planner.time.step import step_time
-from slipway.planner.to_json import as_json, cost_json, course_json, layout_json
+from slipway.planner.to_json import as_json, cost_json, course_json, goodput_json, layout_json
 
 __all__ = [
     "RULES",
+    "TRIALS",
+    "WORTH_SAVING",
     "Candidate",
     "Cost",
     "Course",
     "Framework",
+    "Goodput",
     "Plan",
     "Verdict",
     "Violation",
@@ -31,6 +35,8 @@ __all__ = [
     "course",
     "course_json",
     "fastest",
+    "goodput",
+    "goodput_json",
     "is_legal",
     "layout_json",
     "model_flops_per_token",
@@ -43,6 +49,7 @@ __all__ = [
     "only_planned",
     "require_fit",
     "require_legal",
+    "save_minutes",
     "step_time",
     "too_large",
     "violations",

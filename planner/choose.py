@@ -10,6 +10,7 @@ from dataclasses import replace
 from slipway import configs
 from slipway.configs import Fsdp, Model, Recompute, Refusal, Resolved, Spec
 from slipway.configs.load import ROOT
+from slipway.planner.goodput import with_save_interval
 from slipway.planner.layout import PARALLEL, with_sizes
 from slipway.planner.memory.probability import LIKELY, p_fits
 from slipway.planner.nvidia import with_nvidia_levers
@@ -83,7 +84,7 @@ def split_layers(spec: Spec) -> Spec:
 
 
 def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
-    """The resolved recipe with a layout and the levers that NVIDIA's recipe has in it, and who chose the layout.
+    """The resolved recipe with a layout, NVIDIA's levers and its save interval, and who chose the layout.
 
     Where a parallel size is given, the layout is the given one, with the other parallel sizes at their defaults. Else
     a published or searched layout completes what is pinned.
@@ -91,6 +92,11 @@ def choose_layout(resolved: Resolved) -> tuple[Spec, str]:
     Raises:
         Refusal: no legal layout with what is pinned fits.
     """
+    spec, chosen_by = _with_layout(resolved)
+    return with_save_interval(spec, resolved.untouched), chosen_by
+
+
+def _with_layout(resolved: Resolved) -> tuple[Spec, str]:
     spec, untouched = resolved.spec, resolved.untouched
     if resolved.layout_given:
         return with_nvidia_levers(split_layers(spec), untouched), "given"

@@ -50,7 +50,11 @@ def cost(spec: Spec, run: Course | None = None) -> Cost:
     Args:
         run: its length, where it is at hand.
     """
-    seconds = (run or course(spec)).seconds
+    return cost_of_seconds(spec, (run or course(spec)).seconds)
+
+
+def cost_of_seconds(spec: Spec, seconds: float) -> Cost:
+    """The cost of so many seconds on the GPUs of ``spec``."""
     return Cost(
         spec.gpus, seconds, spec.cluster.price or None, spec.gpu.power_w or None, spec.gpu.system_power_w or None
     )

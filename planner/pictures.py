@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from slipway.configs import Spec
 from slipway.planner.course import Moment, samples, turns
+from slipway.planner.goodput import Goodput
 from slipway.planner.layout import short_name
 from slipway.planner.search import Plan
 from slipway.planner.time.schedule import Kind, simulate
@@ -116,6 +118,31 @@ def draw_timeline(
     )
     weights = ", green weight gradients" if kind is Kind.zero_bubble else ""
     axes.set_title(f"{title}  ({note}; blue forward, orange backward{weights})".strip(), loc="left", fontsize=9)
+    return _save(figure, stem)
+
+
+def draw_goodput(found: Goodput, seconds: float, stem: Path, title: str) -> list[Path]:
+    """The goodput over the interval between saves: expected, simulated, the recipe's and the best."""
+    import numpy as np
+
+    figure, axes = _axes(7, 4)
+    most = 4 * max(found.best_s, found.interval_s if math.isfinite(found.interval_s) else 0.0)
+    intervals = np.geomspace(found.best_s / 8, most, 200)
+    axes.plot(intervals / 60, [found.at(each) for each in intervals], color=_FORWARD, label="expected")
+    drawn = np.geomspace(found.best_s / 8, most, 9)
+    simulated = [seconds / found.simulate(seconds, each).mean() for each in drawn]
+    axes.plot(drawn / 60, simulated, "o", color=_BACKWARD, label="simulated")
+    for name, interval in (("best", found.best_s), ("the recipe's", found.interval_s)):
+        if math.isfinite(interval):
+            axes.axvline(interval / 60, color="0.6", linestyle="--" if name == "best" else ":", linewidth=1)
+            text = f"{name}: {interval / 60:.3g} min, {found.at(interval):.1%}"
+            where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axes.annotate(text, (interval / 60, 0.02), (3, 0), rotation=90, fontsize=8, **where)
+    axes.set(xscale="log", xlabel="minutes of work between two saves", ylabel="goodput")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.legend(frameon=False)
+    axes.set_title(title, loc="left", fontsize=10)
     return _save(figure, stem)
 
 

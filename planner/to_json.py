@@ -8,8 +8,9 @@ from typing import Any
 
 from slipway.configs import Schedule, Spec
 from slipway.planner.check import Verdict
-from slipway.planner.cost import Cost
+from slipway.planner.cost import SECONDS_PER_DAY, Cost
 from slipway.planner.course import Course
+from slipway.planner.goodput import Goodput
 from slipway.planner.layout import sizes
 from slipway.planner.memory import Memory, StageMemory
 from slipway.planner.rules import Violation
@@ -113,6 +114,24 @@ def cost_json(cost: Cost) -> dict[str, Any]:
         "dollars": cost.dollars,
         "gpu_kwh": cost.gpu_kwh,
         "system_kwh": cost.system_kwh,
+    }
+
+
+def goodput_json(found: Goodput, seconds: float) -> dict[str, Any]:
+    """What a run whose steps take ``seconds`` loses to saves and interruptions."""
+    return {
+        "mtbf_s": found.mtbf_s,
+        "interruptions": seconds / found.value / found.mtbf_s if found.value else None,
+        "save_s": found.save_s,
+        "write_s": found.write_s,
+        "restart_s": found.restart_s,
+        "interval_s": found.interval_s if math.isfinite(found.interval_s) else None,
+        "goodput": found.value,
+        "best_interval_s": found.best_s,
+        "best_goodput": found.at(found.best_s),
+        "young_interval_s": found.young_s,
+        "spare_nodes": found.spare_nodes,
+        "days": seconds / found.value / SECONDS_PER_DAY if found.value else None,
     }
 
 

@@ -90,5 +90,19 @@ class Cluster:
     price: NonNegative = 0.0
     """Dollars per GPU and hour, which ``price=`` sets too; 0: not stated."""
 
+    mtbf_gpu_hours: NonNegative = 0.0
+    """GPU-hours between two interruptions of a run; 0: Llama 3's (configs/reliability)."""
+
+    restart_minutes: NonNegative = 11.0
+    """Minutes from an interruption to the first step after it, without the time to read the checkpoint; 11 is the
+    median between two retries on 504 B200 (arXiv:2605.09370).
+    """
+
+    storage_gb_per_s: NonNegative = 0.0
+    """Bandwidth at which the whole run writes and reads checkpoints, GB/s; 0: assumed to be 1 for each node."""
+
+    repair_hours: NonNegative = 24.0
+    """Hours until a broken node is back: assumed."""
+
     source: str = ""
     """Where the values come from."""

@@ -9,7 +9,7 @@ from slipway.launch.cli.quantities import dollars, duration, energy, in_tokens
 
 if TYPE_CHECKING:
     from slipway.configs import Spec
-    from slipway.planner import Cost, Course
+    from slipway.planner import Cost, Course, Goodput
 
 
 def run_json(spec: Spec) -> dict[str, Any]:
@@ -17,7 +17,12 @@ def run_json(spec: Spec) -> dict[str, Any]:
     from slipway import planner
 
     run = planner.course(spec)
-    return {"run": planner.course_json(run), "cost": planner.cost_json(planner.cost(spec, run))}
+    found = planner.goodput(spec, run.parts[-1].step_time_s)
+    return {
+        "run": planner.course_json(run),
+        "cost": planner.cost_json(planner.cost(spec, run)),
+        "goodput": planner.goodput_json(found, run.seconds),
+    }
 
 
 def show_run(terminal: Terminal, spec: Spec) -> None:
@@ -27,6 +32,7 @@ def show_run(terminal: Terminal, spec: Spec) -> None:
     run = planner.course(spec)
     terminal.field("run", run_line(run))
     terminal.field("cost", cost_line(planner.cost(spec, run)))
+    terminal.field("goodput", goodput_line(planner.goodput(spec, run.parts[-1].step_time_s), run.seconds))
 
 
 def run_line(run: Course) -> str:
@@ -34,6 +40,18 @@ def run_line(run: Course) -> str:
     sizes = [part.gbs for part in run.parts]
     batches = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
     return f"{run.steps:,} steps of {batches} sequences, {in_tokens(run.tokens)} tokens, {duration(run.seconds)}"
+
+
+def goodput_line(found: Goodput, seconds: float) -> str:
+    """The share of a run's time that trains, and how long its ``seconds`` of steps therefore take."""
+    if not found.value:
+        return f"none: an interruption every {duration(found.mtbf_s)}, and a restart takes {duration(found.restart_s)}"
+    interruptions = seconds / found.value / found.mtbf_s
+    saves = f"a save every {duration(found.interval_s)}" if found.interval_s < seconds else "no save before the end"
+    return (
+        f"{found.value:.1%}, {duration(seconds / found.value)} in all: about {interruptions:,.0f} interruptions, one "
+        f"every {duration(found.mtbf_s)}; {saves}"
+    )
 
 
 def cost_line(cost: Cost) -> str:

@@ -22,6 +22,26 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+
+
+def seconds_of(option: str, text: str) -> float:
+    """The seconds of a time such as 90m, 12h, 30d or 2w.
+
+    Raises:
+        Refusal: it is none; the sentence names the option.
+    """
+    try:
+        seconds = float(text[:-1]) * _UNITS[text[-1:]]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        from slipway.configs import Refusal
+
+        raise Refusal(f"{option} {text} is not a time", "Write it as 90m, 12h, 30d or 2w.")
+    return seconds
+
+
 def dollars(amount: float) -> str:
     """An amount of money: ``$1,234``, ``$9.04 M``."""
     for unit, name in ((1e9, " B"), (1e6, " M")):
