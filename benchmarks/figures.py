@@ -1,6 +1,6 @@
 """Regenerate every picture, generated page and quoted number of README and docs/: the command of `make docs-figures`.
 
-    python -m benchmarks.figures                      what needs no tables: pictures of plans and schedules, quoted numbers
+    python -m benchmarks.figures                      what needs no tables: pictures of plans, schedules; quotes
     python -m benchmarks.figures --truth FOLDER       also docs/img/accuracy.png and docs/accuracy.md
     python -m benchmarks.figures --compare A B        also docs/img/compare.png, from two sets of runs
 

@@ -126,7 +126,7 @@ def _show_resume(terminal: Terminal, status: RunStatus) -> None:
 
 
 def _progress(status: RunStatus) -> str:
-    from slipway.launch.cli.schedule import duration
+    from slipway.launch.cli.quantities import duration
 
     if status.step is None:
         return ""
