@@ -167,12 +167,14 @@ def check_data(spec: Spec) -> None:
     """
     from slipway.recipes.runtime.base import checked_base
     from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
+    from slipway.recipes.runtime.data_manifest import check_manifest
 
     if spec.run.base:
         checked_base(Path(spec.run.base), spec.model)
 
     for prefix in prefixes(spec.data):
         check_prefix(prefix)
+        check_manifest(prefix, spec.model.vocab_size, spec.data.tokenizer)
         if not spec.data.validation_paths:
             check_split(prefix, spec.data.split)
     if spec.data.tokenizer:

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LOCK, CUDA, CPU = HERE / "lock.txt", HERE / "cuda.txt", HERE / "torch-cpu.txt"
-EXTRAS = ("nemo", "mlflow", "peers", "test", "docs")
+EXTRAS = ("nemo", "data", "mlflow", "peers", "test", "docs")
 CUDA_LIBRARY = re.compile(r"^(nvidia-|cuda-|triton$)")
 TORCH = re.compile(r"^torch==", re.M)
 

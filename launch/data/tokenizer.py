@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slipway.configs import Refusal
-from slipway.launch.data.documents import documents, expand
+from slipway.launch.data.documents import Format, find
+from slipway.launch.data.reading import texts
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -19,15 +20,24 @@ USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 
 
 def train_tokenizer(
-    inputs: Iterable[str], out: Path, vocab_size: int, *, pattern: str = "*", skip_bad: bool = False
+    inputs: Iterable[str],
+    out: Path,
+    vocab_size: int,
+    *,
+    pattern: str = "*",
+    format: Format | None = None,
+    field: str = "text",
+    skip_bad: bool = False,
 ) -> int:
     """Train a byte-level BPE (arXiv:1508.07909) and write it as Hugging Face tokenizers and transformers read it.
 
     Args:
-        inputs: text files, .jsonl files with a ``text`` field, or folders of them.
+        inputs: files of text, .jsonl, parquet or arrow, or folders of them.
+        format: of every file; guessed if not given.
+        field: of the text, in a line or a table.
         out: the folder to write; it appears complete, or not at all.
         vocab_size: number of ids, the special tokens included.
-        skip_bad: leave out files that are not UTF-8 instead of refusing them.
+        skip_bad: leave out documents that are not text instead of refusing them.
 
     Returns:
         The number of ids, which is below ``vocab_size`` where the text is too small for more.
@@ -41,7 +51,7 @@ def train_tokenizer(
         )
     if (out / "tokenizer.json").exists():
         raise Refusal(f"{out} already holds a tokenizer", "Give another --out, or remove it.")
-    tokenizer = _trained(_texts(expand(inputs, pattern), skip_bad), vocab_size)
+    tokenizer = _trained(texts(find(inputs, pattern, format, field).sources, field, skip_bad), vocab_size)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     require_writable(partial)
@@ -59,15 +69,6 @@ def train_tokenizer(
         out.rmdir()
     partial.replace(out)
     return int(tokenizer.get_vocab_size())
-
-
-def _texts(files: list[Path], skip_bad: bool) -> Iterator[str]:
-    for path in files:
-        try:
-            yield from documents(path)
-        except Refusal:
-            if not skip_bad:
-                raise
 
 
 def _trained(texts: Iterator[str], vocab_size: int) -> Any:
