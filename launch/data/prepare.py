@@ -75,6 +75,13 @@ class Prepared:
     sources: str
     left_out: tuple[str, ...]
 
+    @classmethod
+    def of(cls, prefix: str, manifest: Manifest, found: Found) -> Prepared:
+        corpus = manifest.corpus
+        left_out = tuple(map(str, found.left_out))
+        counts = (corpus.documents, corpus.tokens, corpus.skipped, corpus.unigram_entropy)
+        return cls(prefix, *counts, manifest.engine, found.describe(), left_out)
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -143,18 +150,7 @@ def prepare(
             f"{out} could not be written: {error.strerror}",
             "Free some space and run the same command again: finished parts are kept.",
         ) from None
-    corpus = manifest.corpus
-    left_out = tuple(map(str, found.left_out))
-    return Prepared(
-        out,
-        corpus.documents,
-        corpus.tokens,
-        corpus.skipped,
-        corpus.unigram_entropy,
-        manifest.engine,
-        found.describe(),
-        left_out,
-    )
+    return Prepared.of(out, manifest, found)
 
 
 def _require_new(out: str, parts: Parts) -> None:
