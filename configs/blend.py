@@ -18,7 +18,7 @@ from slipway.configs.schema import Data
 PATH_KEYS = ("paths", "validation_paths", "test_paths")
 """The keys of ``data`` that hold a blend."""
 
-MOCK, INDEXED = "mock", "indexed"
+MOCK, INDEXED, INSTRUCTIONS = "mock", "indexed", "instructions"
 _EXAMPLE = "Write [A,B], [0.3,A,0.7,B] or {A: 0.3, B: 0.7}."
 
 
@@ -91,11 +91,12 @@ def with_prefixes(data: Data, change: Callable[[str], str]) -> Data:
     return replace(data, **paths)
 
 
-def require_consistent(data: Data, given: Mapping[str, str]) -> None:
+def require_consistent(data: Data, given: Mapping[str, str], *, finetunes: bool) -> None:
     """Require that the keys of ``data`` agree.
 
     Args:
         given: the user's overrides.
+        finetunes: whether the task is one that reads instructions.
 
     Raises:
         Refusal: random tokens with paths, ``indexed`` without, or paths of a split that another key contradicts.
@@ -113,6 +114,8 @@ def require_consistent(data: Data, given: Mapping[str, str]) -> None:
             "data=indexed needs data.paths, which is empty",
             "Prepare data with slipway data prepare, and set data.paths=[PREFIX].",
         )
+    if data.kind == INSTRUCTIONS:
+        _require_instructions(data, finetunes)
     if data.test_paths and not data.validation_paths:
         raise Refusal(
             "data.test_paths is given and data.validation_paths is not: NeMo reads either one blend, split by "
@@ -125,3 +128,14 @@ def require_consistent(data: Data, given: Mapping[str, str]) -> None:
             "files, with which nothing is split",
             "Give one of them.",
         )
+
+
+def _require_instructions(data: Data, finetunes: bool) -> None:
+    if not finetunes:
+        raise Refusal("data=instructions is for finetuning, and task=pretrain reads text", "Use task=sft or task=lora.")
+    if not data.paths:
+        raise Refusal("data=instructions needs data.paths, which is empty", "Give data=FOLDER or data=FILE.jsonl.")
+    if any(source.weight is not None for key in PATH_KEYS for source in sources(getattr(data, key))):
+        raise Refusal("instructions are read whole, and data.paths gives them weights", "Leave the weights out.")
+    if data.test_paths:
+        raise Refusal("training reads no data.test_paths of instructions", "Leave them out.")

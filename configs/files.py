@@ -133,6 +133,12 @@ def root() -> dict[str, Any]:
     return parse_yaml(ROOT / "spec.yaml")
 
 
+@functools.cache
+def finetuning() -> dict[str, dict[str, Any]]:
+    """The content of configs/finetuning.yaml: what each task that finetunes changes of a recipe."""
+    return parse_yaml(ROOT / "finetuning.yaml")
+
+
 def site_file(cluster: str) -> Path | None:
     """The cluster file outside configs/ that ``cluster=`` names: a path, or a name in the site's own folder.
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slipway.configs.blend import INDEXED, MOCK, PATH_KEYS, flattened, require_consistent
-from slipway.configs.compose import cluster_values, compose, set_value
+from slipway.configs.blend import INDEXED, INSTRUCTIONS, MOCK, PATH_KEYS, flattened, require_consistent
+from slipway.configs.compose import chosen_groups, cluster_values, compose, set_value
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.files import GROUPS, ROOT, path_of, read, recipe_names, shown
+from slipway.configs.files import GROUPS, ROOT, finetuning, path_of, read, recipe_names, shown
 from slipway.configs.implied import implied_optimizer
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.planned import planned_only_names, recipe_body
@@ -24,7 +24,7 @@ from slipway.configs.schedule import (
     has_length,
     schedule_of,
 )
-from slipway.configs.schema import Spec
+from slipway.configs.schema import Call, Spec
 from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.configs.schema.stages import amount, change
 
@@ -108,16 +108,17 @@ def load(name: str, overrides: Sequence[str] = (), *, to_plan: bool = False) -> 
     for key, value in values.items():
         refuse_interpolation(key, value)
     values |= {key: flattened(values[key], key) for key in _DATA_PATHS if key in values}
-    composed = compose(name, groups, values)
-    implied = _imply_indexed(composed["data"], given)
+    brought = brought_by_task(name, groups)
+    composed = compose(name, _in_groups(brought) | groups, _not_in_groups(brought) | values)
+    implied = _imply_kind(composed, given)
     spec = convert(Spec, composed, "")
-    require_consistent(spec.data, given)
+    require_consistent(spec.data, given, finetunes=spec.task.finetunes)
     spec = _with_chunks(spec, given)
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)
     if error := spec.model.pattern_error():
         raise Refusal(error)
-    provenance = _provenance(name, given, spec)
+    provenance = _provenance(name, given, spec, brought)
     if implied:
         provenance |= dict.fromkeys(("data.name", "data.kind"), "follows from data.paths")
     spec = _with_schedule(spec, provenance)
@@ -192,16 +193,43 @@ def _require_known(name: str, to_plan: bool) -> None:
 _DATA_PATHS = tuple(f"data.{key}" for key in PATH_KEYS)
 
 
-def _imply_indexed(data: dict[str, Any], given: Mapping[str, str]) -> bool:
-    """Flatten the blends of the composed ``data``, and make it indexed where it has paths and nobody chose a kind."""
+def _imply_kind(composed: dict[str, Any], given: Mapping[str, str]) -> bool:
+    """Flatten the blends of the composed ``data``, and choose its kind where it has paths and nobody chose one."""
+    data = composed["data"]
     for key in PATH_KEYS:
         if key in data:
             data[key] = flattened(data[key], f"data.{key}")
     chosen = "data" in given or "data.kind" in given
     if chosen or data["kind"] != MOCK or not any(data.get(key) for key in PATH_KEYS):
         return False
-    data.update(read("data", INDEXED))
+    implied = read("data", INSTRUCTIONS if composed["task"]["call"] == Call.finetune else INDEXED)
+    data.update({key: value for key, value in implied.items() if f"data.{key}" not in given})
     return True
+
+
+_FINETUNED_LENGTH = 4096  # tokens: of a pack in NeMo's finetuning recipes
+
+
+def brought_by_task(recipe: str, groups: Mapping[str, str]) -> dict[str, Any]:
+    """What the task changes of a recipe that is written for pretraining: group -> choice, and dotted key -> value.
+
+    Args:
+        groups: the choices that overrides make.
+    """
+    chosen = chosen_groups(recipe) | dict(groups)
+    brought = dict(finetuning().get(chosen["task"], {}))
+    if brought:
+        longest = int(read("model", chosen["model"])["seq_length"])
+        brought["layout.seq_length"] = min(longest, _FINETUNED_LENGTH)
+    return brought
+
+
+def _in_groups(brought: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in brought.items() if key in GROUPS}
+
+
+def _not_in_groups(brought: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in brought.items() if key not in GROUPS}
 
 
 def _with_schedule(spec: Spec, provenance: dict[str, str]) -> Spec:
@@ -270,8 +298,8 @@ def _on_nodes(spec: Spec, nodes: str, given: dict[str, str]) -> Spec:
     return dataclasses.replace(spec, gpus=gpus)
 
 
-def _provenance(recipe: str, given: Mapping[str, str], spec: Spec) -> dict[str, str]:
-    """Who set each key: default (the schema), a fact or preset file, the recipe, or an override."""
+def _provenance(recipe: str, given: Mapping[str, str], spec: Spec, brought: Mapping[str, Any]) -> dict[str, str]:
+    """Who set each key: default (the schema), a fact or preset file, the recipe, the task, or an override."""
     who = dict.fromkeys(leaves(Spec), "default")
     for group in GROUPS:
         choice = getattr(spec, group).name
@@ -283,6 +311,7 @@ def _provenance(recipe: str, given: Mapping[str, str], spec: Spec) -> dict[str, 
     path = path_of("recipe", recipe)
     for key in _dotted(body):
         who[key] = f"recipe ({shown(path)})" if path else "default of a model without a recipe"
+    who |= dict.fromkeys(_not_in_groups(brought), f"task={spec.task.name} (configs/finetuning.yaml)")
     return who | {key: "override" for key in given if key in who}
 
 

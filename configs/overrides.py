@@ -6,6 +6,7 @@ whose import is slow.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -38,7 +39,7 @@ def given_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """
     given: dict[str, str] = {}
     for override in overrides:
-        key, text = _split(override)
+        key, text = _written_out(*_split(override))
         if key in GROUPS:
             if text not in choices(key) and not (key == "cluster" and site_file(text)):
                 raise Refusal(f"unknown {key} {text!r}; {nearest(text, choices(key))}")
@@ -56,6 +57,26 @@ def _split(override: str) -> tuple[str, str]:
     key = SHORT_NAMES.get(key, key)
     if key == "layout.fsdp":
         text = _FSDP_SWITCH.get(text.lower(), text)
+    return key, text
+
+
+_ADAPTERS = {"lora": "lora", "dora": "dora", "none": "sft"}  # what peft= names -> the task
+
+
+def _written_out(key: str, text: str) -> tuple[str, str]:
+    """The key and value that a short form stands for: ``base=FOLDER``, ``data=FOLDER`` and ``peft=lora``.
+
+    Raises:
+        Refusal: an unknown adapter.
+    """
+    if key == "base":
+        return "run.base", text
+    if key == "data" and text not in choices("data") and ("/" in text or os.path.exists(text)):
+        return "data.paths", text if text.startswith("[") else f"['{text}']"
+    if key == "peft":
+        if text not in _ADAPTERS:
+            raise Refusal(f"unknown peft {text!r}; {nearest(text, _ADAPTERS)}")
+        return "task", _ADAPTERS[text]
     return key, text
 
 

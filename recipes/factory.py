@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from slipway import configs, planner
-from slipway.configs import Model, Refusal, Spec
+from slipway.configs import Call, Model, Refusal, Spec
 from slipway.configs.blend import prefixes, with_prefixes
 from slipway.configs.errors import exit_on_refusal
+from slipway.configs.schema import DataKind
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.nemo_names import NEMO_PARAMETERS, change_built, nemo_overrides, renamed
+from slipway.recipes.runtime.base import checked_base, tokenizer_of_base
 from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.source import require_supported_pair
 
@@ -38,9 +40,14 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     **{size: (Optional[int], f"layout.{size}") for size in (*PARALLEL, "mbs", "gbs", "seq_length")},
     "recompute": (Optional[str], "layout.recompute"),
     "fsdp": (Optional[str], "layout.fsdp"),
-    "data": (Optional[str], ""),  # one .bin/.idx prefix, or mock
+    "data": (Optional[str], ""),  # one .bin/.idx prefix, instructions, or mock
     "tokenizer": (Optional[str], "data.tokenizer"),
     "base": (Optional[str], "run.base"),
+    "task": (Optional[str], "task"),
+    "peft": (Optional[str], "peft"),
+    "lora_rank": (Optional[int], "task.lora_rank"),
+    "lora_alpha": (Optional[int], "task.lora_alpha"),
+    "lora_targets": (Optional[str], ""),  # joined by +
     "seed": (Optional[int], "run.seed"),
     "max_steps": (Optional[int], "run.max_steps"),
     "checkpoint_every": (Optional[int], "run.checkpoint_every_n_steps"),
@@ -87,6 +94,8 @@ def overrides(recipe: str, options: dict[str, Any]) -> list[str]:
             keys.append(f"cluster.gpus_per_node={per_node}")
     if "data" in given:
         keys.append("data=mock" if given["data"] == "mock" else f"data.paths=[{given['data']}]")
+    if "lora_targets" in given:
+        keys.append(f"task.lora_targets=[{given['lora_targets'].replace('+', ',')}]")
     return around + keys
 
 
@@ -144,17 +153,23 @@ def spec_of(recipe: str, options: dict[str, Any]) -> Spec:
 
 
 def absolute(spec: Spec) -> Spec:
-    """``spec`` with absolute paths, because a job does not start in the folder from which it was submitted."""
+    """``spec`` with absolute paths, because a job does not start in the folder from which it was submitted.
+
+    Instructions are read with the tokenizer of the base, unless another is given.
+    """
 
     def full(path: str) -> str:
         return str(Path(path).expanduser().resolve())
 
-    tokenizer = spec.data.tokenizer
+    base = full(spec.run.base) if spec.run.base else ""
+    tokenizer, template = spec.data.tokenizer, spec.data.chat_template
+    if not tokenizer and base and spec.data.kind is DataKind.instructions:
+        tokenizer = tokenizer_of_base(Path(base))
     data = replace(
         with_prefixes(spec.data, full),
         tokenizer=full(tokenizer) if tokenizer and Path(tokenizer).exists() else tokenizer,
+        chat_template=full(template) if template else "",
     )
-    base = full(spec.run.base) if spec.run.base else ""
     return replace(spec, run=replace(spec.run, dir=full(spec.run.dir), base=base), data=data)
 
 
@@ -165,13 +180,21 @@ def check_data(spec: Spec) -> None:
         Refusal: data, a tokenizer or a base that is missing or incomplete, a vocabulary that is larger than the
             model's, or a base of another model.
     """
-    from slipway.recipes.runtime.base import checked_base
     from slipway.recipes.runtime.data_check import check_prefix, check_split, check_tokenizer
     from slipway.recipes.runtime.data_manifest import check_manifest
 
     if spec.run.base:
         checked_base(Path(spec.run.base), spec.model)
+    elif spec.task.finetunes:
+        raise Refusal(
+            f"task={spec.task.name} trains a model further, and there is no base",
+            "Give base=FOLDER: a run, or what slipway weights import wrote.",
+        )
+    if spec.data.kind is DataKind.instructions:
+        from slipway.recipes.finetune.check import check_instructions
 
+        check_instructions(spec)
+        return
     for prefix in prefixes(spec.data):
         check_prefix(prefix)
         check_manifest(prefix, spec.model.vocab_size, spec.data.tokenizer)
@@ -252,14 +275,25 @@ def _features(model: Model) -> list[str]:
     return words
 
 
-def at_front_door(recipe: str) -> Callable[..., Any]:
-    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit code 2."""
+def at_front_door(recipe: str, task: Call = Call.pretrain) -> Callable[..., Any]:
+    """A factory as the ``nemo`` command calls it: a refusal is one sentence and exit code 2.
+
+    Args:
+        task: the command. ``finetune`` trains LoRA where no argument says otherwise, as NeMo's own factories.
+    """
     function = factory(recipe)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with exit_on_refusal():
             require_supported_pair()
-            return function(*args, **kwargs)
+            options = dict(zip(PARAMETERS, args, strict=False)) | kwargs
+            return function(**options if task is Call.pretrain else finetuned(options))
 
     return call
+
+
+def finetuned(options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a factory that finetunes: LoRA, unless they say otherwise."""
+    said = any(options.get(name) is not None for name in ("task", "peft", "peft_scheme"))
+    return options if said else options | {"task": "lora"}

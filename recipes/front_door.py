@@ -23,7 +23,7 @@ from slipway.configs import Refusal
 from slipway.configs.blend import PATH_KEYS
 from slipway.configs.errors import exit_on_refusal
 from slipway.recipes.factory import require_gpu, surroundings
-from slipway.recipes.runtime.start import pretrain
+from slipway.recipes.runtime.start import finetune, pretrain
 
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 _EXPANDABLE = "expandable_segments:True"
@@ -53,7 +53,7 @@ def judge(task: Any) -> None:
     from slipway.recipes.readback import judge_recipe, record_callback
 
     callbacks = getattr(getattr(task, "trainer", None), "callbacks", None)
-    ours = getattr(task, "__fn_or_cls__", None) is pretrain
+    ours = getattr(task, "__fn_or_cls__", None) in (pretrain, finetune)
     if not ours and not (isinstance(callbacks, list) and record_callback(callbacks)):
         return
 

@@ -12,6 +12,8 @@ NEMO_PARAMETERS: dict[str, tuple[Any, str]] = {
     "performance_mode": (Optional[bool], ""),
     "fn": (Optional[Callable], ""),
     "use_mtp": (Optional[bool], ""),
+    "peft_scheme": (Optional[str], "peft"),
+    "packed_sequence": (Optional[bool], "data.packed"),
     "tensor_parallelism": (Optional[int], "layout.tp"),
     "pipeline_parallelism": (Optional[int], "layout.pp"),
     "pipeline_parallelism_type": (Optional[Any], ""),
@@ -93,10 +95,10 @@ def change_built(recipe: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _calling(recipe: Any, function: Any) -> Any:
-    """The recipe as a call of ``function``; NeMo's own ``pretrain`` is what the recipe calls, after judging it."""
+    """The recipe as a call of ``function``; NeMo's own is what the recipe calls, after judging it."""
     import nemo_run as run
     from nemo.collections import llm
 
-    if function is None or function is llm.pretrain:
+    if function is None or function in (llm.pretrain, llm.finetune):
         return recipe
     return run.Partial(function, **recipe.__arguments__)

@@ -8,7 +8,7 @@ text under each field is its documentation: :func:`slipway.configs.describe` rea
 
 from slipway.configs.schema.calibration import Calibration
 from slipway.configs.schema.cluster import Accelerator, Cluster
-from slipway.configs.schema.data import Data, DataKind
+from slipway.configs.schema.data import Data, DataKind, Template, TooLong
 from slipway.configs.schema.gpu import BLACKWELL, HOPPER, Gpu
 from slipway.configs.schema.layers import HYBRID_SYMBOLS, FeedForward, LayerKind, LayerShape, Mixer, layer_kinds
 from slipway.configs.schema.layout import (
@@ -88,6 +88,8 @@ __all__ = [
     "SoftmaxType",
     "Spec",
     "Task",
+    "Template",
+    "TooLong",
     "Unit",
     "layer_kinds",
 ]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway.configs import Refusal
+from slipway.recipes.runtime.run_files import IMPORTED_FILES
 
-HUGGING_FACE = "huggingface"  # folder of the files below
+HUGGING_FACE = IMPORTED_FILES  # folder of the files below
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json tokenizer.model vocab.json "

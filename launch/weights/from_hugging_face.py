@@ -66,7 +66,11 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
         copy_files(source, partial / HUGGING_FACE, CONFIG, GENERATION, *TOKENIZER_FILES)
         record = partial / BASE_RECORD
         record.parent.mkdir()
-        record.write_text(json.dumps({"family": family.name, "model": record_of_model(model)}, indent=1))
+        record.write_text(
+            json.dumps(
+                {"family": family.name, "source": str(source.resolve()), "model": record_of_model(model)}, indent=1
+            )
+        )
     recipes = tuple(recipes_of(model))
     return Converted(family.name, len(parts), total, clock.seconds, peak_rss_gib(), recipes)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slipway.configs import Model, Refusal, Spec
+from slipway.configs import Adapter, Model, Refusal, Spec, Task
 from slipway.configs.errors import exit_on_refusal
 from slipway.configs.record import model_from_record, spec_from_record
+from slipway.launch.weights.adapters import Adapted, write_peft
 from slipway.launch.weights.checkpoint import Checkpoint
-from slipway.launch.weights.config import CONFIG, config_of, read_config, recognise
-from slipway.launch.weights.family import Family, family_of
+from slipway.launch.weights.config import CONFIG, checked_config, config_of, model_of, read_config, recognise
+from slipway.launch.weights.family import Family, differences, family_of
 from slipway.launch.weights.folder import (
     GENERATION,
     HUGGING_FACE,
@@ -28,9 +29,10 @@ from slipway.launch.weights.folder import (
 )
 from slipway.launch.weights.rules import Piece, pieces
 from slipway.launch.weights.safetensors import Planned, Writer
-from slipway.recipes.runtime.checkpoint_files import damage, held
+from slipway.recipes.runtime.checkpoint_files import base_checkpoint, damage, held
 from slipway.recipes.runtime.run_files import BASE_RECORD, RECORD
 
+MERGED, PEFT = "merged", "peft"  # forms of an adapter
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -43,6 +45,8 @@ class Source:
         files: a folder with the tokenizer, and perhaps config.json and generation_config.json; None: there is none.
         tokenizer: the name of a tokenizer on the Hub, in place of the folder.
         config: the text of config.json, where the model is that of ``files``.
+        task: of the run; ``base``: the weights that its adapter belongs to, where it trained one.
+        origin: the folder that the base was imported from.
     """
 
     weights: Path
@@ -51,10 +55,19 @@ class Source:
     files: Path | None
     tokenizer: str = ""
     config: dict[str, Any] | None = None
+    task: Task = field(default_factory=Task)
+    base: Path | None = None
+    origin: str = ""
+
+    def stored(self) -> Checkpoint | Adapted:
+        """The tensors, with the adapter in them where there is one."""
+        if self.base is None:
+            return Checkpoint(self.weights)
+        return Adapted(Checkpoint(self.base), Checkpoint(self.weights), self.task)
 
 
 def export_weights(
-    source: Path, out: Path, dtype: str = "", progress: Progress = lambda done, total: None
+    source: Path, out: Path, dtype: str = "", progress: Progress = lambda done, total: None, adapter: str = ""
 ) -> Converted:
     """Write the newest whole checkpoint of a run, or imported weights, for transformers, tensor by tensor.
 
@@ -62,6 +75,8 @@ def export_weights(
         source: the folder of a run, of one of its checkpoints, or of imported weights.
         out: the folder to write; it appears complete, or not at all.
         dtype: a key of :data:`DTYPES`; empty: the types of the checkpoint.
+        adapter: of a run that trained one: ``merged`` into its base, which is the default, or ``peft``: by itself, for
+            Hugging Face's PEFT.
 
     Raises:
         Refusal: nothing to export, a model that transformers does not have, a folder that exists, or a disk that is
@@ -71,9 +86,13 @@ def export_weights(
     if dtype and dtype not in DTYPES:
         raise Refusal(f"--dtype {dtype} is not legal", f"Use {', '.join(DTYPES)}, or none to keep the type.")
     what = read_source(source)
-    stored = Checkpoint(what.weights)
+    if adapter and what.base is None:
+        raise Refusal(f"--adapter {adapter}, and {source} trained no adapter", "Leave it out.")
+    stored = what.stored()
     plan = list(pieces(what.family.rules(what.model), what.model))
     stored.check(plan)
+    if adapter == PEFT and isinstance(stored, Adapted):
+        return _export_peft(stored, plan, what, out, DTYPES.get(dtype), clock)
     tensors = _planned(plan, stored, DTYPES.get(dtype))
     total = sum(planned.nbytes for planned in tensors.values())
     done = 0
@@ -90,6 +109,16 @@ def export_weights(
     return Converted(what.family.name, len(tensors), total, clock.seconds, peak_rss_gib())
 
 
+def _export_peft(
+    stored: Adapted, plan: list[Piece], what: Source, out: Path, dtype: torch.dtype | None, clock: Clock
+) -> Converted:
+    with new_folder(out, 0) as partial:
+        tensors = write_peft(partial, stored, plan, what.model, dtype, what.origin)
+        if what.files is not None:
+            copy_files(what.files, partial, *TOKENIZER_FILES)
+    return Converted(what.family.name, len(tensors), sum(t.nbytes for t in tensors), clock.seconds, peak_rss_gib())
+
+
 def export_run(run_dir: str, out: str) -> None:
     """:func:`export_weights` as the task of a job: with plain arguments, and what it wrote in the job's log."""
     with exit_on_refusal():
@@ -97,7 +126,7 @@ def export_run(run_dir: str, out: str) -> None:
     print(f"{out}: {done.family}, {done.tensors:,} tensors, {done.bytes:,} bytes")
 
 
-def _planned(plan: list[Piece], stored: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planned]:
+def _planned(plan: list[Piece], stored: Checkpoint | Adapted, dtype: torch.dtype | None) -> dict[str, Planned]:
     """Every tensor that is written, in the order of the table."""
     tensors: dict[str, Planned] = {}
     for piece in plan:
@@ -152,7 +181,37 @@ def _trained(checkpoint: Path, record: Path) -> Source:
     if spec.layout.fsdp.value != "none":
         raise Refusal(f"{checkpoint} is of Megatron-FSDP, which cannot be exported", "Train with layout.fsdp=none.")
     files, name = _tokenizer(spec)
-    return Source(checkpoint / "weights", spec.model, family_of(spec.model), files, name)
+    family = family_of(spec.model)
+    if not spec.run.base:
+        return Source(checkpoint / "weights", spec.model, family, files, name)
+    base = base_checkpoint(Path(spec.run.base))
+    return Source(
+        checkpoint / "weights",
+        spec.model,
+        family,
+        files,
+        name,
+        config=_config_of_base(base, spec.model),
+        task=spec.task,
+        base=None if spec.task.adapter is Adapter.none else base / "weights",
+        origin=_origin(base),
+    )
+
+
+def _config_of_base(base: Path, model: Model) -> dict[str, Any] | None:
+    """The config.json of imported weights, where the run's model computes what it says."""
+    files = base / HUGGING_FACE
+    if not (files / CONFIG).is_file():
+        return None
+    config = read_config(files)
+    family = recognise(config, files)
+    return None if differences(model, model_of(family, checked_config(family, config, files))) else config
+
+
+def _origin(base: Path) -> str:
+    """The folder that weights were imported from; empty where they were not, or the folder is unknown."""
+    record = base / BASE_RECORD
+    return str(json.loads(record.read_text()).get("source", "")) if record.is_file() else ""
 
 
 def _tokenizer(spec: Spec) -> tuple[Path | None, str]:

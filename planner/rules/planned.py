@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from slipway import configs
-from slipway.configs import Adapter, Call, Dispatcher, Schedule, Spec
+from slipway.configs import Dispatcher, Schedule, Spec
 from slipway.configs.schema import CudaGraphScope
 from slipway.configs.schema.pipeline_layout import predicts_after_layers
 from slipway.planner.rules.registry import MCORE, Broken, Framework, Severity, rule
@@ -22,7 +22,7 @@ _FIXED_BY_CLASS = (
 
 @rule(
     "planned-only",
-    says="models without a recipe, tasks other than pretraining, nvfp4, multi-token prediction in a chunk of its own, "
+    says="models without a recipe, nvfp4, multi-token prediction in a chunk of its own, "
     "the gpipe and zero_bubble schedules, levers that NeMo does not have (HybridEP, overlap of the experts' exchange, "
     "delayed weight gradients, graphs of attention or of a step, parameter gather under the optimizer), and changes of "
     "what NeMo's class of a model fixes, can be planned for but not trained",
@@ -35,11 +35,9 @@ _FIXED_BY_CLASS = (
 )
 def planned_only(spec: Spec) -> Broken | None:
     """The first value of ``spec`` that no recipe trains: advice where it is planned, a refusal where it is built."""
-    model, task = spec.model, spec.task
+    model = spec.model
     if not model.nemo_config:
         return _not_trained(f"model={model.name}", "no recipe builds it", "Choose a model that slipway list shows.")
-    if task.call is not Call.pretrain or task.adapter is not Adapter.none:
-        return _not_trained(f"task={task.name}", "these recipes pretrain only", "Use task=pretrain.")
     if spec.precision.gemm == "fp4":
         return _not_trained(
             f"precision={spec.precision.name}",

@@ -13,11 +13,11 @@ from nemo import lightning as nl
 
 from slipway.configs import Spec
 from slipway.planner.rules import require_trained
-from slipway.recipes.build.data import tokenizer
+from slipway.recipes.build.data import data_module, tokenizer
 from slipway.recipes.build.logging import logger, run_dir
 from slipway.recipes.build.model import model_module, nemo_config_class
 from slipway.recipes.build.optimizer import optimizer_module
-from slipway.recipes.build.task import parts_of
+from slipway.recipes.build.task import FUNCTIONS, adapter
 from slipway.recipes.build.trainer import trainer
 from slipway.recipes.reference import require_stand_ins
 from slipway.recipes.runtime.checkpoint_files import base_checkpoint
@@ -39,15 +39,15 @@ def build(spec: Spec, *, cpu: bool = False) -> run.Partial:
     require_trained(spec)
     if cpu:
         require_stand_ins()
-    parts = parts_of(spec.task)
     return run.Partial(
-        parts.function,
+        FUNCTIONS[spec.task.call],
         model=model_module(spec, cpu=cpu, tokenizer=tokenizer(spec)),
-        data=parts.data(spec, cpu=cpu),
+        data=data_module(spec, cpu=cpu),
         trainer=trainer(spec, cpu=cpu),
         log=logger(spec),
         resume=_resume(spec),
         optim=optimizer_module(spec),
+        **adapter(spec),
     )
 
 

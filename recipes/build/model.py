@@ -52,6 +52,10 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
     _set_fusions(config, spec, cpu)
     # NeMo's layers of one Transformer Engine module each, the default of its GPT-3, import a package that it removed.
     config.use_transformer_engine_full_layer_spec = False
+    if spec.task.finetunes:
+        # Sequences have different numbers of answer tokens: averaged by micro-batch or rank, the loss and the model
+        # that it trains would depend on the layout.
+        config.calculate_per_token_loss = True
     if spec.model.is_mla:
         config.transformer_layer_spec = latent_attention_spec
     if cpu:

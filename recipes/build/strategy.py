@@ -57,5 +57,5 @@ def _data_parallelism(spec: Spec) -> run.Config:
         bucket_size=bucket_size(spec),
         align_param_gather=aligns_param_gather(spec),
         check_for_nan_in_grad=levers.check_for_nan,
-        average_in_collective=True,
+        average_in_collective=not spec.task.finetunes,  # the loss per token divides by all tokens instead
     )

@@ -1,43 +1,34 @@
-"""What a task calls: a function of ``nemo.collections.llm``, judged first, and the data module that feeds it.
-
-To add a task (SFT, LoRA): add its call to ``_PARTS`` with the module that builds its data, let ``Parts`` carry the
-function that builds its adapter (the argument ``peft`` of ``llm.finetune``), and pass both on in ``build``.
-"""
+"""What a task calls: a function of ``nemo.collections.llm``, judged first, and the adapter that it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from slipway.configs import Adapter, Call, Refusal, Task
-from slipway.recipes.build.data import pretraining_data
-from slipway.recipes.runtime.start import pretrain
+import nemo_run as run
+
+from slipway.configs import Adapter, Call, Spec
+from slipway.recipes.finetune.adapters import DoRA, LoRA
+from slipway.recipes.runtime.start import finetune, pretrain
+
+FUNCTIONS: dict[Call, Callable[..., Any]] = {Call.pretrain: pretrain, Call.finetune: finetune}
+"""What the recipe of each task calls."""
+
+ADAPTERS: dict[Adapter, type] = {Adapter.lora: LoRA, Adapter.dora: DoRA}
+"""The class of each adapter."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the builder takes from a task.
-
-    Attributes:
-        function: what the recipe calls.
-        data: builds the configuration of the data module from ``(spec, cpu=)``.
-    """
-
-    function: Callable[..., Any]
-    data: Callable[..., Any]
-
-
-_PARTS = {Call.pretrain: Parts(function=pretrain, data=pretraining_data)}
-
-
-def parts_of(task: Task) -> Parts:
-    """The parts of ``task``.
-
-    Raises:
-        Refusal: the task can be planned for, but no recipe trains it.
-    """
-    parts = _PARTS.get(task.call)
-    if parts is None or task.adapter is not Adapter.none:
-        raise Refusal(f"task={task.name} can be planned for but not trained by these recipes", "Use task=pretrain.")
-    return parts
+def adapter(spec: Spec) -> dict[str, run.Config]:
+    """The argument ``peft`` of ``llm.finetune``; nothing where the weights themselves train."""
+    task = spec.task
+    if task.adapter is Adapter.none:
+        return {}
+    config = run.Config(
+        ADAPTERS[task.adapter],
+        target_modules=list(task.lora_targets),
+        dim=task.lora_rank,
+        alpha=task.lora_alpha,
+        dropout=task.lora_dropout,
+        seed=spec.run.seed,
+    )
+    return {"peft": config}

@@ -7,8 +7,11 @@ from typing import Any
 
 from slipway.configs import Data, Spec
 from slipway.configs.schema.data import DataKind
+from slipway.recipes.finetune.data import InstructionData, MockInstructions
 from slipway.recipes.readback.parts import Parts, arguments_of, kind_of, value
 from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
+
+_OF_INSTRUCTIONS = ("paths", "validation_paths", "split", "packed", "template", "chat_template", "too_long")
 
 
 def read_data(parts: Parts, base: Spec) -> Data:
@@ -21,6 +24,12 @@ def read_data(parts: Parts, base: Spec) -> Data:
     elif issubclass(kind, IndexedData):
         data = _of_kind(data, DataKind.indexed)
         changed |= _files(parts.data)
+    elif issubclass(kind, MockInstructions):
+        data = _of_kind(data, DataKind.mock)
+        changed["packed"] = value(parts.data, "packed")
+    elif issubclass(kind, InstructionData):
+        data = _of_kind(data, DataKind.instructions)
+        changed |= {name: value(parts.data, name) for name in _OF_INSTRUCTIONS}
     if not parts.cpu:
         changed["num_workers"] = value(parts.data, "num_workers")
     return replace(data, **changed)

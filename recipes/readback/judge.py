@@ -65,7 +65,9 @@ def judge_recipe(recipe: Any) -> Judged:
     return Judged(spec, changed, unjudged)
 
 
-def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any) -> Spec | None:
+def judge_run(
+    *, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any, peft: Any = None
+) -> Spec | None:
     """Judge the objects of a recipe before they are connected, and write what they are into the record.
 
     A recipe without a record, as rehearsals train it, is not judged: None.
@@ -76,7 +78,7 @@ def judge_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, opt
     callback = record_callback(list(trainer.callbacks))
     if callback is None:
         return None
-    parts = of_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
+    parts = of_run(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim, peft=peft)
     spec = _judge(parts, promised(callback))[0]
     if not parts.cpu:
         require_kernels(spec)

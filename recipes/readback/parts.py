@@ -15,7 +15,7 @@ from slipway.configs import Refusal
 
 @dataclass(frozen=True)
 class Parts:
-    """What ``llm.pretrain`` receives. Each attribute has the arguments of its class as attributes.
+    """What ``llm.pretrain`` or ``llm.finetune`` receives. Each attribute has the arguments of its class as attributes.
 
     Attributes:
         model: the TransformerConfig.
@@ -26,6 +26,7 @@ class Parts:
         trainer: the arguments of Lightning's trainer, and ``callbacks`` its callbacks.
         checkpoint: the checkpoint callback of ``log``, the NeMoLogger.
         resume: the AutoResume.
+        peft: the adapter; None where the weights themselves train.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class Parts:
     log: Any
     checkpoint: Any
     resume: Any
+    peft: Any = None
 
     @property
     def cpu(self) -> bool:
@@ -97,6 +99,7 @@ def of_recipe(recipe: Any) -> Parts:
         log=log,
         checkpoint=value(log, "ckpt"),
         resume=value(recipe, "resume"),
+        peft=value(recipe, "peft"),
     )
 
 
@@ -110,7 +113,7 @@ def _configured(parent: Any, name: str, where: str = "") -> Any:
     return part
 
 
-def of_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any) -> Parts:
+def of_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim: Any, peft: Any = None) -> Parts:
     """The parts of a recipe whose objects are built; nothing has connected them yet."""
     plugin = trainer.precision_plugin
     types = getattr(plugin, "dtype_config", None)
@@ -128,4 +131,5 @@ def of_run(*, model: Any, data: Any, trainer: Any, log: Any, resume: Any, optim:
         log=log,
         checkpoint=getattr(log, "ckpt", None),
         resume=resume,
+        peft=peft,
     )

@@ -18,6 +18,7 @@ from slipway.recipes.readback.model import read_model
 from slipway.recipes.readback.optimizer import read_optimizer
 from slipway.recipes.readback.parts import Parts, kind_of, value
 from slipway.recipes.readback.precision import read_precision
+from slipway.recipes.readback.task import read_task
 from slipway.recipes.runtime.seed import Seed
 
 
@@ -52,6 +53,7 @@ def read_back(parts: Parts, base: Spec) -> Spec:
         levers=read_levers(parts, base, layout, gpus),
         optim=read_optimizer(parts, base, run.max_steps),
         data=read_data(parts, base),
+        task=read_task(parts, base.task),
         cluster=cluster,
         run=run,
     )

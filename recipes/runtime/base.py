@@ -8,7 +8,7 @@ from pathlib import Path
 from slipway.configs import Model, Refusal
 from slipway.configs.record import model_from_record, spec_from_record
 from slipway.recipes.runtime.checkpoint_files import base_checkpoint
-from slipway.recipes.runtime.run_files import BASE_RECORD, RECORD
+from slipway.recipes.runtime.run_files import ADAPTER, BASE_RECORD, IMPORTED_FILES, RECORD
 
 # Facts that shape the weights. Others, such as the sequence length and the rotary base, may differ from the base's.
 SHAPES = (
@@ -28,6 +28,11 @@ def checked_base(base: Path, model: Model) -> Path:
             record is compared when it is loaded.
     """
     checkpoint = base_checkpoint(base)
+    if (checkpoint / "weights" / ADAPTER).is_file():
+        raise Refusal(
+            f"run.base={base} is an adapter, without the weights that it belongs to",
+            "Merge it: slipway weights export RUN --out HF, then slipway weights import HF --out BASE.",
+        )
     held = _model_of(checkpoint)
     if held is None:
         return checkpoint
@@ -59,3 +64,19 @@ def _model_of(checkpoint: Path) -> Model | None:
         path = imported if imported.is_file() else trained
         raise Refusal(f"{path} cannot be read", "Give the folder of the checkpoint as run.base.") from None
     return None
+
+
+def tokenizer_of_base(base: Path) -> str:
+    """The folder or name of the tokenizer that a base was trained with.
+
+    Raises:
+        Refusal: there is no base, or it names none.
+    """
+    checkpoint = base_checkpoint(base)
+    if (checkpoint / IMPORTED_FILES / "tokenizer.json").is_file():
+        return str(checkpoint / IMPORTED_FILES)
+    record = checkpoint.parents[1] / RECORD
+    tokenizer = spec_from_record(json.loads(record.read_text())["spec"]).data.tokenizer if record.is_file() else ""
+    if not tokenizer:
+        raise Refusal(f"run.base={base} has no tokenizer", "Give one with data.tokenizer=FOLDER.")
+    return tokenizer

@@ -4,6 +4,7 @@
 from typing import Any
 
 import numpy as np
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.common.tokenizers.null_tokenizer import NullTokenizer as _NullTokenizer
 from nemo.collections.llm.gpt.data.mock import MockDataModule, _MockGPTDataset
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
@@ -24,17 +25,57 @@ class NullTokenizer(_NullTokenizer, IOMixin):
         super().__init__(vocab_size - 1)  # upstream counts its end-of-document id on top
 
 
-class MockData(Ramping, MockDataModule):
+class Tokenizer(AutoTokenizer):
+    """A tokenizer of Hugging Face, of a model that has ``rows`` embeddings.
+
+    NeMo gives a model as many as its tokenizer has ids. Published models have more, and the weights of a base would be
+    cut off without a word.
+    """
+
+    def __init__(self, pretrained_model_name: str, rows: int) -> None:
+        super().__init__(pretrained_model_name)
+        self.rows = rows
+
+    @property
+    def vocab_size(self) -> int:
+        return self.rows
+
+
+class Continuing(Ramping, MockDataModule):
+    """NeMo's module of datasets that it makes itself, with a state: a resumed run continues where it stopped, and does
+    not train on its first samples again.
+    """
+
+    init_global_step = 0
+
+    def train_dataloader(self) -> Any:
+        self.init_global_step = self.data_sampler.init_global_step = self.trainer.global_step
+        loader = super().train_dataloader()
+        return WrappedDataLoader(
+            mode="train",  # the sampler then continues at the sample where the checkpoint stopped
+            dataset=loader.dataset,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.persistent_workers,
+            collate_fn=loader.dataset.collate_fn,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        steps = self.trainer.global_step - self.init_global_step
+        return {"consumed_samples": self.data_sampler.compute_consumed_samples(steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        PreTrainingDataModule.load_state_dict(self, state_dict)
+
+
+class MockData(Continuing):
     """Random tokens, which depend on the seed and not on the layout.
 
-    NeMo's module passes the attention-mask flag where the seed belongs, and keeps no state: a resumed run would train
-    on its first samples again.
+    NeMo's module passes the attention-mask flag where the seed belongs.
 
     Args:
         seed: of the tokens; the other arguments are those of NeMo's module.
     """
-
-    init_global_step = 0
 
     def __init__(
         self,
@@ -67,25 +108,6 @@ class MockData(Ramping, MockDataModule):
             create_attention_mask=create_attention_mask,
         )
         self.seed = seed
-
-    def train_dataloader(self) -> Any:
-        self.init_global_step = self.data_sampler.init_global_step = self.trainer.global_step
-        loader = super().train_dataloader()
-        return WrappedDataLoader(
-            mode="train",  # the sampler then continues at the sample where the checkpoint stopped
-            dataset=loader.dataset,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.persistent_workers,
-            collate_fn=loader.dataset.collate_fn,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        steps = self.trainer.global_step - self.init_global_step
-        return {"consumed_samples": self.data_sampler.compute_consumed_samples(steps)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        PreTrainingDataModule.load_state_dict(self, state_dict)
 
     def setup(self, stage: str = "") -> None:
         # The dataset draws sample i from seed + i: without a hash, two seeds would give the same samples, shifted.

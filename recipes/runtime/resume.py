@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from nemo import lightning as nl
 from nemo.utils.app_state import AppState
@@ -37,3 +38,9 @@ class Resume(nl.AutoResume):
         else:
             _log.info("resuming from %s, after step %d", found.newest, found.step)
         return found.newest
+
+    def _get_base_model_path_for_adapter(self, adapter_meta_path: Path, model: Any) -> Path:
+        """The base that the recipe names: an adapter's checkpoint holds the path that it had when it was saved."""
+        if self.restore_config:
+            return Path(self.restore_config.path)
+        return Path(super()._get_base_model_path_for_adapter(adapter_meta_path, model))

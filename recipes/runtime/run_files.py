@@ -2,6 +2,8 @@
 
 RECORD = "slipway/recipe.json"  # in a folder: on resume NeMo moves the files of a run into run_N
 BASE_RECORD = "slipway/base.json"  # in a folder of imported weights: the facts of their model
+IMPORTED_FILES = "huggingface"  # folder of imported weights, with config.json and the tokenizer of their model
+ADAPTER = "adapter_metadata.json"  # NeMo's, among the weights of a checkpoint that holds an adapter only
 FAILURE = "slipway/failure.json"  # why the run ended, by the rank that failed first; removed at the next start
 DATA_TIME = "data_wait_s"
 SAVE_TIME = "checkpoint_save_s"

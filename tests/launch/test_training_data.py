@@ -97,11 +97,11 @@ def test_nemo_reads_the_blend_and_the_files_of_each_split(in_child: Any, tmp_pat
     def ask() -> list[Any]:
         import fiddle as fdl
 
-        from slipway.recipes.build.data import pretraining_data
+        from slipway.recipes.build.data import data_module
 
         blends = []
         for words in ([f"data.paths={{{a}: 0.3, {b}: 0.7}}"], [f"data.paths=[{a}]", f"data.validation_paths=[{c}]"]):
-            module = fdl.build(pretraining_data(load("llama3_tiny", words).spec, cpu=True))
+            module = fdl.build(data_module(load("llama3_tiny", words).spec, cpu=True))
             blends.append([module.build_kwargs.get(key) for key in ("blend", "split", "blend_per_split")])
         return blends
 

@@ -50,12 +50,12 @@ def _loss_of_transformers(folder: Path, spec: Spec, step: int) -> float:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from slipway.recipes.build.data import pretraining_data
+        from slipway.recipes.build.data import data_module
         from slipway.recipes.reference import emulation
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         emulation.enter()
-        data = fdl.build(pretraining_data(spec, cpu=True))
+        data = fdl.build(data_module(spec, cpu=True))
         data.setup()
         losses = []
         for i in range(step * spec.layout.gbs, (step + 1) * spec.layout.gbs):

@@ -64,12 +64,17 @@ def import_(folder: Path, out: Path) -> Answer:
 @argument("source", "A run's folder, or one that import wrote.", metavar="RUN|BASE", type=Path)
 @click.option("--out", type=Path, required=True, metavar="FOLDER", help="The folder to write; it must not exist yet.")
 @click.option("--dtype", default="", help="bfloat16, float16 or float32; the checkpoint's own type if not given.")
-def export(source: Path, out: Path, dtype: str) -> Answer:
+@click.option(
+    "--adapter",
+    type=click.Choice(["merged", "peft"]),
+    help="Of a run that trained an adapter: merged into its base (the default), or by itself for PEFT.",
+)
+def export(source: Path, out: Path, dtype: str, adapter: str | None) -> Answer:
     """Turn a run's newest checkpoint into a folder that transformers loads."""
     with quiet():
         from slipway.launch.weights.to_hugging_face import export_weights
     with _bar("exporting") as progress:
-        done = export_weights(source, out, dtype, progress)
+        done = export_weights(source, out, dtype, progress, adapter or "")
     return Conversion(out, done)
 
 

@@ -1,0 +1,106 @@
+"""NeMo's LoRA and DoRA, with first weights that depend on the seed and on no layout."""
+
+# Without postponed annotations: NeMo-Run's command line reads the types of the constructors' arguments.
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from nemo.collections.llm import peft
+from nemo.lightning.megatron_parallel import MegatronParallel
+
+from slipway.configs import Refusal
+
+_PART = ".adapter."  # in the name of every tensor of an adapter
+_DRAWN = "linear_in.weight"  # the other matrix starts at zero
+
+
+@dataclass
+class LoRA(peft.LoRA):
+    """:class:`nemo.collections.llm.peft.LoRA` whose first weights no layout changes.
+
+    Upstream draws them from each rank's generator, and by the size of the rank's part: with another layout, another
+    model is trained.
+    """
+
+    seed: int = 1234
+
+    def __call__(self, model: torch.nn.Module) -> torch.nn.Module:
+        return _adapted(super().__call__(model), self.seed, self.target_modules)
+
+
+@dataclass
+class DoRA(peft.DoRA):
+    """:class:`nemo.collections.llm.peft.DoRA`, likewise."""
+
+    seed: int = 1234
+
+    def __call__(self, model: torch.nn.Module) -> torch.nn.Module:
+        return _adapted(super().__call__(model), self.seed, self.target_modules)
+
+
+def _adapted(model: torch.nn.Module, seed: int, targets: list[str]) -> torch.nn.Module:
+    """``model`` after its adapters have got their first weights.
+
+    Raises:
+        Refusal: there are none.
+    """
+    found = 0
+    for chunk in _chunks(model):
+        found += _draw(chunk, seed)
+        _let_gradients_through(chunk)
+    if not _anywhere(found):
+        raise Refusal(
+            f"task.lora_targets={targets} match no layer of the model, so nothing would train",
+            "Use task.lora_targets=[linear_qkv,linear_proj,linear_fc1,linear_fc2].",
+        )
+    return model
+
+
+def _anywhere(found: int) -> bool:
+    """Whether any rank has an adapter: one with the embedding alone has none."""
+    if not torch.distributed.is_initialized():
+        return found > 0
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(found, device=device)
+    torch.distributed.all_reduce(total)
+    return int(total) > 0
+
+
+def _chunks(model: torch.nn.Module) -> Iterator[Any]:
+    for chunk in list(model) if isinstance(model, MegatronParallel) else [model]:
+        while not hasattr(chunk, "sharded_state_dict") or hasattr(chunk, "configure_model"):
+            chunk = chunk.module
+        yield chunk
+
+
+def _draw(chunk: Any, seed: int) -> int:
+    """Draw the first matrix of each adapter whole, as Xavier's normal distribution, and keep this rank's part."""
+    drawn = 0
+    for item in list(nested_values(chunk.sharded_state_dict())):
+        if not (isinstance(item, ShardedTensor) and _PART in item.key and item.key.endswith(_DRAWN)):
+            continue
+        stacked = item.prepend_axis_num
+        place, shape = item.global_offset[:stacked], item.global_shape[stacked:]
+        digest = hashlib.md5(f"{seed} {item.key} {tuple(place)}".encode(), usedforsecurity=False).hexdigest()
+        generator = torch.Generator().manual_seed(int(digest[:8], 16))
+        whole = torch.randn(shape, generator=generator) * math.sqrt(2 / sum(shape[-2:]))
+        offsets = item.global_offset[stacked:]
+        part = whole[tuple(slice(o, o + n) for o, n in zip(offsets, item.local_shape, strict=True))]
+        item.data.detach().copy_(part)
+        drawn += 1
+    return drawn
+
+
+def _let_gradients_through(chunk: Any) -> None:
+    """Let the embedding's output have a gradient where whole layers are recomputed.
+
+    A checkpointed layer has gradients only if one of its inputs has: behind a frozen embedding, the adapters of the
+    first stage would never train.
+    """
+    if chunk.config.recompute_granularity == "full" and chunk.pre_process:
+        chunk.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
