@@ -1,7 +1,8 @@
 """Trained adapters: merged into the weights of their base tensor by tensor, or as a folder of Hugging Face's PEFT.
 
 An adapter adds ``alpha / rank * B A`` to a weight of Megatron-Core's: A is ``linear_in`` [rank, inputs], B is
-``linear_out`` [outputs, rank]. DoRA (arXiv:2402.09353, equation 5) scales each row of the sum to the length in ``weight_magnitude``.
+``linear_out`` [outputs, rank]. DoRA (arXiv:2402.09353, equation 5) scales each row of the sum to the length in
+``weight_magnitude``.
 """
 
 from __future__ import annotations
