@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks.quotes import refresh_accuracy, refresh_answers, refresh_cases
 from slipway import configs, planner
-from slipway.planner.pictures import draw_goodput, draw_plan, draw_schedule
+from slipway.planner.pictures import draw_goodput, draw_plan, draw_schedule, draw_sizes
+from slipway.planner.scale import Goal, best_size, sizes
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRUTH = "TRUTH"  # environment variable: the folder of tables
@@ -29,6 +30,8 @@ PREDICTED_GPU = "h200"  # of the table in docs/gpu.md
 # The example of the README and of docs/: a model whose layouts differ and whose published layout is among them.
 PLANNED_RECIPE, PLANNED_OVERRIDES, PLANNED_LAYOUTS = "llama3_70b", ["gpus=64", "layout.gbs=128"], 12
 
+SIZED_OVERRIDES, SIZED_GPUS = ["tokens=1T", "price=2.5"], (64, 128, 256, 512, 1024, 2048)
+SIZED_DEADLINE_S = 40 * 86_400.0
 GOODPUT_RECIPE, GOODPUT_OVERRIDES = "llama31_405b", ["gpus=16384"]
 
 DRAWN_SCHEDULES = ("deepseek_v3", "llama31_405b")
@@ -40,6 +43,16 @@ def draw_plan_example(path: Path) -> None:
     found = planner.plan_pinned(resolved.spec, resolved.pinned, PLANNED_LAYOUTS, resolved.untouched)
     with tempfile.TemporaryDirectory() as folder:
         drawn, *_ = draw_plan(found, Path(folder) / "plan")
+        shutil.copy(drawn, path)
+
+
+def draw_sizes_example(path: Path) -> None:
+    """Days against dollars of a run at several sizes."""
+    resolved = configs.load(PLANNED_RECIPE, SIZED_OVERRIDES)
+    found = list(sizes(resolved, SIZED_GPUS, SIZED_DEADLINE_S))
+    with tempfile.TemporaryDirectory() as folder:
+        best = best_size(found, Goal.dollars)
+        drawn, *_ = draw_sizes(found, best, SIZED_DEADLINE_S, Path(folder) / "sizes", resolved.title)
         shutil.copy(drawn, path)
 
 
@@ -103,7 +116,8 @@ def main() -> None:
     draw_plan_example(images / "plan.png")
     print(f"wrote {images / 'plan.png'}")
     draw_goodput_example(images / "goodput.png")
-    print(f"wrote {images / 'goodput.png'}")
+    draw_sizes_example(images / "sizes.png")
+    print(f"wrote {images / 'goodput.png'} and {images / 'sizes.png'}")
     for name in DRAWN_SCHEDULES:
         print(f"wrote {draw_schedule(configs.load(name).spec, images / f'schedule_{name}.png')}")
     if options.compare:

@@ -2,7 +2,7 @@
 
 from slipway.planner.check import Verdict, check, require_fit, too_large
 from slipway.planner.choose import choose_layout, complete, nearest_good
-from slipway.planner.cost import Cost, cost
+from slipway.planner.cost import Cost, cost, cost_of_seconds
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.goodput import TRIALS, WORTH_SAVING, Goodput, goodput, save_minutes
@@ -32,6 +32,7 @@ __all__ = [
     "complete",
     "cost",
     "cost_json",
+    "cost_of_seconds",
     "course",
     "course_json",
     "fastest",

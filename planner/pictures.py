@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from slipway.configs import Spec
+from slipway.planner.cost import SECONDS_PER_DAY
 from slipway.planner.course import Moment, samples, turns
 from slipway.planner.goodput import Goodput
 from slipway.planner.layout import short_name
+from slipway.planner.scale import Size, not_dominated
 from slipway.planner.search import Plan
 from slipway.planner.time.schedule import Kind, simulate
 from slipway.planner.time.step import StepTime
@@ -118,6 +121,40 @@ def draw_timeline(
     )
     weights = ", green weight gradients" if kind is Kind.zero_bubble else ""
     axes.set_title(f"{title}  ({note}; blue forward, orange backward{weights})".strip(), loc="left", fontsize=9)
+    return _save(figure, stem)
+
+
+def draw_sizes(
+    found: Sequence[Size], best: Size | None, deadline_s: float | None, stem: Path, title: str
+) -> list[Path]:
+    """Days against dollars (or GPU-hours) of a run at several sizes, and which of them no other beats in both."""
+    figure, axes = _axes(8, 4.6)
+    able = [size for size in found if size.candidate is not None and math.isfinite(size.seconds)]
+    priced = all(size.cost.dollars is not None for size in able)
+
+    def paid(size: Size) -> float:
+        return (size.cost.dollars or 0.0) / 1000 if priced else size.cost.gpu_hours / 1000
+
+    kept = not_dominated(able)
+    axes.plot([size.cost.days for size in kept], [paid(size) for size in kept], color="0.7", linewidth=1.5, zorder=1)
+    for size in able:
+        assert size.candidate is not None, "selected above"
+        time = size.candidate.time
+        width = [
+            [size.cost.days * (1 - time.low_s / time.step_time_s)],
+            [size.cost.days * (time.high_s / time.step_time_s - 1)],
+        ]
+        color = _WEIGHTS if size is best else _FORWARD if size in kept else "0.6"
+        axes.errorbar([size.cost.days], [paid(size)], xerr=width, fmt="o", color=color, ecolor="0.85", elinewidth=3)
+        axes.annotate(f"{size.gpus:,}", (size.cost.days, paid(size)), (6, 5), textcoords="offset points", fontsize=8)
+    if deadline_s is not None:
+        axes.axvline(deadline_s / SECONDS_PER_DAY, color=_BACKWARD, linestyle="--", linewidth=1, label="deadline")
+        axes.legend(frameon=False)
+    axes.set(xscale="log", xlabel="days, interruptions included (grey: 68 % interval of the step time)")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_ylabel("thousand dollars" if priced else "thousand GPU-hours")
+    axes.margins(y=0.15)
+    axes.set_title(f"{title}: number of GPUs; on the line, none is both faster and cheaper", loc="left", fontsize=10)
     return _save(figure, stem)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from slipway.configs import Resolved
     from slipway.planner import Candidate, Plan
 
+GOALS = ("days", "dollars", "gpus")
+MOST_GPUS = 16_384  # where nobody says otherwise
 UNPLANNED_PRECISION = "fp32"  # nobody trains in it: --precisions all leaves it out
 
 
@@ -94,20 +96,41 @@ class Planned(Answer):
     "--plot",
     type=Path,
     metavar="PATH",
-    help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg).",
+    help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg); with --gpus days "
+    "against cost.",
 )
+@click.option("--gpus", default="", metavar="RANGE", help="Compare sizes: 64..1024 (doublings), or 64,96,128.")
+@click.option(
+    "--goal",
+    type=click.Choice(GOALS),
+    help="What the best size has least of; the default is days, with a deadline dollars.",
+)
+@click.option("--deadline", default="", metavar="TIME", help="The time by which the run has to end, such as 30d.")
 def plan(
-    name: str, overrides: tuple[str, ...], settings: tuple[str, ...], top: int, precisions: str, plot: Path | None
+    name: str,
+    overrides: tuple[str, ...],
+    settings: tuple[str, ...],
+    top: int,
+    precisions: str,
+    plot: Path | None,
+    gpus: str,
+    goal: str | None,
+    deadline: str,
 ) -> Answer:
     """Search every legal layout and rank those that fit.
 
     What is given of the layout stays. Each layout that is slower than the best comes with the part of the step time on
-    which it loses.
+    which it loses. With --gpus, --goal or --deadline, the best layouts of several sizes are compared in days and
+    dollars, interruptions included: tokens=1T price=2.5 say how much is trained and what a GPU-hour costs.
     """
     from slipway import configs, planner
     from slipway.launch.cli.readable import readable
 
     resolved = readable(name, overrides, settings).resolved
+    if gpus or goal or deadline:
+        if precisions:
+            raise click.UsageError("--precisions is not for several sizes: give precision=.")
+        return _sized(resolved, gpus, goal, deadline, plot)
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
@@ -118,6 +141,24 @@ def plan(
     if plot:
         _draw(found, plot)
     return Planned(resolved, found, bool(precisions))
+
+
+def _sized(resolved: Resolved, gpus: str, goal: str | None, deadline: str, plot: Path | None) -> Answer:
+    from slipway.launch.cli.progress import counted
+    from slipway.launch.cli.quantities import seconds_of
+    from slipway.launch.cli.sized import Sized, counts_of
+    from slipway.planner.scale import Goal, best_size, sizes
+
+    deadline_s = seconds_of("--deadline", deadline) if deadline else None
+    counts = counts_of(gpus) if gpus else counts_of(f"{resolved.spec.gpus_per_node}..{MOST_GPUS}")
+    found = list(counted("sizes", sizes(resolved, counts, deadline_s), len(counts)))
+    wanted = Goal(goal or ("dollars" if deadline else "days"))
+    best = best_size(found, wanted)
+    if plot:
+        from slipway.planner.pictures import draw_sizes
+
+        draw_sizes(found, best, deadline_s, plot, resolved.title)
+    return Sized(resolved, found, wanted, deadline_s, best)
 
 
 def _draw(found: Plan, plot: Path) -> None:
