@@ -68,8 +68,8 @@ def diagnose(scans: list[Scan], world: int = 0) -> Diagnosis:
     """
     exits = [one for scan in scans for one in scan.exits]
     last = max((scan.last for scan in scans if scan.last), key=lambda step: step.step, default=None)
-    seen = [(scan, sighting) for scan in scans for sighting in scan.sightings]
-    seen += [(scan, death) for scan in scans for death in _deaths(scan)]
+    seen = [(scan, death) for scan in scans for death in _deaths(scan)]
+    seen += [(scan, sighting) for scan in scans for sighting in scan.sightings]
     if not seen:
         return Diagnosis(last=last, exits=tuple(exits), scans=tuple(scans))
     endings = [

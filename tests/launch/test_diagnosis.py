@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from slipway.configs import Refusal
 from slipway.launch.diagnosis.classes import Kind, classify, failure_classes
@@ -15,6 +17,7 @@ from slipway.launch.diagnosis.line import parse_line
 from slipway.launch.diagnosis.reading import AHEAD_BYTES, BLOCK_BYTES, scan
 from slipway.recipes.runtime.run_files import FAILURE
 
+THREADS = yaml.safe_load(Path(__file__).with_name("failure_threads.yaml").read_text())
 NAMED = [known for known in failure_classes().values() if known.patterns]
 
 # Of two ranks of llama3_tiny under torchrun, of which rank 0 got SIGKILL.
@@ -66,6 +69,14 @@ def test_the_example_of_each_class_is_read_from_a_log_and_no_earlier_class_takes
     found = classify(parse_line(known.example.encode()).message)
     assert found and found[0] is known
     assert explained(tmp_path, f"some line\n{known.example}\n").known is known, "one of the gates is in the line"
+
+
+@pytest.mark.parametrize("thread", THREADS, ids=lambda thread: thread["url"].removeprefix("https://github.com/"))
+def test_what_public_threads_quote_is_explained(tmp_path: Path, thread: dict[str, Any]) -> None:
+    found = explained(tmp_path, thread["log"])
+    assert found.known and found.known.name == thread["class"]
+    assert found.rank == thread.get("rank")
+    assert found.host == thread.get("host", "")
 
 
 def test_the_rank_that_was_killed_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
