@@ -11,6 +11,7 @@ from slipway.launch.cli.printing import Style, Terminal, plural
 
 if TYPE_CHECKING:
     from slipway.launch.diagnosis.diagnose import Diagnosis, Echo
+    from slipway.launch.diagnosis.memory import MemoryVerdict
     from slipway.launch.diagnosis.reading import Sighting
 
 MOST_RANKS_SHOWN = 8
@@ -20,9 +21,10 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Explained(Answer):
-    """The first cause, what follows from it, and what was read."""
+    """The first cause, what follows from it, what was read, and of a run that lacked memory how much."""
 
     diagnosis: Diagnosis
+    memory: MemoryVerdict | None = None
 
     def as_json(self) -> dict[str, Any]:
         found, cause, known = self.diagnosis, self.diagnosis.cause, self.diagnosis.known
@@ -42,6 +44,7 @@ class Explained(Answer):
                 {"class": echo.known.name, "lines": echo.lines, "ranks": list(echo.ranks)} for echo in found.echoes
             ],
             "missing_ranks": list(found.missing),
+            "memory": _memory_json(self.memory) if self.memory else None,
             "last_step": found.last.step if found.last else None,
             "logs": [{"path": str(scan.path), "bytes": scan.size, "lines": scan.lines} for scan in found.scans],
         }
@@ -50,6 +53,8 @@ class Explained(Answer):
         show_cause(terminal, self.diagnosis)
         if self.diagnosis.known:
             terminal.field("means", self.diagnosis.known.meaning)
+            if self.memory:
+                _show_memory(terminal, self.memory)
             terminal.field("do", self.diagnosis.known.action)
         for number, echo in enumerate(self.diagnosis.echoes):
             terminal.field("" if number else "follows", _echo_text(echo))
@@ -64,6 +69,68 @@ class Explained(Answer):
         size = sum(scan.size for scan in found.scans) / MEGABYTE
         lines = sum(scan.lines for scan in found.scans)
         terminal.field("read", f"{plural(len(found.scans), 'log')}, {lines:,} lines, {size:,.2f} MB")
+
+
+def _memory_json(memory: MemoryVerdict) -> dict[str, Any]:
+    allocation, relief = memory.allocation, memory.relief
+    return {
+        "asked_gib": allocation.asked,
+        "capacity_gib": allocation.capacity,
+        "free_gib": allocation.free,
+        "allocated_gib": allocation.allocated,
+        "fragments_gib": allocation.unused,
+        "missing_gib": memory.missing,
+        "stage": memory.stage,
+        "predicted_peak_gib": memory.predicted_peak,
+        "predicted_needed_gib": memory.predicted_needed,
+        "predicted_stages_gib": list(memory.predicted_stages),
+        "predicted_fits": memory.fits,
+        "change": list(memory.changes),
+        "change_saves_gib": relief.saves_gib if relief else None,
+        "change_costs_s": relief.costs_s if relief else None,
+    }
+
+
+def _show_memory(terminal: Terminal, memory: MemoryVerdict) -> None:
+    allocation = memory.allocation
+    parts = [f"asked for {allocation.asked:.2f} GiB"]
+    if allocation.free is not None and allocation.capacity is not None:
+        parts.append(
+            f"{allocation.free:.2f} of {allocation.capacity:.2f} were free: {allocation.missing:.2f} GiB short"
+        )
+    if allocation.allocated is not None:
+        parts.append(f"{allocation.allocated:.2f} in tensors")
+    if allocation.unused is not None:
+        parts.append(f"{allocation.unused:.2f} in fragments")
+    terminal.field("memory", ", ".join(parts))
+    if allocation.fragmented:
+        terminal.field("", "the fragments would have held it: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True")
+    if (allocation.others or 0) >= 1:
+        terminal.field("", f"another process holds {allocation.others:.2f} GiB of this GPU")
+    _show_predicted(terminal, memory)
+
+
+def _show_predicted(terminal: Terminal, memory: MemoryVerdict) -> None:
+    if memory.predicted_peak is None:
+        return
+    where = f" on stage {memory.stage}" if memory.stage is not None else ""
+    stages = ", ".join(f"{gib:.1f}" for gib in memory.predicted_stages)
+    of_all = f" (stages: {stages})" if len(memory.predicted_stages) > 1 else ""
+    verdict = "which fits" if memory.fits else "which does not fit"
+    terminal.field(
+        "planned",
+        f"allocator peak {memory.predicted_peak:.1f} GiB{where}{of_all}; needs {memory.predicted_needed:.1f} GiB, {verdict}",
+    )
+    if memory.relief is None:
+        terminal.field(
+            "change", f"no single change of the layout frees {memory.missing:.1f} GiB; slipway plan searches"
+        )
+        return
+    terminal.field(
+        "change",
+        f"{'; '.join(memory.changes)}: frees {memory.relief.saves_gib:.1f} GiB for "
+        f"{memory.relief.costs_s:+.2f} s a step",
+    )
 
 
 def show_cause(terminal: Terminal, found: Diagnosis) -> None:
@@ -136,18 +203,21 @@ def explain(paths: tuple[Path, ...]) -> Answer:
     """
     from slipway.configs import Refusal
     from slipway.launch.diagnosis.diagnose import diagnose
+    from slipway.launch.diagnosis.memory import memory_of
     from slipway.launch.diagnosis.of_run import scans_of_run, world_of
     from slipway.launch.diagnosis.reading import scan
     from slipway.launch.diagnosis.sources import logs_below
     from slipway.launch.runs.read import is_run
 
     scans, world = [], 0
+    run: Path | None = None
     for path in paths:
         if path.is_dir() and is_run(path):
             scans += scans_of_run(path)
-            world = max(world, world_of(path))
+            run, world = path, max(world, world_of(path))
         else:
             scans += [scan(log) for log in (logs_below(path) if path.is_dir() else [path])]
     if not scans:
         raise Refusal(f"{paths[0]} holds no log", "Give a log, or a folder with files named .log, .out, .err or .txt.")
-    return Explained(diagnose(scans, world))
+    found = diagnose(scans, world)
+    return Explained(found, memory_of(found, run))
