@@ -221,7 +221,15 @@ def brought_by_task(recipe: str, groups: Mapping[str, str]) -> dict[str, Any]:
     if brought:
         longest = int(read("model", chosen["model"])["seq_length"])
         brought["layout.seq_length"] = min(longest, _FINETUNED_LENGTH)
+        brought |= _targets(chosen)
     return brought
+
+
+def _targets(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The layers that get an adapter, where the task's do not suit the model."""
+    model, adapts = read("model", chosen["model"]), "lora_targets" in read("task", chosen["task"])
+    kind = "latent_attention" if model.get("kv_lora_rank") else "experts" if model.get("num_moe_experts") else ""
+    return {"task.lora_targets": list(finetuning()["lora_targets"][kind])} if adapts and kind else {}
 
 
 def _in_groups(brought: Mapping[str, Any]) -> dict[str, str]:

@@ -97,6 +97,10 @@ class Terminal:
         for part in _wrap(_printable(text), self.width) if self.wraps else [_printable(text)]:
             self._write(self._styled(part, style))
 
+    def parts(self, parts: Sequence[tuple[str, Style]]) -> None:
+        """Print the parts of one text, each in its own style, with the text's own line breaks."""
+        self._write("".join(self._styled(_printable(text, keep_newlines=True), style) for text, style in parts))
+
     def field(self, label: str, text: str, style: Style = Style.PLAIN) -> None:
         """Print a label, in ``style``, and its text, whose further lines are indented as far as the first."""
         indent = max(LABEL_WIDTH, len(label) + 1)

@@ -16,6 +16,7 @@ MOST = 2  # of a toy's parallel sizes: the least that is split
 MICRO_BATCHES = 4  # enough to fill and drain a pipeline of two stages of two chunks
 SEQUENCE_LENGTH = 64
 HEADS, HEAD_CHANNELS = 4, 16
+ADAPTER_RANK = 4
 VOCABULARY, VOCABULARY_DIVISOR = 512, 128  # a multiple of 128 x 2, so that the padded size does not depend on TP
 # A large learning rate, without a long warm-up, moves the loss within five steps
 LEARNING_RATE, MIN_LEARNING_RATE, WARMUP_STEPS, DECAY_STEPS = 1e-2, 1e-3, 1, 100
@@ -64,7 +65,9 @@ def shrink(spec: Spec, max_ranks: int = MAX_RANKS) -> Spec:
         ),
         levers=_shrunk_levers(spec, layout),
         optim=optim,
-        data=configs.Data(name="mock"),
+        data=configs.Data(name="mock", packed=spec.data.packed),
+        task=replace(spec.task, lora_rank=_at_most(spec.task.lora_rank, ADAPTER_RANK)),
+        run=replace(spec.run, base=""),
     )
 
 

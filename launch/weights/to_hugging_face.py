@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slipway.configs import Adapter, Model, Refusal, Spec, Task
+from slipway.configs import Adapter, Data, Model, Refusal, Spec, Task
 from slipway.configs.errors import exit_on_refusal
 from slipway.configs.record import model_from_record, spec_from_record
 from slipway.launch.weights.adapters import Adapted, write_peft
@@ -196,6 +196,15 @@ def _trained(checkpoint: Path, record: Path) -> Source:
         base=None if spec.task.adapter is Adapter.none else base / "weights",
         origin=_origin(base),
     )
+
+
+def data_of_run(source: Path) -> Data:
+    """What a run trained on; without one, instructions as they usually are."""
+    checkpoint = _checkpoint(source)
+    record = checkpoint.parents[1] / RECORD
+    if (checkpoint / BASE_RECORD).is_file() or not record.is_file():
+        return Data(name="instructions")
+    return spec_from_record(json.loads(record.read_text())["spec"]).data
 
 
 def _config_of_base(base: Path, model: Model) -> dict[str, Any] | None:

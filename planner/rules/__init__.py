@@ -21,6 +21,7 @@ from slipway.planner.rules import recompute as _recompute  # noqa: F401
 from slipway.planner.rules import data_parallel as _data_parallel  # noqa: F401
 from slipway.planner.rules import precision as _precision  # noqa: F401
 from slipway.planner.rules import schedule as _schedule  # noqa: F401
+from slipway.planner.rules import finetune as _finetune  # noqa: F401
 from slipway.planner.rules import megatron_lm as _megatron_lm  # noqa: F401
 from slipway.planner.rules import planned as _planned  # noqa: F401
 

@@ -134,10 +134,12 @@ def counted_together(spec: Spec) -> int:
     """By how much the weight of the load-balancing loss is multiplied.
 
     megatron-core 0.15 divides the gradient of the auxiliary loss by the ranks that count its tokens together: the
-    context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too.
+    context-parallel ranks (0.16 does not), and with global_aux_loss the data-parallel ranks too. With the loss per
+    token of finetuning, it multiplies the gradient by a rank's tokens, of which sequence parallelism leaves a part.
     """
-    balancing = spec.model.moe_router_load_balancing_type
-    return spec.layout.cp * (max(spec.dp, 1) if balancing is LoadBalancing.global_aux_loss else 1)
+    layout, balancing = spec.layout, spec.model.moe_router_load_balancing_type
+    parts = layout.tp if spec.task.finetunes and layout.sequence_parallel else 1
+    return layout.cp * parts * (max(spec.dp, 1) if balancing is LoadBalancing.global_aux_loss else 1)
 
 
 def _set_deepep(config: run.Config) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from nemo.collections.llm import peft
+from nemo.collections.llm.peft.dora import DoRALinear, ParallelLinearDoRAAdapter
 from nemo.lightning.megatron_parallel import MegatronParallel
 
 from slipway.configs import Refusal
@@ -33,11 +35,36 @@ class LoRA(peft.LoRA):
         return _adapted(super().__call__(model), self.seed, self.target_modules)
 
 
+class _WholeRows(DoRALinear):
+    """NeMo's, where a row of the weight is split among the tensor-parallel ranks.
+
+    Upstream takes the norm of a rank's part of a row for that of the row, so that the model depends on the layout; and
+    under sequence parallelism each rank has the gradient of its own part of the sequence only.
+    """
+
+    def __init__(self, to_wrap: torch.nn.Module, adapter: ParallelLinearDoRAAdapter) -> None:
+        super().__init__(to_wrap, adapter)
+        if adapter.input_is_parallel:
+            adapter.weight_magnitude.sequence_parallel = to_wrap.config.sequence_parallel
+
+    def _get_weight_norm(self) -> torch.Tensor:
+        norm = super()._get_weight_norm()
+        if not self.adapter.input_is_parallel:
+            return norm
+        squares = norm.float().square()
+        torch.distributed.all_reduce(squares, group=parallel_state.get_tensor_model_parallel_group())
+        return squares.sqrt().to(norm.dtype)
+
+
 @dataclass
 class DoRA(peft.DoRA):
-    """:class:`nemo.collections.llm.peft.DoRA`, likewise."""
+    """:class:`nemo.collections.llm.peft.DoRA`, likewise, with row norms of whole rows."""
 
     seed: int = 1234
+
+    def transform(self, m: torch.nn.Module, name: str | None = None, prefix: str | None = None) -> torch.nn.Module:
+        made = super().transform(m, name, prefix)
+        return _WholeRows(made.to_wrap, made.adapter) if isinstance(made, DoRALinear) else made
 
     def __call__(self, model: torch.nn.Module) -> torch.nn.Module:
         return _adapted(super().__call__(model), self.seed, self.target_modules)

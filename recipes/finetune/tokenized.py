@@ -107,14 +107,19 @@ def examples(
                 break
             try:
                 tokens = tokenize(read_example(line))
-                _require_usable(tokens, seq_length)
+                require_usable(tokens, seq_length)
             except Unusable as why:
                 problems.add(str(why), path, number)
                 continue
             yield tokens
 
 
-def _require_usable(tokens: Tokens, seq_length: int) -> None:
+def require_usable(tokens: Tokens, seq_length: int) -> None:
+    """Require an answer, and a length that fits.
+
+    Raises:
+        Unusable: one is missing.
+    """
     if not tokens.answer[1:].any():
         raise Unusable("has no token of an answer")
     if len(tokens.ids) - 1 > seq_length:

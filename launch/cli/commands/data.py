@@ -1,4 +1,4 @@
-"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx."""
+"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx; a preview of instructions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, argument, command, command_group
-from slipway.launch.cli.printing import Terminal, note, plural
+from slipway.launch.cli.nemo import quiet
+from slipway.launch.cli.printing import Style, Table, Terminal, note, plural
 from slipway.launch.cli.progress import transfer_bar
 
 if TYPE_CHECKING:
     from slipway.launch.data.documents import Format
     from slipway.launch.data.prepare import Prepared
+    from slipway.launch.data.preview import Preview
 
-data = command_group(__name__, Section.SETUP, "Turn text into Megatron's .bin and .idx files.")
+data = command_group(
+    __name__, Section.SETUP, "Turn text into Megatron's .bin and .idx files, and preview instructions."
+)
 
 CORPUS = "Text, .jsonl, .parquet or .arrow files, also .gz and .zst, or folders of them."
 
@@ -160,3 +164,71 @@ def prepare(
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
     return Tokenized(result)
+
+
+@dataclass(frozen=True)
+class Previewed(Answer):
+    """The first examples of a file, and what is wrong with its lines."""
+
+    result: Preview
+
+    def as_json(self) -> dict[str, Any]:
+        result = asdict(self.result) | {"path": str(self.result.path)}
+        keys = ("reason", "lines", "first_line")
+        return result | {"problems": [dict(zip(keys, problem, strict=True)) for problem in self.result.problems]}
+
+    def show(self, terminal: Terminal) -> None:
+        result = self.result
+        for shown in result.shown:
+            terminal.line(f"line {shown.line}: {shown.tokens} tokens, {shown.learned} learned", Style.BOLD)
+            marks = ("", "") if terminal.colored else ("«", "»")
+            terminal.parts(
+                [
+                    (marks[0] + part.text + marks[1], Style.GOOD) if part.learned else (part.text, Style.DIM)
+                    for part in shown.parts
+                ]
+            )
+            terminal.line()
+        terminal.line(
+            f"{result.path}: {plural(result.examples, 'example')} of up to {result.longest:,} tokens; "
+            f"{result.learned:,} of {result.tokens:,} tokens are learned; packed, they fill "
+            f"{plural(result.sequences, 'sequence')} of {result.seq_length:,} tokens to {result.filled:.0%}"
+        )
+        if result.problems:
+            table = Table(("lines", "first", "what is wrong"), right=frozenset({0, 1}))
+            for reason, count, first in result.problems:
+                table.add(f"{count:,}", f"{first:,}", reason)
+            terminal.table(table)
+
+    def conclude(self) -> None:
+        if self.result.problems:
+            raise click.exceptions.Exit(1)
+
+
+@command(Section.SETUP, name="preview", group=data)
+@argument("path", "A .jsonl file, or a folder with training.jsonl.", metavar="FILE")
+@click.option("--tokenizer", default="", metavar="FOLDER", help="A folder with a tokenizer.")
+@click.option("--base", type=Path, metavar="BASE", help="A base, whose tokenizer is taken.")
+@click.option("--seq-length", type=click.IntRange(min=2), default=4096, show_default=True, help="Tokens of a sequence.")
+@click.option("--template", type=click.Choice(["auto", "chat", "plain"]), default="auto", help="As data.template.")
+@click.option("--chat-template", default="", metavar="FILE", help="As data.chat_template.")
+@click.option("--show", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to show.")
+def preview(
+    path: str, tokenizer: str, base: Path | None, seq_length: int, template: str, chat_template: str, show: int
+) -> Answer:
+    """Show what finetuning learns of a file of instructions.
+
+    Of each example the tokens that the loss counts are green; where there is no colour they stand in «». Exits with 1
+    if a line is no example, or too long.
+    """
+    from slipway.configs import Data, Refusal
+    from slipway.configs.schema import Template
+    from slipway.recipes.runtime.base import tokenizer_of_base
+
+    if not tokenizer and base is None:
+        raise Refusal("neither --tokenizer nor --base is given", "Give the base that is finetuned, or a tokenizer.")
+    with quiet():
+        from slipway.launch.data.preview import preview as read
+
+        chosen = Data(name="instructions", template=Template(template), chat_template=chat_template)
+        return Previewed(read(path, tokenizer or tokenizer_of_base(base or Path()), chosen, seq_length, show))
