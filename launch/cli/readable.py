@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,8 +84,6 @@ class CheckedFile(Answer):
         return self.reading.terms.changes(self.verdict.spec.layout, self.nearest.layout)
 
     def show(self, terminal: Terminal) -> None:
-        from dataclasses import replace
-
         from slipway.launch.cli.commands.check import show_judgement
         from slipway.planner.layout import describe
 
@@ -162,7 +160,8 @@ def judge(reading: Reading, spec: Spec) -> Verdict:
     """A run of a file, judged by the rules of the framework that trains it."""
     from slipway import planner
 
-    return planner.check(spec, planner.Framework.megatron_lm, dropout=reading.dropout, lifted=reading.lifted)
+    verdict = planner.check(spec, reading.framework, dropout=reading.dropout, lifted=reading.lifted)
+    return replace(verdict, advice=[*reading.advice, *verdict.advice])
 
 
 def check_file(reading: Reading, plot: Path | None) -> CheckedFile:

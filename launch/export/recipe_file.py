@@ -40,12 +40,21 @@ def load(path: Path) -> Any:
         tree = yaml.safe_load(path.read_text())
         if not isinstance(tree, dict) or "_target_" not in tree:
             raise ValueError("it names no _target_")
-        return _rebuild(tree, {})
+        return rebuilt(tree)
     except (ValueError, TypeError, ImportError, AttributeError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refusal(
             f"{path} is not an exported recipe: {first}", "Write one with: slipway export NAME --out FILE.yaml"
         ) from None
+
+
+def rebuilt(tree: dict[str, Any]) -> Any:
+    """The recipe that a tree of YAML describes.
+
+    Raises:
+        ValueError, TypeError, ImportError, AttributeError: a class or argument in it that is not there.
+    """
+    return _rebuild(tree, {})
 
 
 def _rebuild(node: Any, seen: dict[int, Any]) -> Any:

@@ -14,23 +14,28 @@ from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_fi
 
 __all__ = ["KINDS", "Reading", "Request", "is_path", "read"]
 
-KINDS = ("huggingface", "training_log", "model_config", "megatron_script", "argument_file")
+KINDS = ("huggingface", "training_log", "model_config", "nemo_recipe", "megatron_script", "argument_file")
 """The modules of ``kinds``, in the order in which they are asked whether they recognize a file."""
 
 _SUFFIXES = (".sh", ".sbatch", ".slurm", ".json", ".yaml", ".yml", ".toml", ".log", ".txt", ".py", ".args")
 
 
 def is_path(name: str) -> bool:
-    """Whether NAME on a command line is a file or a folder and not a recipe."""
-    return "/" in name or name.endswith(_SUFFIXES) or Path(name).exists()
+    """Whether NAME on a command line is a file, a folder or a function, and not a recipe of ours."""
+    return "/" in name or name.endswith(_SUFFIXES) or ":" in name or Path(name).exists()
 
 
 def read(path: Path, request: Request) -> Reading:
-    """The run that a file describes.
+    """The run that a file, or a function, describes.
 
     Raises:
         Refusal: no such file, of a kind that is not known, incomplete, or contradictory.
     """
+    if ":" in str(path) and not path.exists():
+        from slipway.launch.foreign.kinds import nemo_recipe
+
+        if nemo_recipe.is_target(str(path)):
+            return nemo_recipe.read_target(str(path), request)
     file = open_file(path)
     return kind_of(file).read(file, request)
 
@@ -47,6 +52,6 @@ def kind_of(file: File) -> Kind:
             return kind
     raise Refusal(
         f"{file.path} is of no kind that can be read",
-        "Give a Megatron-LM launch script, model_config.yaml, file of arguments or training log, or a Hugging Face "
-        "config.json.",
+        "Give a Megatron-LM launch script, model_config.yaml, file of arguments or training log, a NeMo recipe, or a "
+        "Hugging Face config.json.",
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from slipway.configs import Refusal, Resolved
+from slipway.planner.rules.registry import Framework, Violation
 
+USUAL_GPU = "h100"  # where a file does not say
 LARGEST_BYTES = 4 << 20  # of a script or a configuration; of a log only so much is read
 
 
@@ -81,6 +84,10 @@ class Reading:
     """Whether the run has dropout, whose masks cost memory and time."""
     lifted: frozenset[str] = frozenset()
     """The rules that an argument of the file, which a Spec does not hold, makes void."""
+    framework: Framework = Framework.megatron_lm
+    """What trains the run, whose rules hold."""
+    advice: list[Violation] = field(default_factory=list)
+    """What is wrong with the file and is no rule of a Spec."""
     terms: Terms = field(default_factory=SameTerms)
 
     def as_json(self) -> dict[str, Any]:
@@ -143,6 +150,12 @@ def _in_folder(path: Path) -> File:
         if (path / name).is_file():
             return open_file(path / name)
     raise Refusal(f"{path} has neither a config.json nor a model_config.yaml", "Give the file itself.")
+
+
+def run_name(file: File) -> str:
+    """The run's name: that of the file, or of the folder of a file whose name says its kind."""
+    name = file.path.resolve().parent.name if file.path.stem in ("model_config", "config") else file.path.stem
+    return re.sub(r"[^\w.-]", "_", name) or "file"
 
 
 def require_layers(layers: int, where: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from types import SimpleNamespace
@@ -55,9 +58,29 @@ def kind_of(part: Any) -> type:
     return part.__fn_or_cls__ if isinstance(part, fdl.Buildable) else type(part)
 
 
+_READ: ContextVar[set[tuple[int, str]] | None] = ContextVar("read", default=None)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[set[tuple[int, str]]]:
+    """Which arguments are read inside, as pairs of a part's id and an argument's name."""
+    read: set[tuple[int, str]] = set()
+    token = _READ.set(read)
+    try:
+        yield read
+    finally:
+        _READ.reset(token)
+
+
 def value(part: Any, name: str, default: Any = None) -> Any:
     """An argument of a part, or ``default`` where the part has no such argument or no value of it."""
-    found = getattr(part, name, default)
+    if (read := _READ.get()) is not None:
+        read.add((id(part), name))
+    try:
+        found = getattr(part, name, default)
+    except ValueError:  # of fiddle, for a field whose default a function makes
+        fields = dataclasses.fields(kind_of(part))
+        found = next(field.default_factory() for field in fields if field.name == name)  # type: ignore[misc]
     return default if found is dataclasses.MISSING or "MISSING" in type(found).__name__ else found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,8 @@ from slipway.configs.load import override
 from slipway.configs.planned import starting_gpus
 from slipway.configs.schema.layers import HYBRID_SYMBOLS
 from slipway.configs.schema.model import Activation, Normalization, PositionEmbedding
-from slipway.launch.foreign.megatron.read import USUAL_GPU
 from slipway.launch.foreign.megatron.run import any_adam
-from slipway.launch.foreign.reading import File, Reading, Request, require_layers, require_whole
+from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, require_layers, require_whole, run_name
 
 NAME = "Hugging Face config.json"
 USUAL_LENGTH = 8192  # tokens of a training sequence, of a model with more positions
@@ -160,7 +158,7 @@ def _model(config: _Config, file: File) -> Model:
     positions = config.size("max_position_embeddings", "n_positions", default=USUAL_LENGTH)
     rotary = PositionEmbedding.none if kind in _MAMBA_FEED_FORWARD else PositionEmbedding.rope
     return Model(
-        name=_name(file),
+        name=run_name(file),
         family="huggingface",
         source=str(file.path),
         num_layers=layers,
@@ -186,11 +184,6 @@ def _model(config: _Config, file: File) -> Model:
         **_windows(config, layers),
         **_hybrid(config, file),
     )
-
-
-def _name(file: File) -> str:
-    folder = file.path.resolve().parent.name if file.path.stem == "config" else file.path.stem
-    return re.sub(r"[^\w.-]", "_", folder) or "model"
 
 
 def _experts(config: _Config, experts: int, layers: int) -> dict[str, Any]:

@@ -181,11 +181,22 @@ def _expert_layers(args: Arguments, layers: int, assumed: list[str]) -> tuple[in
     """The leading dense layers, and of the others every how many holds experts."""
     text = args.text("moe_layer_freq")
     holds = pattern(text, args.where) if "[" in text else [int(i % int(text) == 0) for i in range(layers)]
+    return placement_of_experts(holds, layers, f"--moe-layer-freq {text}", args.where, assumed)
+
+
+def placement_of_experts(holds: list[int], layers: int, said: str, where: str, assumed: list[str]) -> tuple[int, int]:
+    """The leading dense layers, and of the others every how many holds experts.
+
+    Args:
+        holds: 1 for each layer with experts, else 0.
+        said: how the file says it.
+        assumed: gains what is planned otherwise than the file says.
+
+    Raises:
+        Refusal: another number of layers, or a placement that cannot be planned.
+    """
     if len(holds) != layers:
-        raise Refusal(
-            f"{args.where}: --moe-layer-freq {text} is for {len(holds)} layers, and --num-layers is {layers}",
-            "Make them agree.",
-        )
+        raise Refusal(f"{where}: {said} is for {len(holds)} layers, and the model has {layers}", "Make them agree.")
     if not any(holds):
         return layers, 1
     for every in range(1, layers + 1):
@@ -195,12 +206,10 @@ def _expert_layers(args: Arguments, layers: int, assumed: list[str]) -> tuple[in
     every = layers // sum(holds)
     if sum((i + 1) % every == 0 for i in range(layers)) == sum(holds):
         assumed.append(
-            f"the {sum(holds)} layers with experts are every {every} of {layers}, not in the order of {text}"
+            f"the {sum(holds)} layers with experts are every {every} of {layers}, not in the order of {said}"
         )
         return 0, every
-    raise Refusal(
-        f"{args.where}: --moe-layer-freq {text} cannot be planned", "Use every n-th layer, or dense layers first."
-    )
+    raise Refusal(f"{where}: {said} cannot be planned", "Use every n-th layer, or dense layers first.")
 
 
 def pattern(text: str, where: str) -> list[int]:

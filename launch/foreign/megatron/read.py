@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 from slipway.configs import Refusal
@@ -11,9 +10,8 @@ from slipway.configs.load import override
 from slipway.launch.foreign.megatron.arguments import VERSION, Arguments, Given, has_bearing
 from slipway.launch.foreign.megatron.run import Machines, lifted_rules, spec_of
 from slipway.launch.foreign.megatron.terms import MegatronTerms
-from slipway.launch.foreign.reading import File, Reading, Request
+from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, run_name
 
-USUAL_GPU = "h100"
 USUAL_GPUS_PER_NODE = 8
 _SIZES = ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
 
@@ -27,7 +25,7 @@ def reading_of(
         Refusal: the run is incomplete, contradictory, or cannot be planned.
     """
     _complete(file, request, machines, assumed)
-    spec = spec_of(args, _name(file), machines, assumed)
+    spec = spec_of(args, run_name(file), machines, assumed)
     resolved = override(spec, request.overrides)
     rates = [float(args.value(dest)) for dest in ("hidden_dropout", "attention_dropout")]
     assumed += [f"nothing for {name}, which nothing defines" for name in args.stray]
@@ -64,18 +62,16 @@ def _shown(items: Iterable[Given]) -> list[str]:
     return [item.shown() for item in items]
 
 
-def _name(file: File) -> str:
-    """The run's name: that of the file, or of the folder of a model_config.yaml."""
-    name = file.path.resolve().parent.name if file.path.stem in ("model_config", "config") else file.path.stem
-    return re.sub(r"[^\w.-]", "_", name) or "file"
-
-
 def _complete(file: File, request: Request, machines: Machines, assumed: list[str]) -> None:
     """Complete what starts the ranks by the overrides, and by what is usual."""
     given = dict(override.partition("=")[::2] for override in request.overrides)
     if not machines.gpu:
         named = next(
-            (gpu for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100") if gpu in _name(file).lower()),
+            (
+                gpu
+                for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100")
+                if gpu in run_name(file).lower()
+            ),
             "",
         )
         machines.gpu = named or USUAL_GPU
