@@ -9,10 +9,8 @@ from slipway.configs import Refusal, Spec
 from slipway.configs.blend import PATH_KEYS, sources
 from slipway.configs.schedule import batches_of
 from slipway.launch.cli.quantities import in_tokens
-from slipway.recipes.runtime.data_check import check_split, tokenizer_ids, tokens_in
-
-MANY_EPOCHS = 4.0
-"""Repetitions of data that train about as well as new data: Muennighoff et al. 2023, arXiv:2305.16264."""
+from slipway.launch.data.blend import MANY_EPOCHS, readings, trained_tokens
+from slipway.recipes.runtime.data_check import tokenizer_ids, tokens_in
 
 SMALL_TOKENIZER = 0.5  # of the model's vocabulary: with fewer ids, most of the embedding is never trained
 
@@ -74,21 +72,8 @@ def training_data(spec: Spec) -> TrainingData:
 def _tokens_and_epochs(spec: Spec, needed: int) -> tuple[int, float]:
     """Tokens of the training set, and the epochs of the source that is read most often."""
     blend = sources(spec.data.paths)
-    counts = [tokens_in(source.prefix) for source in blend]
-    share = 1.0
-    if not spec.data.validation_paths:
-        for source in blend:
-            check_split(source.prefix, spec.data.split)
-        weights = [float(weight) for weight in spec.data.split.split(",")]
-        share = weights[0] / sum(weights)
-    trained = [count * share for count in counts]
-    if not min(trained):
-        raise Refusal(f"data.split={spec.data.split} leaves no tokens for training", "Give it a first weight above 0.")
-    of_sources = [
-        needed * (source.weight if source.weight is not None else count / sum(trained)) / count
-        for source, count in zip(blend, trained, strict=True)
-    ]
-    return int(sum(trained)), max(of_sources)
+    trained = trained_tokens(blend, "1,0,0" if spec.data.validation_paths else spec.data.split)
+    return int(sum(trained)), max(row.epochs for row in readings(blend, trained, needed))
 
 
 def _tokenizer_warnings(spec: Spec) -> list[tuple[str, str]]:

@@ -117,8 +117,8 @@ def test_every_format_compression_and_number_of_workers_gives_the_same_bytes(
     inputs["saved"].mkdir()
     half = len(rows) // 2
     for name, part in (("data-0.arrow", table[:half]), ("data-1.arrow", table[half:])):
-        path = str(inputs["saved"] / name)
-        with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        saved = str(inputs["saved"] / name)
+        with pyarrow.OSFile(saved, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(part, max_chunksize=50)
     names = [{"filename": "data-0.arrow"}, {"filename": "data-1.arrow"}]
     (inputs["saved"] / "state.json").write_text(json.dumps({"_data_files": names}))

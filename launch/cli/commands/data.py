@@ -1,7 +1,8 @@
-"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx; a preview of instructions."""
+"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx, what such files hold; a preview of instructions."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from slipway.launch.cli.answer import Answer, Section, argument, command, comman
 from slipway.launch.cli.nemo import quiet
 from slipway.launch.cli.printing import Style, Table, Terminal, note, plural
 from slipway.launch.cli.progress import transfer_bar
+from slipway.launch.cli.quantities import in_tokens
 
 if TYPE_CHECKING:
+    from slipway.launch.data.blend import Reading
     from slipway.launch.data.documents import Format
+    from slipway.launch.data.inspect import Ids, Inspection
     from slipway.launch.data.prepare import Prepared
     from slipway.launch.data.preview import Preview
 
@@ -232,3 +236,133 @@ def preview(
 
         chosen = Data(name="instructions", template=Template(template), chat_template=chat_template)
         return Previewed(read(path, tokenizer or tokenizer_of_base(base or Path()), chosen, seq_length, show))
+
+
+BAR_COLUMNS = 40  # of the longest bar of a histogram
+EXCERPT_CHARACTERS = 300  # of a document that is printed
+
+
+@dataclass(frozen=True)
+class Inspected(Answer):
+    """What a prefix holds."""
+
+    found: Inspection
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self.found)
+
+    def show(self, terminal: Terminal) -> None:
+        found, lengths, ids = self.found, self.found.lengths, self.found.ids
+        counts = f"{plural(found.documents, 'document')}, {found.tokens:,} tokens ({found.token_type})"
+        if found.sequences != found.documents:
+            counts += f", {plural(found.sequences, 'sequence')}"
+        terminal.line(f"{found.prefix}: {counts}", Style.BOLD)
+        middle = f"median {lengths.median:,}, mean {lengths.mean:,.0f}, 90 % up to {lengths.p90:,}"
+        terminal.field("lengths", f"{lengths.smallest:,} to {lengths.largest:,} tokens; {middle}")
+        most = max(count for _, _, count in lengths.bins)
+        for low, high, count in lengths.bins:
+            bar = "█" * round(BAR_COLUMNS * count / most) or "▏" * bool(count)
+            terminal.line(f"  {low:>11,} to {high - 1:>11,}  {count:>13,}  {bar}")
+        terminal.field("ids", self._ids(ids))
+        copies = found.duplicates
+        share = f"{copies.copies / copies.compared:.2%} are copies of an earlier one"
+        terminal.field("copies", f"of {copies.compared:,} compared, {share} ({copies.token_share:.2%} of the tokens)")
+        if found.manifest:
+            manifest = found.manifest
+            terminal.field("made of", f"{manifest.corpus.source_formats} by {manifest.engine}")
+            terminal.field("command", manifest.command)
+        if found.ended is not None:
+            terminal.field("ends", f"{found.ended:.2%} of the sequences end with the end-of-document token")
+        for number, text in enumerate(found.first, 1):
+            cut = "..." if len(text) > EXCERPT_CHARACTERS else ""
+            terminal.field(f"text {number}", json.dumps(text[:EXCERPT_CHARACTERS], ensure_ascii=False) + cut)
+        if not found.tokenizer:
+            terminal.line("Nothing is decoded without a tokenizer: give --tokenizer FOLDER.")
+
+    def _ids(self, ids: Ids) -> str:
+        of = f" of {self.found.vocabulary:,}" if self.found.vocabulary else ""
+        part = "" if ids.read_tokens == self.found.tokens else f", in {ids.read_tokens:,} of the tokens"
+        range_ = f"{ids.smallest:,} to {ids.largest:,}; {ids.distinct:,}{of} occur{part}"
+        beyond = self.found.vocabulary is not None and ids.largest >= self.found.vocabulary
+        wrong = "; the tokenizer does not have the largest" if beyond else ""
+        return f"{range_}; unigram entropy {ids.unigram_entropy:.3f} nats per token{wrong}"
+
+
+@command(Section.SETUP, name="inspect", group=data)
+@argument("prefix", "The path of a .bin/.idx pair without its ending.")
+@click.option("--tokenizer", default="", metavar="FOLDER", help="To decode documents; by default the manifest's.")
+@click.option("--documents", type=click.IntRange(min=0), default=3, show_default=True, help="How many to decode.")
+@click.option("--verify", is_flag=True, help="Compare the files' SHA-256 with the manifest's.")
+def inspect(prefix: str, tokenizer: str, documents: int, verify: bool) -> Answer:
+    """Show what PREFIX.bin and PREFIX.idx hold.
+
+    Documents, tokens, lengths, ids, copies, and the first documents as text. Of a corpus of more than 2 billion tokens,
+    ids are read in a sample; of more than a million sequences, copies are.
+    """
+    from slipway.launch.data.inspect import inspect as read
+
+    with transfer_bar("reading") as bar:
+        task = bar.add_task("", total=None, visible=False)
+        found = read(
+            prefix.removesuffix(".bin").removesuffix(".idx"),
+            tokenizer,
+            documents,
+            verify=verify,
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+        )
+    return Inspected(found)
+
+
+@dataclass(frozen=True)
+class Blended(Answer):
+    """How often a schedule reads each source of a blend."""
+
+    rows: list[Reading]
+    tokens: int
+
+    @property
+    def paths(self) -> str:
+        """The blend as ``data.paths`` takes it."""
+        return "data.paths={" + ", ".join(f"{row.prefix}: {row.share:.6g}" for row in self.rows) + "}"
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [asdict(row) | {"epochs": row.epochs} for row in self.rows]
+        return {"tokens": self.tokens, "sources": rows, "paths": self.paths}
+
+    def show(self, terminal: Terminal) -> None:
+        from slipway.launch.data.blend import MANY_EPOCHS
+
+        table = Table(("source", "tokens", "share", "read", "epochs"), right=frozenset(range(1, 5)))
+        for row in self.rows:
+            read = in_tokens(round(row.read))
+            table.add(row.prefix, in_tokens(int(row.tokens)), f"{row.share:.2%}", read, f"{row.epochs:,.2f}")
+        terminal.table(table)
+        most = max(self.rows, key=lambda row: row.epochs)
+        if most.epochs > MANY_EPOCHS:
+            text = f"{most.prefix} is read {most.epochs:,.1f} times; up to {MANY_EPOCHS:.0f} times, repeated data train"
+            terminal.line(f"{text} about as well as new data. --max-epochs {MANY_EPOCHS:.0f} lowers its share.")
+        terminal.line(shlex.quote(self.paths))
+
+
+@command(Section.SETUP, name="blend", group=data)
+@argument("sources", "Prefixes, or each after its weight: 0.3 A 0.7 B.", nargs=-1, required=True)
+@click.option("--tokens", required=True, metavar="N", help="Tokens that the run reads, such as 15T, 300B or 1e9.")
+@click.option("--split", default="1,0,0", show_default=True, help="data.split: its first share is trained on.")
+@click.option("--max-epochs", type=float, help="Read no source more often; the others get its share.")
+def blend(sources: tuple[str, ...], tokens: str, split: str, max_epochs: float | None) -> Answer:
+    """Show how often N tokens read each source of a blend.
+
+    Without weights, each source is read in proportion to its size. The last line is the key that trains on the blend.
+    """
+    from slipway.configs import Refusal
+    from slipway.configs.blend import sources as parsed
+    from slipway.configs.schema.stages import amount
+    from slipway.launch.data.blend import capped, readings, trained_tokens
+
+    try:
+        needed = amount(tokens)
+    except ValueError:
+        raise Refusal(f"--tokens {tokens} is not a number of tokens", "Write it as 15T, 300B or 1e9.") from None
+    found = parsed(sources, "SOURCES")
+    rows = readings(found, trained_tokens(found, split), needed)
+    return Blended(capped(rows, max_epochs) if max_epochs is not None else rows, needed)
