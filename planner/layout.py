@@ -113,6 +113,12 @@ def chosen_overrides(layout: Layout) -> list[str]:
     return _overrides(layout, _CHOSEN, _CHOSEN_IF_SET)
 
 
+def differences(before: Layout, after: Layout) -> list[str]:
+    """The fields in which ``after`` differs, as overrides that give it back on a run with ``before``."""
+    names = (f.name for f in dataclasses.fields(Layout) if f.name not in _NOT_A_SETTING)
+    return [as_override(after, name) for name in names if getattr(before, name) != getattr(after, name)]
+
+
 def key(layout: Layout, names: Iterable[str] | None = None) -> tuple[object, ...]:
     """A hashable key of the layout for caches: of all its settings, or of the fields ``names``."""
     if names is None:

@@ -77,7 +77,11 @@ def test_a_recipe_that_is_too_large_gets_a_layout_that_fits() -> None:
     done = slipway("check", "llama3_70b", "layout.tp=8", "--json", code=2)
     out = json.loads(done.stdout)
     assert out["legal"] is True and out["fits"] is False
-    assert out["nearest"]
+    again = json.loads(slipway("check", "llama3_70b", "layout.tp=8", *out["nearest"]["changes"], "--json").stdout)
+    assert again["fits"] is True and len(out["nearest"]["changes"]) < 4
+    [first, *_] = out["ladder"]
+    pasted = json.loads(slipway("check", "llama3_70b", "layout.tp=8", *first["overrides"], "--json").stdout)
+    assert pasted["memory"]["needed_gib"] == pytest.approx(out["memory"]["needed_gib"] - first["frees_gib"])
 
 
 def test_plan_ranks_and_explains(tmp_path: Path) -> None:
@@ -100,6 +104,15 @@ def test_advise_judges_every_technique(name: str) -> None:
     for technique in ("DDP", "ZeRO-1", "ZeRO-3", "TP", "SP", "PP", "CP", "EP", "recompute", "offload"):
         assert technique in words
     assert all(t["why"] for t in out["techniques"])
+    assert out["given"] is None and out["ladder"] == []
+
+
+def test_advise_starts_from_the_layout_that_is_given() -> None:
+    words = ("advise", "llama3_70b", "layout.tp=8")
+    out = json.loads(slipway(*words, "--json").stdout)
+    assert out["given"]["tp"] == 8 and out["given"]["pp"] == 1
+    assert [rung for rung in out["ladder"] if rung["fits"]] and out["layout"]["tp"] == 8
+    assert "Single changes to it that free memory" in slipway(*words).stdout
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,17 @@ from slipway.launch.cli.answer import Answer, Section, command, overrides_argume
 from slipway.launch.cli.costs import run_json, show_run
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
+from slipway.launch.cli.rungs import rungs_json, rungs_table
 
 if TYPE_CHECKING:
-    from slipway.configs import Resolved
+    from slipway.configs import Resolved, Spec
     from slipway.launch.cli.training_data import TrainingData
     from slipway.planner import Candidate, Verdict
+    from slipway.planner.ladder import Rung
     from slipway.planner.time.step import StepTime
 
 MOST_STAGES_SHOWN = 6  # of a longer pipeline, only the first two stages and the last two
+MOST_RUNGS = 6  # of the ladder of changes; slipway advise prints all
 SMALLEST_SHARE_SHOWN = 0.002  # of the step time: smaller parts of it are left out
 MEMORY_COLUMNS = ("parameters", "gradients", "optimizer", "activations", "logits", "buffers", "total")
 
@@ -34,6 +38,7 @@ class Checked(Answer):
     chosen_by: str
     nearest: Candidate | None
     resolved: Resolved
+    ladder: Sequence[Rung] = ()  # of a legal layout that is not likely to fit
 
     def data(self) -> TrainingData:
         """What the run trains on, as far as this machine can tell."""
@@ -43,6 +48,7 @@ class Checked(Answer):
 
     def as_json(self) -> dict[str, Any]:
         from slipway import planner
+        from slipway.planner.layout import differences
 
         out = planner.as_json(self.verdict) | {"layout_chosen_by": self.chosen_by}
         out |= pinned_json(self.resolved)
@@ -54,13 +60,18 @@ class Checked(Answer):
         if self.verdict.legal:
             out |= run_json(self.verdict.spec)
         if self.nearest:
-            out["nearest"] = planner.layout_json(self.nearest.spec)
+            changes = differences(self.verdict.spec.layout, self.nearest.layout)
+            out["nearest"] = planner.layout_json(self.nearest.spec) | {"changes": changes}
+        out["ladder"] = rungs_json(self.ladder)
         return out
 
     def show(self, terminal: Terminal) -> None:
         show_verdict(terminal, self.verdict, self.chosen_by, self.data(), self.resolved)
         if self.nearest:
-            show_nearest(terminal, self.nearest)
+            show_nearest(terminal, self.verdict.spec, self.nearest)
+        if self.ladder:
+            terminal.line("Single changes that free memory:")
+            terminal.table(rungs_table(self.ladder[:MOST_RUNGS], refused=False))
 
     def conclude(self) -> None:
         verdict = self.verdict
@@ -98,7 +109,15 @@ def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot
     verdict = planner.check(spec)
     draw(verdict, resolved.title, plot)
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, resolved.pinned)
-    return Checked(verdict, chosen_by, nearest, resolved)
+    return Checked(verdict, chosen_by, nearest, resolved, ladder_of(verdict, resolved))
+
+
+def ladder_of(verdict: Verdict, resolved: Resolved) -> list[Rung]:
+    """The changes that free memory, where the run is legal and not likely to fit."""
+    from slipway.planner.ladder import ladder
+    from slipway.planner.memory.probability import LIKELY
+
+    return ladder(verdict.spec, resolved.untouched) if verdict.legal and verdict.p_fits < LIKELY else []
 
 
 def draw(verdict: Verdict, title: str, plot: Path | None) -> None:
@@ -197,10 +216,11 @@ def _show_time(terminal: Terminal, time: StepTime) -> None:
     terminal.field("fitted", f"{time.calibration} (configs/calibration)")
 
 
-def show_nearest(terminal: Terminal, nearest: Candidate) -> None:
-    """Print the nearest layout that is legal and fits, in words and as the overrides that choose it."""
-    from slipway.planner.layout import chosen_overrides, describe
+def show_nearest(terminal: Terminal, given: Spec, nearest: Candidate) -> None:
+    """Print the nearest layout that is legal and fits, in words and as what changes from the given one."""
+    from slipway.planner.layout import describe, differences
 
     needs = f"needs {nearest.memory.needed_gib:.1f} GiB, {nearest.time.step_time_s:.2f} s per step"
     terminal.field("nearest", f"{describe(nearest.spec)}: legal, {needs}")
-    terminal.field("", " ".join(shlex.quote(override) for override in chosen_overrides(nearest.layout)))
+    changes = differences(given.layout, nearest.layout)
+    terminal.field("changes", " ".join(shlex.quote(override) for override in changes))
