@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,9 @@ class Parts:
         self.joined = self._load()
         if self.finishing.is_file():
             return True
+        for part in self.folder.glob("*-*.npz"):
+            if not _is_whole(part):
+                part.unlink()  # a machine that lost power may have lost its content
         for path, size in ((self.tokens, self.joined.token_bytes), (self.lengths, self.joined.documents * 4)):
             with path.open("ab") as file:
                 file.truncate(size)
@@ -169,3 +173,11 @@ class Parts:
             path.unlink()
         self._to_remove.clear()
         self._saved_at = time.monotonic()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as part:
+            return part.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -238,7 +238,14 @@ def test_changed_inputs_or_settings_start_again(tokenizer: str, lines: Path, tmp
 
     with pytest.raises(KeyboardInterrupt):
         prepare_corpus([str(lines)], tokenizer, str(tmp_path / "out"), Options(), progress=stop)
-    assert list((tmp_path / "out.parts").glob("*.npz"))
+    parts = list((tmp_path / "out.parts").glob("*.npz"))
+    assert parts
+    parts[0].write_bytes(parts[0].read_bytes()[:100])  # as a machine that lost power leaves it
+    prepare([str(lines)], tokenizer, tmp_path / "out")
+    for name in ("bin", "idx", "manifest.json"):
+        (tmp_path / f"out.{name}").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus([str(lines)], tokenizer, str(tmp_path / "out"), Options(), progress=stop)
     bare = prepare([str(lines)], tokenizer, tmp_path / "out", append_eod=False)
     full = prepare([str(lines)], tokenizer, tmp_path / "full")
     manifest = read_manifest(str(tmp_path / "full"))

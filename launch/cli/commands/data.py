@@ -1,4 +1,4 @@
-"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx, what such files hold; a preview of instructions."""
+"""``slipway data``: text to a tokenizer and to Megatron's .bin and .idx, what they hold; a preview of instructions."""
 
 from __future__ import annotations
 
