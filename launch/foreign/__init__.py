@@ -14,7 +14,9 @@ from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_fi
 
 __all__ = ["KINDS", "Reading", "Request", "is_path", "read"]
 
-KINDS = ("huggingface", "training_log", "model_config", "nemo_recipe", "megatron_script", "argument_file")
+KINDS = (
+    "huggingface", "training_log", "model_config", "nemo_recipe", "nemo_framework", "megatron_script", "argument_file"
+)  # fmt: skip
 """The modules of ``kinds``, in the order in which they are asked whether they recognize a file."""
 
 _SUFFIXES = (".sh", ".sbatch", ".slurm", ".json", ".yaml", ".yml", ".toml", ".log", ".txt", ".py", ".args")
@@ -52,6 +54,5 @@ def kind_of(file: File) -> Kind:
             return kind
     raise Refusal(
         f"{file.path} is of no kind that can be read",
-        "Give a Megatron-LM launch script, model_config.yaml, file of arguments or training log, a NeMo recipe, or a "
-        "Hugging Face config.json.",
+        "Give a script, configuration or log that docs/how-to/check-what-you-have.md lists.",
     )

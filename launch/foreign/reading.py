@@ -158,6 +158,12 @@ def run_name(file: File) -> str:
     return re.sub(r"[^\w.-]", "_", name) or "file"
 
 
+def gpu_in(name: str) -> str:
+    """The GPU that a name holds; empty where it holds none."""
+    known = ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100")
+    return next((gpu for gpu in known if gpu in name.lower()), "")
+
+
 def require_layers(layers: int, where: str) -> None:
     """Refuse a number of layers that no model has."""
     if layers > MOST_LAYERS:

@@ -379,3 +379,73 @@ def test_the_quoted_lines_of_an_answer_survive_a_refresh() -> None:
     """Two lines that begin with the same word stay two lines."""
     quoted = "```console\n$ slipway check docs/train.sh --set NODES=3\nnot modelled 7\nnot understood 7\n```\n"
     assert refresh_answers(quoted) == quoted.replace("7", "0")
+
+
+NEMO_1 = """defaults:
+  - _self_
+run:
+  name: llama2_70b_h100
+trainer: {num_nodes: 128, devices: 8, precision: bf16, max_steps: 300000, accumulate_grad_batches: 1}
+exp_manager:
+  name: ${training.run.name}
+model:
+  micro_batch_size: 1
+  global_batch_size: 2048
+  rampup_batch_size: null
+  tensor_model_parallel_size: 4
+  pipeline_model_parallel_size: 4
+  virtual_pipeline_model_parallel_size: 5
+  encoder_seq_length: 4096
+  max_position_embeddings: ${.encoder_seq_length}
+  num_layers: 80
+  hidden_size: 8192
+  ffn_hidden_size: ${multiply:${multiply:4, ${.hidden_size}}, 0.875}
+  num_attention_heads: ${divide_ceil:${training.model.hidden_size}, 128}
+  num_query_groups: 8
+  kv_channels: null
+  normalization: rmsnorm
+  bias: false
+  activation: fast-swiglu
+  position_embedding_type: rope
+  share_embeddings_and_output_weights: false
+  hidden_dropout: 0.0
+  attention_dropout: 0.0
+  tokenizer: {library: sentencepiece, model: "${data_dir}/llama/tokenizer.model"}
+  sequence_parallel: true
+  cross_entropy_loss_fusion: true
+  fp8: false
+  made_up: 3
+  mcore_customization_config: {parallel_attention: true}
+  optim: {name: mcore_distributed_optim, lr: 1.5e-4, overlap_grad_sync: true, overlap_param_sync: true}
+"""
+
+
+def test_a_configuration_of_nemo_1_gets_the_answer_of_the_recipe(tmp_path: Path) -> None:
+    """References are resolved, and the same run has the same parameters, memory and step time."""
+    reading = _read(_write(tmp_path, NEMO_1, "llama2_70b.yaml"))
+    theirs = reading.resolved.spec
+    words = "gpus=1024 layout.tp=4 layout.pp=4 layout.vpp=5 layout.gbs=2048 precision.grad_reduce_in_fp32=true"
+    ours = configs.load("llama2_70b", words.split()).spec
+    expected, found = planner.check(ours), planner.check(theirs, reading.framework, lifted=reading.lifted)
+    assert (found.parameters, found.memory, found.time) == (expected.parameters, expected.memory, expected.time)
+    assert reading.unknown == ["model.made_up 3"]
+    assert reading.not_modelled == ["model.mcore_customization_config.parallel_attention true"]
+    done = slipway("check", str(tmp_path / "llama2_70b.yaml"), "layout.tp=3", code=2)
+    assert "model.tensor_model_parallel_size=3" in done.stderr and "layout." not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "says"),
+    [
+        ("num_layers: 80", "num_layers: many", "has model.num_layers=many, and not model.num_layers as a whole number"),
+        ("  num_layers: 80\n", "", "does not say model.num_layers"),
+        ("num_layers: 80", "num_layers: ${.num_layers}", "as a whole number"),
+        ("  made_up: 3", "  encoder: {num_layers: 3}", "an encoder and a decoder"),
+    ],
+)
+def test_what_a_configuration_of_nemo_1_lacks_is_one_sentence(
+    was: str, becomes: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        _read(_write(tmp_path, NEMO_1.replace(was, becomes), "broken.yaml"))
+    assert says in refused.value.sentence()

@@ -10,7 +10,7 @@ from slipway.configs.load import override
 from slipway.launch.foreign.megatron.arguments import VERSION, Arguments, Given, has_bearing
 from slipway.launch.foreign.megatron.run import Machines, lifted_rules, spec_of
 from slipway.launch.foreign.megatron.terms import MegatronTerms
-from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, run_name
+from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, gpu_in, run_name
 
 USUAL_GPUS_PER_NODE = 8
 _SIZES = ("tensor_model", "pipeline_model", "context", "expert_model", "expert_tensor")
@@ -66,14 +66,7 @@ def _complete(file: File, request: Request, machines: Machines, assumed: list[st
     """Complete what starts the ranks by the overrides, and by what is usual."""
     given = dict(override.partition("=")[::2] for override in request.overrides)
     if not machines.gpu:
-        named = next(
-            (
-                gpu
-                for gpu in ("gb300", "gb200", "b300", "b200", "h200", "h100", "a100")
-                if gpu in run_name(file).lower()
-            ),
-            "",
-        )
+        named = gpu_in(run_name(file))
         machines.gpu = named or USUAL_GPU
         if "gpu" not in given and "cluster" not in given:
             why = "as the name has it" if named else "the file does not say; gpu= gives another"
