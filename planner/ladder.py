@@ -77,7 +77,8 @@ def _rung(start: Candidate, overrides: tuple[str, ...], untouched: frozenset[str
         spec = override(start.spec, overrides).spec
     except Refusal as refusal:
         return Rung(overrides, None, 0.0, 0.0, risk, refusal.message)
-    if broken := first_violation(spec) or next(iter(only_planned(spec)), None):
+    known = {broken.rule for broken in only_planned(start.spec)}  # of a file's model, which no recipe builds
+    if broken := first_violation(spec) or next((b for b in only_planned(spec) if b.rule not in known), None):
         return Rung(overrides, None, 0.0, 0.0, risk, f"rule {broken.rule}: {broken.message}")
     found = _judged(with_nvidia_levers(spec, untouched - {each.partition("=")[0] for each in overrides}))
     slower = start.time.tokens_per_s_per_gpu / found.time.tokens_per_s_per_gpu - 1

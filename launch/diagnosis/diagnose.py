@@ -166,10 +166,13 @@ def _silent(ordered: list[Sighting], world: int) -> int | None:
 
 
 def _exit_of(cause: Sighting, exits: list[Exit]) -> Exit | None:
-    """How the rank of the cause ended: by its process, else by its rank."""
+    """How the rank of the cause ended: by its process, by its rank, or of a death because no other rank died."""
     pid = cause.detail.get("pid")
     by_pid = next((one for one in exits if pid and str(one.pid) == pid), None)
-    return by_pid or next((one for one in exits if cause.rank is not None and one.rank == cause.rank), None)
+    by_rank = next((one for one in exits if cause.rank is not None and one.rank == cause.rank), None)
+    died = {one.rank: one for one in exits if one.by_itself and one.code < 0}
+    only = next(iter(died.values())) if len(died) == 1 and cause.known.kind is Kind.death else None
+    return by_pid or by_rank or only
 
 
 def _rank_of(cause: Sighting, exits: list[Exit], scans: list[Scan]) -> int | None:

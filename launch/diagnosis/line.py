@@ -11,7 +11,7 @@ LONGEST = 2000  # characters of a line that are kept
 
 # In front of a message: NeMo-Run's task, torchrun's --tee, torch's rank, srun --label, Ray, mpirun.
 _PREFIX = re.compile(
-    r"^(?:\s*(?:[\w.-]+/\d+ |\[default\d+\]:|\[rank\d+\]:|\d+: (?=\S)|\([\w() -]+ pid=\d+[^)]*\)|"
+    r"^(?:\s*(?:[\w.-]+/\d+ |\[[A-Za-z_]+\d+\]:|\d+: (?=\S)|\([\w() -]+ pid=\d+[^)]*\)|"
     r"\[\d+,\d+\]<std\w+>:|\[\d+\] (?=\S)|i\.\w+/\d+ ))+"
 )
 _RANKS = (
@@ -20,7 +20,7 @@ _RANKS = (
     re.compile(r"\bRank (\d+)[:,]"),
     re.compile(r"^\s*(\d+): (?=\S)"),
 )
-_LOCAL_RANK = re.compile(r"\[default(\d+)\]:")
+_LOCAL_RANK = re.compile(r"^\s*(?:[\w./-]+ )?\[(?!rank)[A-Za-z_]+(\d+)\]:")  # torchrun's role and local rank
 _RANK_OF_FILE = (
     re.compile(r"globalrank-(\d+)"),
     re.compile(r"(?:^|[_.\-])rank[_\-]?(\d+)"),

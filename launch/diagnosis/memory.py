@@ -11,7 +11,7 @@ from slipway.launch.diagnosis.allocator import Allocation, allocation_in
 from slipway.launch.diagnosis.configured import Configured, configured_by_log, configured_by_record
 from slipway.launch.diagnosis.diagnose import Diagnosis
 from slipway.launch.foreign.reading import SameTerms
-from slipway.planner.relief import Relief, reliefs
+from slipway.planner.ladder import Rung, ladder
 
 OUT_OF_GPU_MEMORY = "gpu-memory"  # the class of configs/failures.yaml
 MARGIN_GIB = 1.0  # freed beyond what was missing, so that the next run does not fail by a few MiB
@@ -26,7 +26,7 @@ class MemoryVerdict:
         predicted_peak: the allocator's, of that stage.
         predicted_stages: the allocator's peak of every stage.
         missing: what has to be freed: what the allocator lacked, or what the prediction exceeds the GPU by.
-        relief: the cheapest single change that frees it; None where no single change does.
+        rung: the cheapest single change that frees it, without more GPUs; None where no single change does.
         changes: that change, in the terms of the run's own file.
     """
 
@@ -36,7 +36,7 @@ class MemoryVerdict:
     predicted_peak: float | None = None
     predicted_needed: float | None = None
     predicted_stages: tuple[float, ...] = ()
-    relief: Relief | None = None
+    rung: Rung | None = None
     changes: tuple[str, ...] = ()
     fits: bool | None = None
 
@@ -50,14 +50,13 @@ def judge_memory(allocation: Allocation, run: Configured | None, rank: int | Non
     if memory is None:
         return MemoryVerdict(allocation, allocation.missing)
     missing = max(allocation.missing, -memory.headroom_gib)
-    found = reliefs(run.spec, missing + MARGIN_GIB, run.framework, run.lifted)
-    relief = found[0] if found else None
+    rung = _cheapest(run.spec, missing + MARGIN_GIB)
     stage = stage_of(rank, run.spec)
     changes: tuple[str, ...] = ()
-    if relief is not None:
+    if rung is not None and rung.candidate is not None:
         terms = run.terms or SameTerms()
-        own = terms.changes(run.spec.layout, relief.spec.layout)
-        changes = tuple(own or [terms.say(change) for change in relief.changes])
+        own = terms.changes(run.spec.layout, rung.candidate.layout)
+        changes = tuple(own or [terms.say(change) for change in rung.overrides])
     return MemoryVerdict(
         allocation=allocation,
         missing=missing,
@@ -65,10 +64,20 @@ def judge_memory(allocation: Allocation, run: Configured | None, rank: int | Non
         predicted_peak=memory.stages[stage].total_gib if stage is not None else memory.peak_gib,
         predicted_needed=memory.needed_gib,
         predicted_stages=tuple(one.total_gib for one in memory.stages),
-        relief=relief,
+        rung=rung,
         changes=changes,
         fits=memory.fits,
     )
+
+
+def _cheapest(spec: Spec, gib: float) -> Rung | None:
+    """The change that frees at least ``gib`` and makes tokens least dearer, without a risk if any has none."""
+    found = [
+        rung
+        for rung in ladder(spec)
+        if rung.candidate is not None and rung.candidate.spec.gpus == spec.gpus and rung.frees_gib >= gib
+    ]
+    return min(found, key=lambda rung: (bool(rung.risk), rung.slower), default=None)
 
 
 def memory_of(found: Diagnosis, run: Path | None) -> MemoryVerdict | None:

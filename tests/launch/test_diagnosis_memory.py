@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from slipway import configs, planner
+from slipway.configs.load import override
 from slipway.configs.record import record_of
 from slipway.launch.diagnosis.allocator import allocation_in
 from slipway.launch.diagnosis.diagnose import diagnose
 from slipway.launch.diagnosis.memory import MARGIN_GIB, memory_of, stage_of
 from slipway.launch.diagnosis.reading import scan
 from slipway.launch.foreign.megatron.arguments import definitions
-from slipway.planner.relief import reliefs
 from slipway.recipes.runtime.run_files import RECORD
 
 THREADS = [
@@ -41,24 +41,6 @@ def test_both_forms_of_the_allocators_line_are_read(thread: dict[str, Any]) -> N
     assert found.missing == pytest.approx(max(0, found.asked - found.free), abs=1e-9)  # type: ignore[operator]
 
 
-def test_every_relief_is_legal_and_frees_what_it_says() -> None:
-    spec = planner.complete(configs.load("llama3_70b", ["gpus=64", "layout.tp=4", "layout.pp=4", "layout.vpp=5"]))
-    before = planner.check(spec)
-    assert before.memory and before.time and not before.memory.fits
-    missing = -before.memory.headroom_gib
-    found = reliefs(spec, missing)
-    assert len(found) >= 3
-    assert [one.costs_s for one in found] == sorted(one.costs_s for one in found)
-    for one in found:
-        after = planner.check(one.spec)
-        assert after.legal and after.memory and after.memory.fits and after.time
-        assert after.memory.needed_gib == pytest.approx(before.memory.needed_gib - one.saves_gib)
-        assert after.time.step_time_s == pytest.approx(before.time.step_time_s + one.costs_s)
-        again = configs.load("llama3_70b", ["gpus=64", "layout.tp=4", "layout.pp=4", "layout.vpp=5", *one.changes])
-        assert planner.complete(again).layout.tp == one.spec.layout.tp, "the changes are overrides"
-    assert reliefs(spec, 1000) == []
-
-
 def test_a_run_is_compared_with_its_record_stage_by_stage(tmp_path: Path) -> None:
     spec = planner.complete(configs.load("llama3_70b", ["gpus=64", "layout.tp=4", "layout.pp=4", "layout.cp=1"]))
     (tmp_path / "slipway").mkdir()
@@ -72,8 +54,8 @@ def test_a_run_is_compared_with_its_record_stage_by_stage(tmp_path: Path) -> Non
     assert found.stage == 1 == stage_of(17, spec)
     assert found.predicted_peak == pytest.approx(predicted.stages[1].total_gib)
     assert found.missing == pytest.approx(max(3.91 - 1.25, -predicted.headroom_gib), abs=1e-3)
-    assert found.relief and found.relief.saves_gib >= found.missing + MARGIN_GIB
-    assert all(change.startswith("layout.") for change in found.changes)
+    assert found.rung and found.rung.frees_gib >= found.missing + MARGIN_GIB
+    assert planner.check(override(spec, found.changes).spec).fits, "the change, as it is printed, suffices"
     fitting = replace(spec, layout=replace(spec.layout, cp=2))
     (tmp_path / RECORD).write_text(json.dumps(record | {"spec": record_of(fitting)}))
     small = memory_of(diagnose([scan(log)]), tmp_path)
@@ -97,7 +79,7 @@ def test_a_log_of_megatron_lm_brings_its_own_configuration_and_the_change_is_in_
     found = memory_of(diagnose([scan(log)]), None)
     assert found and found.stage == 2 and not found.fits
     assert len(found.predicted_stages) == 4
-    assert found.relief and found.changes and all(change.startswith("--") for change in found.changes)
+    assert found.rung and found.changes and all(change.startswith("--") for change in found.changes)
     plain = tmp_path / "plain.log"
     plain.write_text(ASKED.format(40))
     alone = memory_of(diagnose([scan(plain)]), None)

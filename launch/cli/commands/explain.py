@@ -72,7 +72,7 @@ class Explained(Answer):
 
 
 def _memory_json(memory: MemoryVerdict) -> dict[str, Any]:
-    allocation, relief = memory.allocation, memory.relief
+    allocation, rung = memory.allocation, memory.rung
     return {
         "asked_gib": allocation.asked,
         "capacity_gib": allocation.capacity,
@@ -86,8 +86,8 @@ def _memory_json(memory: MemoryVerdict) -> dict[str, Any]:
         "predicted_stages_gib": list(memory.predicted_stages),
         "predicted_fits": memory.fits,
         "change": list(memory.changes),
-        "change_saves_gib": relief.saves_gib if relief else None,
-        "change_costs_s": relief.costs_s if relief else None,
+        "change_frees_gib": rung.frees_gib if rung else None,
+        "change_slower": rung.slower if rung else None,
     }
 
 
@@ -116,21 +116,15 @@ def _show_predicted(terminal: Terminal, memory: MemoryVerdict) -> None:
     where = f" on stage {memory.stage}" if memory.stage is not None else ""
     stages = ", ".join(f"{gib:.1f}" for gib in memory.predicted_stages)
     of_all = f" (stages: {stages})" if len(memory.predicted_stages) > 1 else ""
-    verdict = "which fits" if memory.fits else "which does not fit"
-    terminal.field(
-        "planned",
-        f"allocator peak {memory.predicted_peak:.1f} GiB{where}{of_all}; needs {memory.predicted_needed:.1f} GiB, {verdict}",
-    )
-    if memory.relief is None:
-        terminal.field(
-            "change", f"no single change of the layout frees {memory.missing:.1f} GiB; slipway plan searches"
-        )
+    needs = f"the GPU needs {memory.predicted_needed:.1f} GiB, which {'fits' if memory.fits else 'does not fit'}"
+    terminal.field("planned", f"allocator peak {memory.predicted_peak:.1f} GiB{where}{of_all}; {needs}")
+    if memory.rung is None:
+        text = f"no single change frees {memory.missing:.1f} GiB; slipway plan searches all layouts"
+        terminal.field("change", text)
         return
-    terminal.field(
-        "change",
-        f"{'; '.join(memory.changes)}: frees {memory.relief.saves_gib:.1f} GiB for "
-        f"{memory.relief.costs_s:+.2f} s a step",
-    )
+    risk = f"; {memory.rung.risk}" if memory.rung.risk else ""
+    gain = f"frees {memory.rung.frees_gib:.1f} GiB for {memory.rung.slower:+.1%} GPU time a token{risk}"
+    terminal.field("change", f"{'; '.join(memory.changes)}: {gain}")
 
 
 def show_cause(terminal: Terminal, found: Diagnosis) -> None:
