@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy TRUTH/throughput.csv --out docs/img/accuracy.png
     python -m benchmarks.accuracy TRUTH/throughput.csv --golden TRUTH/megatron_golden_memory.csv
+    python -m benchmarks.accuracy TRUTH/throughput.csv --calibrate docs/img/calibrate.png
 
 Each group is one GPU under one software generation. A model's rows are predicted with constants that were fitted
 without any row of that model. Where a group has one model only, its pool's constants (or the priors) predict it. The
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.accuracy import golden, tables
+from benchmarks.accuracy import few_rows, golden, tables
 from benchmarks.accuracy.cross_validation import judge
 from benchmarks.accuracy.scatter import draw
 
@@ -25,11 +26,19 @@ def main() -> None:
     parser.add_argument(
         "--golden", type=Path, help="Megatron-LM's golden memory values: compare these and nothing else"
     )
+    parser.add_argument(
+        "--calibrate", type=Path, help="calibrate on few rows, predict the rest, draw the curve here; nothing else"
+    )
     parser.add_argument("--processes", type=int, default=1, help="groups are fitted in this many processes")
     options = parser.parse_args()
     if options.golden:
         values = golden.load(options.golden)
         print("\n".join([*tables.golden_table(values), "", *tables.golden_sentences(values)]))
+        return
+    if options.calibrate:
+        any_model, same_model = (few_rows.curves(options.truth, same_model=same) for same in (False, True))
+        print("\n".join([*few_rows.table(any_model), "", *few_rows.table(same_model)]))
+        few_rows.draw(any_model, same_model, options.calibrate)
         return
     judged = judge(options.truth, options.processes)
     for table in (tables.group_table, tables.nvidia_table, tables.ranking_table):

@@ -15,7 +15,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,51 +24,8 @@ from scipy.optimize import least_squares
 
 from benchmarks.accuracy.points import Point, by_group, load, pool_of, pools
 from slipway.configs import Calibration
+from slipway.planner.calibrate import DIFFERENCE_STEP, LEAST_SPREAD, NOISE, PRIORS, Prior, pseudo_huber
 from slipway.planner.time.step import embedding_cost, layer_cost, loss_cost, step_time
-
-
-@dataclass(frozen=True)
-class Prior:
-    """A constant's centre and its plausible spread: of its logarithm, or of its logit for a share between 0 and 1."""
-
-    centre: float
-    spread: float
-    share: bool = False
-
-    def value_at(self, deviation: float) -> float:
-        """The constant that lies ``deviation`` spreads from the centre."""
-        if self.share:
-            logit = math.log(self.centre / (1 - self.centre)) + deviation * self.spread
-            return 1 / (1 + math.exp(-logit))
-        return self.centre * math.exp(deviation * self.spread)
-
-
-# slipway.configs.Calibration says what each constant means. Centres are what datasheets, libraries' own benchmarks and
-# profiles of comparable kernels let one expect before any row is read; spreads are wide where these differ.
-PRIORS: dict[str, Prior] = {
-    "gemm_efficiency": Prior(0.74, 0.40, share=True),
-    "fp8_gemm_efficiency": Prior(0.62, 0.15),
-    "mxfp8_gemm_efficiency": Prior(0.55, 0.15),
-    "fp4_gemm_efficiency": Prior(0.45, 0.20),
-    "attention_efficiency": Prior(0.50, 0.25),
-    "memory_efficiency": Prior(0.80, 0.40, share=True),
-    "elementwise_passes": Prior(1.5, 0.35),
-    "gemm_tail": Prior(0.5, 0.8, share=True),
-    "gemm_bytes_exposed": Prior(0.5, 0.5),
-    "kernel_us": Prior(3.0, 0.5),
-    "launch_us": Prior(5.0, 0.5),
-    "layer_host_us": Prior(150.0, 0.8),
-    "moe_host_us": Prior(2500.0, 0.5),
-    "nvlink_efficiency": Prior(0.70, 0.50, share=True),
-    "network_efficiency": Prior(0.70, 0.60, share=True),
-    "collective_us": Prior(15.0, 0.6),
-    "tp_overlap": Prior(0.3, 1.0, share=True),
-    "dp_overlap": Prior(0.7, 1.0, share=True),
-    "expert_overlap": Prior(0.2, 1.2, share=True),
-    "expert_imbalance": Prior(1.05, 0.05),
-    "jitter_per_doubling": Prior(0.004, 0.8),
-    "step_overhead_s": Prior(0.02, 0.8),
-}
 
 # The constants that a recipe is planned with unless `software=` says otherwise: on each GPU, those of the generation
 # nearest to NeMo 2.7.3 on megatron-core 0.15.3.
@@ -90,7 +47,6 @@ BORROWED = {
 BORROWED_SPREAD = (
     0.10  # of ln(measured / predicted): about the error of a fitted generation on a GPU that it was not fitted to
 )
-LEAST_SPREAD = 0.03  # of ln(measured / predicted): re-measurements of one recipe differ by up to 3.8 %
 
 # Megatron-Bridge's recipes rotate and join the heads of multi-latent attention in fused kernels (apply_rope_fusion):
 # each value is read or written 2.2 times instead of 5.
@@ -115,12 +71,9 @@ KNOWN: dict[str, dict[str, object]] = {
     "megatron_2022": {"flash_attention": False, "dropout": True, "overlapped": False, "extra_memory_gib": 2.2},
 }
 
-# Of ln(measured / predicted): what a correct model would leave, from re-measurements and from what rows do not state.
-NOISE = 0.06
 WITHIN_POOL = 0.4  # of a prior's spread: how far one GPU's constant lies from its pool's
 # Constants about which a pool of mostly dense rows says little: their priors stay as wide as without a pool.
 NOT_POOLED = ("expert_overlap", "expert_imbalance", "moe_host_us", "launch_us")
-DIFFERENCE_STEP = 1e-2  # of a deviation, for numerical derivatives: step times are smooth only on average
 MOST_EVALUATIONS = 25  # of the residuals' Jacobian: fits settle in fewer than 20
 
 Values = dict[str, float]
@@ -180,10 +133,7 @@ def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | N
 
     def cost(deviations: np.ndarray) -> np.ndarray:
         scaled = residuals(points, calibration_of(unpack(deviations), software)) / NOISE
-        robust = np.sign(scaled) * np.sqrt(
-            2 * (np.sqrt(1 + scaled * scaled) - 1)
-        )  # pseudo-Huber: outliers count linearly
-        return np.concatenate([robust, deviations])
+        return np.concatenate([pseudo_huber(scaled), deviations])
 
     found = least_squares(
         cost, np.zeros(len(names)), method="trf", diff_step=DIFFERENCE_STEP, max_nfev=MOST_EVALUATIONS

@@ -166,7 +166,7 @@ def show_judgement(terminal: Terminal, verdict: Verdict, layout: str) -> None:
     if verdict.memory:
         _show_memory(terminal, verdict)
     if verdict.time:
-        _show_time(terminal, verdict.time)
+        _show_time(terminal, spec, verdict.time)
         show_run(terminal, spec)
 
 
@@ -202,7 +202,9 @@ def _percent(probability: float) -> str:
     return f"{min(max(round(100 * probability), 1), 99)} %"
 
 
-def _show_time(terminal: Terminal, time: StepTime) -> None:
+def _show_time(terminal: Terminal, spec: Spec, time: StepTime) -> None:
+    from slipway.planner.calibration import calibration_for, where
+
     terminal.field("step", f"{time.step_time_s:.2f} s  (68 % interval {time.low_s:.2f} to {time.high_s:.2f})")
     terminal.field(
         "speed",
@@ -213,7 +215,7 @@ def _show_time(terminal: Terminal, time: StepTime) -> None:
     parts = sorted(time.breakdown.items(), key=lambda part: -part[1])
     shown = [kept_together(f"{name} {s:.2f} s") for name, s in parts if s > SMALLEST_SHARE_SHOWN * time.step_time_s]
     terminal.field("spent", ", ".join(shown))
-    terminal.field("fitted", f"{time.calibration} (configs/calibration)")
+    terminal.field("fitted", f"{time.calibration} ({where(spec.gpu, calibration_for(spec))})")
 
 
 def show_nearest(terminal: Terminal, given: Spec, nearest: Candidate) -> None:

@@ -141,6 +141,7 @@ def _submit(ready: Launch, after: str, weights: str) -> Submitted:
     from slipway import planner
     from slipway.launch.cli.training_data import training_data
     from slipway.launch.executors import submit
+    from slipway.planner.calibration import calibration_for
     from slipway.planner.layout import describe
 
     spec = ready.spec
@@ -155,7 +156,7 @@ def _submit(ready: Launch, after: str, weights: str) -> Submitted:
     length: dict[str, Any] = {}
     if spec.cluster.accelerator == "gpu":
         length, run = run_json(spec), planner.course(spec)
-        note(f"run: {run_line(run)}; {cost_line(planner.cost(spec, run))}")
+        note(f"run: {run_line(run)} by {calibration_for(spec).name}; {cost_line(planner.cost(spec, run))}")
     for message, fix in data.warnings:
         note(f"warning: {message}. {fix}")
     job = submit.submit(ready, after)
