@@ -14,12 +14,17 @@ from slipway.configs.schema import Gpu, Model, Spec
 
 def record_of(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, which :func:`spec_from_record` reads."""
-    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(spec)))
+    return plain_of(spec)
+
+
+def plain_of(part: Any) -> dict[str, Any]:
+    """A part of a spec as plain data."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(part)))
 
 
 def record_of_model(model: Model) -> dict[str, Any]:
     """A model as plain data, which :func:`model_from_record` reads."""
-    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(model)))
+    return plain_of(model)
 
 
 def model_from_record(record: dict[str, Any]) -> Model:

@@ -13,7 +13,7 @@ from slipway.planner.rules.registry import MCORE, Broken, Framework, Severity, r
 ONLY_PLANNED_SCHEDULES = (Schedule.gpipe, Schedule.zero_bubble)
 
 # Facts that come with NeMo's configuration class and that the builder does not pass on.
-_FIXED_BY_CLASS = (
+FIXED_BY_CLASS = (
     "gated_linear_unit activation_func normalization position_embedding_type rope_scaling pad_vocab window_size "
     "qk_l2_norm softmax_type window_every hybrid_override_pattern "
     "mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups moe_latent_size"
@@ -94,7 +94,7 @@ def _untrained_lever(spec: Spec) -> Broken | None:
 
 def _fixed_by_class(spec: Spec) -> Broken | None:
     published = configs.model(spec.model.name)
-    for name in _FIXED_BY_CLASS:
+    for name in FIXED_BY_CLASS:
         given, fixed = getattr(spec.model, name), getattr(published, name)
         if given != fixed:
             return _not_trained(

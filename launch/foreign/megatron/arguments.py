@@ -97,6 +97,15 @@ class Arguments:
             raise needs(self.where, lacking, given.flag)
         return given.value
 
+    def unpriced(self, dest: str) -> Any:
+        """The value of an argument on which no answer depends, or its default; it does not count as used.
+
+        None where only a shell could compute it.
+        """
+        given = self._last.get(dest)
+        found = defaults()[dest] if given is None else given.value
+        return None if isinstance(found, Unknown) else found
+
     def whole(self, dest: str) -> int:
         """A count; 0 where it is not given and has no default."""
         return int(self.value(dest) or 0)

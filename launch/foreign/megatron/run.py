@@ -17,6 +17,7 @@ from slipway.configs.schema.optimizer import LrSchedule
 from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.launch.foreign.megatron.arguments import Arguments
 from slipway.launch.foreign.megatron.model import model_of
+from slipway.launch.foreign.megatron.optimizer import optimizer_of
 from slipway.planner.published.rows import ANY_ADAM
 
 FP8 = {"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8", "delayed": "fp8_delayed"}
@@ -111,7 +112,8 @@ def _with_batch(args: Arguments, spec: Spec) -> Spec:
     if steps and samples:
         raise Refusal(f"{args.where} gives --train-iters and --train-samples", "Give one of them.")
     run = Run(max_steps=max(1, steps or samples // gbs or 1))
-    spec = replace(spec, layout=replace(layout, gbs=gbs), run=run)
+    optim = optimizer_of(args, spec.optim, gbs, run.max_steps)
+    spec = replace(spec, layout=replace(layout, gbs=gbs), run=run, optim=optim)
     ramp = args.value("rampup_batch_size")
     return replace(spec, optim=replace(spec.optim, batch_ramp=_ramp(args, ramp, spec))) if ramp else spec
 
