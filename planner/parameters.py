@@ -116,6 +116,8 @@ def layer(model: Model, kind: LayerKind, tp: int, ep: int, etp: int) -> Shard:
         dense += mamba(model, tp)
     if kind.feed_forward is not FeedForward.none:
         dense += norm(model, model.hidden_size)
+    if model.post_layernorm:
+        dense += kind.parts * norm(model, model.hidden_size)
     if kind.feed_forward is FeedForward.dense:
         dense += feed_forward(model, model.ffn_hidden_size, tp)
     elif kind.feed_forward is FeedForward.experts:

@@ -41,6 +41,7 @@ class LayerContext:
     mbs: int
     seq_length: int
     sequence_parallel: bool
+    drops: bool  # dropout masks are written, kept and read
     keeps_scores: bool  # attention writes its scores to memory and keeps them for the backward pass
     recompute: Recompute
     recompute_modules: tuple[str, ...]  # with selective; never empty there
@@ -117,7 +118,8 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         mbs=lay.mbs,
         seq_length=spec.seq_length,
         sequence_parallel=lay.sequence_parallel,
-        keeps_scores=not calibration.flash_attention or lay.attention_backend in UNFUSED_BACKENDS,
+        drops=calibration.dropout or spec.model.hidden_dropout > 0,
+        keeps_scores=not _flash_attention(spec, calibration) or lay.attention_backend in UNFUSED_BACKENDS,
         recompute=lay.recompute,
         recompute_modules=modules,
         tp_comm_overlap=lay.tp_comm_overlap,
@@ -135,6 +137,11 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         pads_experts=lay.moe_pad_expert_input_to_capacity,
         sends_once_per_node=spec.dispatcher in _SENDS_ONCE_PER_NODE,
     )
+
+
+def _flash_attention(spec: Spec, calibration: Calibration) -> bool:
+    """Whether attention never writes its scores. NeMo caps Gemma 2's in an attention of its own, which does."""
+    return calibration.flash_attention and not spec.model.attn_logit_softcapping
 
 
 class PlacedLayer(NamedTuple):

@@ -2,5 +2,5 @@
 
 from slipway.recipes.family import Family
 
-FAMILY = Family("deepseek", nemo_model="DeepSeekModel")
+FAMILY = Family("deepseek", nemo_model="DeepSeekModel", layers="latent_attention")
 __getattr__, __dir__ = FAMILY.factory, FAMILY.recipes

@@ -19,10 +19,21 @@ class Family:
     Attributes:
         name: the module, and the ``family`` of the models in configs/model.
         nemo_model: the Lightning module in ``nemo.collections.llm`` that trains them.
+        layers: where NeMo's layers are wrong: a module of ``runtime``, whose ``layer_spec`` makes them.
+        windows_by_frequency: whether ``window_every`` reaches Megatron-Core as a frequency; else NeMo's layers have it.
     """
 
     name: str
     nemo_model: str
+    layers: str = ""
+    windows_by_frequency: bool = True
+
+    def layer_spec(self) -> Callable[..., Any] | None:
+        """What makes the layers, where NeMo's are wrong. Imports Megatron-Core."""
+        if not self.layers:
+            return None
+        module = importlib.import_module(f"slipway.recipes.runtime.{self.layers}")
+        return module.layer_spec  # type: ignore[no-any-return]
 
     def recipes(self) -> list[str]:
         """The recipes of the family's models."""

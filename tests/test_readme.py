@@ -68,11 +68,15 @@ def test_the_readme_shows_the_cluster_file_of_the_docs() -> None:
     assert f"```yaml\n{site}```" in TEXT
 
 
-def test_every_recipe_is_in_the_table_and_every_make_target_exists() -> None:
+def test_every_family_is_in_the_table_and_every_make_target_exists() -> None:
     from slipway import configs
 
     table = TEXT.split("## The recipes")[1].split("## Make it yours")[0]
-    assert set(re.findall(r"\b[a-z]+[0-9]*_[a-z0-9_]+\b", table)) >= set(configs.recipe_names())
+    named = set(re.findall(r"\b[a-z]+[0-9]*_[a-z0-9_]+\b", table))
+    assert named <= set(configs.recipe_names())
+    families = {name: configs.headline(name)[0].family for name in configs.recipe_names()}
+    assert {families[name] for name in named} == set(families.values()), "each family has a recipe in the table"
+    assert f"shows all {len(families)}." in TEXT
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z-]+)", TEXT):
         assert f"\n{target}:" in makefile, target

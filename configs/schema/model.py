@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slipway.configs.schema.layers import HYBRID_SYMBOLS, FeedForward, LayerKind, LayerShape, Mixer, layer_kinds
-from slipway.configs.schema.legal import Choice, Count, NonNegative, Positive, Size
+from slipway.configs.schema.legal import Choice, Count, Fraction, NonNegative, Positive, Size
 
 
 class RopeScaling(Choice):
@@ -126,6 +126,18 @@ class Model:
     softmax_type: SoftmaxType = SoftmaxType.vanilla
     """The softmax of attention."""
 
+    attn_logit_softcapping: NonNegative = 0.0
+    """The bound of the scores before the softmax, c * tanh(score / c); 0: there is none (Gemma 2)."""
+
+    final_logit_softcapping: NonNegative = 0.0
+    """The same of the logits."""
+
+    query_pre_attn_scalar: Count = 0
+    """The square of what scores are divided by; 0: the width of a head (Gemma 2)."""
+
+    post_layernorm: bool = False
+    """Whether the outputs of attention and of the feed-forward block are normalized too (Gemma 2 and 3)."""
+
     share_embeddings_and_output_weights: bool = False
     """Whether the output layer is the transposed embedding."""
 
@@ -134,6 +146,12 @@ class Model:
 
     rotary_base: Positive = 10000.0
     """The base of the rotary frequencies (theta)."""
+
+    rotary_base_local: NonNegative = 0.0
+    """The base in the layers with a sliding window; 0: that of the others (Gemma 3)."""
+
+    rotary_percent: Fraction = 1.0
+    """The part of each head that is rotated."""
 
     rope_scaling: RopeScaling = RopeScaling.none
     """How NeMo's class scales the frequencies of rotary embeddings, from the first step on."""
@@ -149,6 +167,12 @@ class Model:
 
     init_method_std: NonNegative = 0.02
     """Standard deviation of the initial weights."""
+
+    hidden_dropout: Fraction = 0.0
+    """The part of the outputs of a block that training drops."""
+
+    attention_dropout: Fraction = 0.0
+    """The part of attention's weights that training drops."""
 
     num_moe_experts: Count = 0
     """Experts of a mixture-of-experts layer; 0: a dense model."""
@@ -208,7 +232,7 @@ class Model:
     """Multi-latent attention: width of a value head."""
 
     window_size: Count = 0
-    """Sliding-window attention: keys that a query sees; 0: all of them."""
+    """Sliding-window attention: keys that a query sees, its own included; 0: all of them."""
 
     window_every: Size = 1
     """With a window, every n-th layer sees all keys; 1: no layer does."""

@@ -81,10 +81,14 @@ def seed_weights(chunks: list[Any], seed: int, std: float = 0.05) -> None:
     from megatron.core.dist_checkpointing.dict_utils import nested_values
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
+    # Norms that multiply by 1 + w are 1 where w is 0. Twice as strong, Gemma 3's toy is chaotic: rounding grows tenfold
+    # a step.
+    middle = 0 if chunks[0].config.layernorm_zero_centered_gamma else 1
+
     def draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:
         digest = hashlib.md5(f"{seed} {key}".encode(), usedforsecurity=False).hexdigest()
         whole = torch.randn(shape, generator=torch.Generator().manual_seed(int(digest[:8], 16))) * std
-        return 1 + whole if "norm" in key and "weight" in key else whole
+        return middle + whole if "norm" in key and "weight" in key else whole
 
     def fill(state: Any) -> None:
         for item in list(nested_values(state)):

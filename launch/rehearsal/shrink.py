@@ -17,6 +17,7 @@ MICRO_BATCHES = 4  # enough to fill and drain a pipeline of two stages of two ch
 SEQUENCE_LENGTH = 64
 HEADS, HEAD_CHANNELS = 4, 16
 ADAPTER_RANK = 4
+WINDOW = 16  # a quarter of the sequence: most queries lose keys to it
 VOCABULARY, VOCABULARY_DIVISOR = 512, 128  # a multiple of 128 x 2, so that the padded size does not depend on TP
 # A large learning rate, without a long warm-up, moves the loss within five steps
 LEARNING_RATE, MIN_LEARNING_RATE, WARMUP_STEPS, DECAY_STEPS = 1e-2, 1e-3, 1, 100
@@ -116,6 +117,8 @@ def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
     """The toy model, and the layers of its first and of its last stage (0: as many as the others)."""
     model = spec.model
     layers, first, last = _shrunk_stages(spec.layout, toy)
+    if model.window_every > layers and not (first or last or spec.layout.pipeline_layout):
+        layers = math.lcm(model.window_every, toy.pp * toy.vpp)  # one layer that sees every key
     learned = model.position_embedding_type is configs.schema.PositionEmbedding.learned_absolute
     shrunk = replace(
         model,
@@ -129,6 +132,9 @@ def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
         make_vocab_size_divisible_by=VOCABULARY_DIVISOR,
         max_position_embeddings=256 if learned else 4096,
         init_method_std=0.02,
+        window_size=WINDOW if model.window_size else 0,
+        hidden_dropout=0.0,  # which elements are dropped depends on the layout
+        attention_dropout=0.0,
     )
     return _shrunk_latent_attention(_shrunk_experts(shrunk)), first, last
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from slipway.configs import Model
 from slipway.launch.weights.rules import DECODER, GROUPS, HALVES, Layers, Rule
 
@@ -88,3 +90,18 @@ def norms(*parts: str, with_experts: bool = False) -> list[Rule]:
             same(second, "hidden", f"{THEIRS}post_attention_layernorm.{x}"),
         ]
     return rules
+
+
+def both(ours: str, shape: str, theirs: str) -> list[Rule]:
+    """A weight of these sizes, and a bias of the first of them."""
+    return [same(f"{ours}.weight", shape, f"{theirs}.weight"), same(f"{ours}.bias", shape.split()[0], f"{theirs}.bias")]
+
+
+def read_window(config: Any) -> dict[str, Any]:
+    """The keys that a query sees, of transformers' configuration."""
+    return {"window_size": getattr(config, "sliding_window", None) or 0}
+
+
+def write_window(model: Model) -> dict[str, Any]:
+    """The key of config.json that says how many keys a query sees."""
+    return {"sliding_window": model.window_size or None}

@@ -52,9 +52,16 @@ def _stack(parts: list[Tensor], model: Model) -> Tensor:
     return torch.cat(parts)
 
 
+def _join_packed(parts: list[Tensor], model: Model) -> Tensor:
+    queries, keys = (model.kv_channels * count for count in (model.num_attention_heads, model.num_query_groups))
+    return _join_groups(list(parts[0].split((queries, keys, keys))), model)
+
+
 SAME = Fusion(lambda parts, model: parts[0], lambda whole, model: [whole])
 GROUPS = Fusion(_join_groups, _split_groups)
 """Queries, keys and values, interleaved by query group."""
+PACKED = Fusion(_join_packed, lambda whole, model: [_stack(_split_groups(whole, model), model)])
+"""The same, of which Hugging Face has one tensor: all queries, then all keys, then all values."""
 COPIES = Fusion(lambda parts, model: parts[0], lambda whole, model: [whole] * 2)
 """One tensor that Hugging Face has twice."""
 HALVES = Fusion(_stack, lambda whole, model: list(whole.chunk(2)))

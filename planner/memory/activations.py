@@ -116,8 +116,9 @@ def _attention(context: LayerContext) -> _MixerSaved:
         # with more tensor ranks than groups, each group is held more than once
         inputs = act * t * (qk + 2 * max(m.num_query_groups, tp) / tp * m.kv_channels)
     if context.keeps_scores:
-        # the softmax's output; with dropout its mask and the masked copy
-        per_score = (2 * act + _MASK_BYTES) if context.calibration.dropout else act
+        # the softmax's output; with dropout its mask and the masked copy; with soft-capping tanh's output
+        per_score = (2 * act + _MASK_BYTES) if context.drops else act
+        per_score += act if m.attn_logit_softcapping else 0.0
         scores = heads * t * context.seq_length * per_score
     # the projection's input; the softmax's log-sum-exp of each head; a bf16 copy where the projection keeps a quantized
     # one
@@ -177,7 +178,7 @@ def saved_by_layer(context: LayerContext, kind: LayerKind, expert_load: float = 
         activation_output=feed_forward.activation_output,
         experts=feed_forward.experts,
         shared_experts=feed_forward.shared_experts,
-        masks=_MASKS_PER_LAYER * _MASK_BYTES * t * h / shard if context.calibration.dropout else 0.0,
+        masks=_MASKS_PER_LAYER * _MASK_BYTES * t * h / shard if context.drops else 0.0,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slipway.configs import Spec
 from slipway.configs.schema import PositionEmbedding
-from slipway.planner.rules.registry import MCORE, Broken, Phase, Severity, divisors, nearest_values, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, divisors, nearest_values, rule
 
 _BACKENDS = ("auto", "flash", "fused", "unfused", "local")  # Megatron-Core's AttnBackend
 UNFUSED_BACKENDS = ("unfused", "local")
@@ -84,17 +84,36 @@ def _attention_backend(spec: Spec) -> Broken | None:
 
 @rule(
     "window-cp",
-    says="sliding windows do not work with the ring exchange of context parallelism",
-    why="Transformer Engine supports windows under context parallelism only with an all-to-all exchange",
-    source="Transformer Engine 2.x context_parallel cp_comm_type",
-    severity=Severity.advice,
+    says="with a sliding window, context parallelism divides the query groups of a tensor rank",
+    why="context ranks must exchange the sequence for heads: Transformer Engine's ring has no windows",
+    source="Transformer Engine 2.9 attention.dot_product_attention.context_parallel, cp_comm_type a2a",
+    only_in=Framework.nemo,
 )
 def _window_cp(spec: Spec) -> Broken | None:
-    if spec.model.window_size and spec.layout.cp > 1:
-        return Broken(
-            f"a sliding window of {spec.model.window_size} with layout.cp={spec.layout.cp}", "Use layout.cp=1."
-        )
-    return None
+    model, cp, tp = spec.model, spec.layout.cp, spec.layout.tp
+    groups = max(model.num_query_groups // tp, 1)
+    if not model.window_size or cp == 1 or groups % cp == 0:
+        return None
+    return Broken(
+        f"layout.cp={cp} does not divide the {groups} query groups of a tensor rank, and {model.name} has a sliding "
+        f"window of {model.window_size}",
+        f"Use layout.cp={nearest_values(cp, divisors(groups))}.",
+    )
+
+
+@rule(
+    "gemma-attention",
+    says="Gemma 2 and 3 have neither context parallelism nor virtual pipeline stages",
+    why="NeMo's own attention and embedding of them take neither",
+    source="NeMo 2.7.3 gpt.model.gemma2 (Gemma2DotProductAttention, configure_model) and gemma3 (configure_model)",
+    only_in=Framework.nemo,
+)
+def _gemma_attention(spec: Spec) -> Broken | None:
+    layout = spec.layout
+    if not spec.model.post_layernorm or (layout.cp == 1 and layout.vpp == 1):
+        return None
+    key = "cp" if layout.cp > 1 else "vpp"
+    return Broken(f"layout.{key}={getattr(layout, key)} with {spec.model.name}", f"Use layout.{key}=1.")
 
 
 @rule(

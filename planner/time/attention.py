@@ -80,7 +80,8 @@ def _latent_projections(context: LayerContext, qk: float, v: float) -> Iterator[
 
 
 def _core(context: LayerContext, full_keys: bool, qk: float, v: float) -> Attention:
-    m, t, flash = context.model, context.tokens, context.calibration.flash_attention
+    m, t = context.model, context.tokens
+    flash = context.calibration.flash_attention and not m.attn_logit_softcapping
     keys = flops.mean_keys(m, full_keys, context.seq_length, causal=flash)
     head_dim = (m.qk_head_dim + m.qk_pos_emb_head_dim + m.v_head_dim) / 2 if m.is_mla else m.kv_channels
     scores = m.num_attention_heads / context.tp * t * context.seq_length

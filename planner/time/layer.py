@@ -78,7 +78,7 @@ def _norms_and_residuals(context: LayerContext, kind: LayerKind) -> Iterator[Ope
         flops.norms(context.model, kind, all_separate=context.calibration.separate_norms)._asdict().items()
     ):
         yield Module(module, (Stream(count * 2 * residual, count * 3 * residual, count),))
-    dropout = 1 if context.calibration.dropout else 0  # a mask is written and read
+    dropout = 1 if context.drops else 0  # a mask is written and read
     yield Stream((parts * 3 + dropout) * residual, (parts * 2 + dropout) * residual, parts)
 
 

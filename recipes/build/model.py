@@ -6,25 +6,28 @@ import dataclasses
 from typing import Any
 
 import nemo_run as run
+from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from megatron.core.transformer.enums import AttnBackend
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
+from torch.nn import functional
 
 from slipway.configs import Dispatcher, Layout, Recompute, Spec
-from slipway.configs.schema import Activation, LoadBalancing
+from slipway.configs.schema import LoadBalancing
 from slipway.recipes.family import family
-from slipway.recipes.runtime.attention import latent_attention_spec
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
 SAME_NAME = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels init_method_std "
-    "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_base add_bias_linear add_qkv_bias "
+    "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_percent add_bias_linear add_qkv_bias "
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
     "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
     "make_vocab_size_divisible_by moe_router_enable_expert_bias "
-    "moe_router_bias_update_rate moe_router_load_balancing_type"
+    "moe_router_bias_update_rate moe_router_load_balancing_type hidden_dropout attention_dropout "
+    "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping"
 ).split()
 
+FUSED_ACTIVATIONS = (functional.gelu, functional.silu, quick_gelu)  # those that Megatron-Core joins with the bias
 ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
 
 
@@ -56,8 +59,8 @@ def _model_config(spec: Spec, cpu: bool) -> run.Config:
         # Sequences have different numbers of answer tokens: averaged by micro-batch or rank, the loss and the model
         # that it trains would depend on the layout.
         config.calculate_per_token_loss = True
-    if spec.model.is_mla:
-        config.transformer_layer_spec = latent_attention_spec
+    if layers := family(spec.model.family).layer_spec():
+        config.transformer_layer_spec = layers
     if cpu:
         config.use_cpu_initialization = True
         config.gradient_accumulation_fusion = False
@@ -79,6 +82,12 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
     for name in ROPE_FACTORS:
         if name in defaults and model.rope_scaling_factor != defaults[name]:
             setattr(config, name, model.rope_scaling_factor)
+    if model.rotary_base_local:
+        config.rotary_base = [model.rotary_base_local, model.rotary_base]
+    elif model.rotary_base != defaults["rotary_base"]:
+        config.rotary_base = model.rotary_base
+    if model.window_size:
+        _set_window(config, spec, defaults)
     config.seq_length = spec.seq_length
     # Where NeMo's class states a vocabulary size, NeMo ignores the tokenizer's.
     if defaults["vocab_size"] is not None and model.vocab_size != defaults["vocab_size"]:
@@ -91,6 +100,20 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
         config.mtp_num_layers = model.mtp_num_layers
         config.mtp_loss_scaling_factor = model.mtp_loss_scaling_factor
         config.data_step_fn = run.Partial(gpt_data_step, use_mtp=True)  # the last stage needs the tokens too
+
+
+def _set_window(config: run.Config, spec: Spec, defaults: dict[str, Any]) -> None:
+    """Set the keys that a query sees.
+
+    Megatron-Core counts those before the query's own, and published windows count the query's own too: NeMo's classes,
+    which pass them on, see one key more.
+    """
+    before = spec.model.window_size - 1
+    config.window_size = before if isinstance(defaults["window_size"], int) else [before, 0]
+    if spec.model.window_every > 1 and family(spec.model.family).windows_by_frequency:
+        config.window_attn_skip_freq = spec.model.window_every
+    if spec.layout.cp > 1:
+        config.cp_comm_type = "a2a"  # Transformer Engine's ring has no windows
 
 
 def _defaults(config_class: type) -> dict[str, Any]:
@@ -157,8 +180,8 @@ def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
     config.apply_rope_fusion = not (cpu and spec.model.is_mla)  # MLA's kernel is a GPU's
     config.masked_softmax_fusion = True
     config.bias_dropout_fusion = True
-    # Megatron-Core has no fused squared ReLU, and refuses the flag with it.
-    config.bias_activation_fusion = spec.model.activation_func is not Activation.squared_relu
+    # Without it Megatron-Core computes GELU by the error function, where every model here has the tanh form.
+    config.bias_activation_fusion = _defaults(nemo_config_class(spec))["activation_func"] in FUSED_ACTIVATIONS
     config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy
     config.cross_entropy_fusion_impl = "te"
     config.persist_layer_norm = True

@@ -8,7 +8,7 @@ from typing import Any
 from slipway.configs import Dispatcher, Fsdp, Layout, Recompute, Spec
 from slipway.configs.schema.layout import AttentionBackend, RecomputeMethod
 from slipway.configs.schema.pipeline_layout import DECODER, EMBEDDING, LOSS, PREDICTION, text_of_chunks
-from slipway.recipes.readback.parts import Parts, choice, value
+from slipway.recipes.readback.parts import Parts, choice, kind_of, value
 
 # Field of the layout -> argument of NeMo's strategy; where the strategy has None, the layout has what follows.
 _SIZES: dict[str, tuple[str, int]] = {
@@ -112,6 +112,9 @@ def _kernels(parts: Parts, base: Layout) -> dict[str, Any]:
     graphs = bool(value(model, "enable_cuda_graph")) or value(model, "cuda_graph_impl", "none") != "none"
     offloaded = value(model, "cpu_offloading_num_layers") if value(model, "cpu_offloading") else 0
     backend = value(model, "attention_backend")
+    of_class = getattr(kind_of(model), "attention_backend", None)
+    if base.attention_backend is AttentionBackend.auto and backend is of_class:
+        backend = AttentionBackend.auto
     return {
         "tp_comm_overlap": bool(value(model, "tp_comm_overlap")),
         "cuda_graphs": graphs,

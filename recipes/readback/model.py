@@ -12,7 +12,7 @@ from slipway.recipes.build.model import ROPE_FACTORS, SAME_NAME, counted_togethe
 from slipway.recipes.readback.parts import Parts, choice, kind_of, value
 
 # Facts that NeMo's class brings and a recipe never sets: read where they differ from the class.
-_OF_CLASS = ("gated_linear_unit", "normalization", "position_embedding_type", "window_size", "softmax_type")
+_OF_CLASS = ("gated_linear_unit", "normalization", "position_embedding_type", "softmax_type")
 _ACTIVATIONS = {"silu": Activation.silu, "gelu": Activation.gelu, "squared_relu": Activation.squared_relu}
 
 
@@ -26,6 +26,7 @@ def read_model(parts: Parts, base: Spec, layout: Layout, gpus: int) -> Model:
     for name in ROPE_FACTORS:
         if (given := value(config, name)) is not None:
             changed["rope_scaling_factor"] = float(given)
+    changed |= _positions_and_windows(config, model)
     vocabulary = value(config, "vocab_size") or value(parts.tokenizer, "vocab_size")
     if vocabulary and not value(parts.tokenizer, "pretrained_model_name"):
         changed["vocab_size"] = vocabulary
@@ -47,6 +48,22 @@ def _as(fact: Any, given: Any) -> Any:
     if isinstance(fact, float) and isinstance(given, int):
         return float(given)
     return given
+
+
+def _positions_and_windows(config: Any, model: Model) -> dict[str, Any]:
+    """The bases of RoPE, and the keys that a query sees: Megatron-Core's window, and the query's own."""
+    changed: dict[str, Any] = {}
+    base = value(config, "rotary_base")
+    if isinstance(base, list | tuple):
+        changed["rotary_base_local"], base = map(float, base)
+    if base is not None:
+        changed["rotary_base"] = float(base)
+    window = value(config, "window_size")
+    if window is not None:
+        changed["window_size"] = (window if isinstance(window, int) else window[0]) + 1
+    elif model.window_size:
+        changed["window_size"] = 0
+    return changed
 
 
 def _experts(config: Any, model: Model) -> dict[str, Any]:

@@ -21,6 +21,17 @@ TOTALS = {
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_235b_a22b": 235_093_634_560,
     "deepseek_v3": 671_026_404_352,
+    "gemma_2b": 2_506_172_416,
+    "gemma_7b": 8_537_680_896,
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_27b": 27_227_128_320,
+    "gemma3_1b": 999_885_952,
+    "mistral_7b": 7_241_732_096,
+    "mistral_nemo_12b": 12_247_782_400,
+    "phi3_mini_4k_instruct": 3_821_079_552,
+    "qwen25_500m": 494_032_768,
+    "qwen25_72b": 72_706_203_648,
+    "starcoder2_3b": 3_030_371_328,
 }
 
 LAYOUTS = [
@@ -45,6 +56,15 @@ LAYOUTS = [
         "qwen3_30b_a3b": ["tp=4 pp=2 ep=4 etp=1", "ep=8"],
         "qwen3_235b_a22b": ["tp=4 pp=16 ep=8 etp=1"],
         "deepseek_v3": ["tp=2 pp=16 ep=64 etp=1", "ep=32 pp=8"],
+        "gemma_2b": ["pp=2"],
+        "gemma2_27b": ["tp=4 pp=2"],
+        "gemma3_1b": ["pp=2"],
+        "mistral_7b": ["tp=2"],
+        "qwen25_1p5b": ["tp=2"],
+        "phi3_mini_4k_instruct": ["tp=2"],
+        "starcoder_15b": ["pp=4"],
+        "starcoder2_3b": ["tp=2"],
+        "chatglm3_6b": ["tp=2"],
         "llama3_tiny": ["tp=2", "pp=2 vpp=2"],
         "mixtral_tiny": ["ep=2"],
     }.items()

@@ -15,6 +15,7 @@ import pytest
 from slipway import configs, planner
 from slipway.configs import Spec, load
 from slipway.planner.layout import chosen_overrides
+from tests.kinds import one_of_each_kind
 from tests.recipes.test_gpu_path import SWITCHES
 
 PRECISIONS = ("bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8")
@@ -41,10 +42,10 @@ def built(spec: Spec) -> str:
 
 
 @pytest.mark.nemo
-def test_every_recipe_is_built_and_one_of_each_family_in_every_precision(in_child: Any) -> None:
+def test_each_kind_of_recipe_is_built_and_one_of_each_family_in_every_precision(in_child: Any) -> None:
     def wrong() -> dict[str, Any]:
         failed, legal, of_families = {}, 0, set(one_of_each_family())
-        for name in configs.recipe_names():
+        for name in one_of_each_kind():
             for precision in PRECISIONS if name in of_families else PRECISIONS[:1]:
                 gpu = "b200" if precision == "mxfp8" else "h100"
                 try:
@@ -55,7 +56,7 @@ def test_every_recipe_is_built_and_one_of_each_family_in_every_precision(in_chil
                     legal += 1
                     if error := built(spec):
                         failed[f"{name} {precision}"] = error
-        return {"failed": failed, "many": legal > 2 * len(configs.recipe_names())}
+        return {"failed": failed, "many": legal > 2 * len(one_of_each_kind())}
 
     assert in_child(wrong) == {"failed": {}, "many": True}
 

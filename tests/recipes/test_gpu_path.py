@@ -11,6 +11,7 @@ import pytest
 from slipway import configs, planner
 from slipway.configs import Refusal, load
 from slipway.recipes.runtime.kernels import require_kernels
+from tests.kinds import one_of_each_kind
 
 
 def trained(name: str, *overrides: str) -> tuple[Any, Any]:
@@ -53,7 +54,7 @@ def test_what_the_first_step_asserts_is_set(in_child: Any) -> None:
         found: dict[str, Any] = {"experimental before": is_experimental_enabled()}
         latent, _ = trained("deepseek_v3")
         found["experimental"] = is_experimental_enabled() and latent.model.apply_rope_fusion
-        for name in configs.recipe_names():
+        for name in one_of_each_kind():
             if trained(name)[0].model.use_transformer_engine_full_layer_spec:
                 found[f"{name} imports what NeMo removed"] = True
         graphs, _ = trained("llama3_8b", "layout.cuda_graphs=true", "layout.recompute=none")
@@ -237,7 +238,7 @@ SWITCHES = (
 
 @pytest.mark.nemo
 def test_each_switch_that_is_legal_is_accepted_by_megatron_core(in_child: Any) -> None:
-    """Every recipe on an H100 and a B200, one switch at a time: refused by a rule, or accepted after NeMo's merges."""
+    """A recipe of each kind on an H100 and a B200, one switch at a time: refused, or accepted after NeMo's merges."""
 
     def tried() -> dict[str, Any]:
         from slipway.planner import is_legal
@@ -245,7 +246,7 @@ def test_each_switch_that_is_legal_is_accepted_by_megatron_core(in_child: Any) -
         from slipway.recipes.runtime.merged import merge
 
         wrong, accepted = {}, dict.fromkeys(SWITCHES, 0)
-        for name in configs.recipe_names():
+        for name in one_of_each_kind():
             for gpu in ("h100", "b200"):
                 for switch in SWITCHES:
                     spec = load(name, [f"gpu={gpu}", *switch.split()]).spec

@@ -12,6 +12,7 @@ import pytest
 from slipway import configs
 from slipway.configs import Layout, Levers, Precision, Refusal, Spec, load
 from slipway.configs.schema import Gemm
+from tests.kinds import one_of_each_kind
 
 TRAINED = ("bf16", "fp32", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8")
 
@@ -33,14 +34,14 @@ def _variants(spec: Spec) -> list[Spec]:
 
 @pytest.mark.nemo
 def test_nothing_that_a_recipe_sets_is_overwritten(in_child: Any) -> None:
-    """Every recipe, in every precision, with each switch of the precision turned over."""
+    """A recipe of each kind, in every precision, with each switch of the precision turned over."""
 
     def overwritten_settings() -> dict[str, list[str]]:
         from slipway.recipes.build import build
         from slipway.recipes.runtime.merged import merge, overwritten
 
         wrong = {}
-        for name in configs.recipe_names():
+        for name in one_of_each_kind():
             for spec in _variants(load(name).spec):
                 recipe = build(spec)
                 merged = merge(recipe)
@@ -357,7 +358,7 @@ def test_gradients_have_the_bytes_that_are_planned(in_child: Any) -> None:
         from slipway.recipes.runtime.merged import merge
 
         out = []
-        for name in configs.recipe_names():
+        for name in one_of_each_kind():
             for spec in (load(name).spec, load(name, ["precision.grad_reduce_in_fp32=true"]).spec):
                 merged = merge(build(spec))
                 out.append(

@@ -13,8 +13,10 @@ from slipway import configs, planner
 from slipway.configs import Layout, Refusal, Spec, load
 from slipway.configs.load import record_of
 from slipway.configs.schedule import stage_lines, warmup_line
+from slipway.configs.schema.layout import AttentionBackend
 from slipway.planner.levers import aligns_param_gather, bucket_size
 from tests import forked
+from tests.kinds import one_of_each_kind
 from tests.recipes.test_merged import BUILT
 
 # Layouts and switches that every recipe is built with, as far as they are legal for it.
@@ -62,6 +64,8 @@ def _comparable(spec: Spec) -> dict[str, Any]:
     layout = replace(layout, sp=layout.sequence_parallel, seq_length=spec.seq_length, dispatcher=spec.dispatcher)
     if not layout.distributed_optimizer:
         layout = replace(layout, overlap_param_gather=False)
+    if spec.model.family.startswith("gemma") and layout.attention_backend == "flash":
+        layout = replace(layout, attention_backend=AttentionBackend.auto)  # NeMo's classes say flash
     levers = replace(spec.levers, bucket_size=bucket_size(spec), align_param_gather=aligns_param_gather(spec))
     record = record_of(replace(spec, layout=layout, levers=levers))
     for name in ("schedule", "stages", "decay_steps", "decay_tokens", "min_lr", "warmup_steps", "warmup_tokens"):
@@ -86,7 +90,7 @@ def _legal(name: str, words: list[str]) -> Spec | None:
 
 def _cases() -> list[tuple[str, Spec]]:
     out = []
-    for name in configs.recipe_names():
+    for name in one_of_each_kind():
         for variant in (*VARIANTS, OTHERS.get(name, "")):
             words = [word.replace("_until_", " until ").replace("_tokens'", " tokens'") for word in variant.split()]
             if spec := _legal(name, words):
@@ -115,7 +119,7 @@ def test_every_recipe_in_many_layouts_is_read_back_from_what_was_built(in_child:
 
     count, wrong = in_child(differences)
     assert wrong == {}
-    assert count > 6 * len(configs.recipe_names()), "most variants are legal for most recipes"
+    assert count > 6 * len(one_of_each_kind()), "most variants are legal for most recipes"
 
 
 @pytest.mark.nemo
@@ -238,12 +242,12 @@ def test_a_value_that_no_spec_may_have_is_one_sentence(in_child: Any) -> None:
 
 @pytest.mark.nemo
 def test_what_is_legal_behind_the_factory_is_named(tmp_path: Path) -> None:
-    words = [BEHIND, "data.global_batch_size=256", "model.config.hidden_dropout=0.1", "trainer.max_steps=10"]
+    words = [BEHIND, "data.global_batch_size=256", "model.config.flash_decode=True", "trainer.max_steps=10"]
     done = forked.nemo("llm", "pretrain", "--factory", "llama3_8b", "--dryrun", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "layout.tp 2 -> 4, layout.gbs 512 -> 256" in done.stderr
     assert "run.max_steps" in done.stderr
-    assert "no rule and no memory estimate covers model.config.hidden_dropout=0.1 (the recipe has 0.0)" in done.stderr
+    assert "no rule and no memory estimate covers model.config.flash_decode=True (the recipe has False)" in done.stderr
 
 
 @pytest.mark.nemo

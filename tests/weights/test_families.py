@@ -31,6 +31,7 @@ def _spec(recipe: str, base: Path) -> Spec:
 
 def _megatron(spec: Spec, base: Path) -> Any:
     """Megatron-Core's model with the weights of ``base``, each of which it must find there."""
+    import fiddle as fdl
     import torch
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
@@ -42,8 +43,11 @@ def _megatron(spec: Spec, base: Path) -> Any:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()
     model_parallel_cuda_manual_seed(0)
-    config: Any = merge(build(spec, cpu=True)).model
-    model = config.configure_model(_Tokenizer(spec.model.vocab_size))
+    recipe = build(spec, cpu=True)
+    module: Any = fdl.build(recipe.model)
+    module.config, module.tokenizer = merge(recipe).model, _Tokenizer(spec.model.vocab_size)
+    module.configure_model()
+    model = module.module
     state = model.sharded_state_dict(prefix="module.", metadata={"singleton_local_shards": False})
     loaded = dist_checkpointing.load({"state_dict": state}, str(base / "weights"))["state_dict"]
     model.load_state_dict({key.removeprefix("module."): value for key, value in loaded.items()})

@@ -76,9 +76,64 @@ TINY = {
         | {"rope_scaling": _LLAMA31 | {"factor": 32.0}, "max_position_embeddings": 131072, "tie_word_embeddings": True},
         "llama32_1b",
     ),
-    "mistral": Tiny("mistral", "MistralConfig", _BASE | {"sliding_window": None, "rope_theta": 1e6}, "llama3_8b"),
-    "qwen2": Tiny("qwen2", "Qwen2Config", _BASE | {"rope_theta": 1e6}, "llama3_8b"),
-    "qwen2_tied": Tiny("qwen2", "Qwen2Config", _BASE | {"tie_word_embeddings": True}, "llama3_8b"),
+    "mistral": Tiny("mistral", "MistralConfig", _BASE | {"sliding_window": 16}, "mistral_7b"),
+    "mistral_nemo": Tiny(
+        "mistral",
+        "MistralConfig",
+        _BASE | {"sliding_window": None, "head_dim": 32, "rope_theta": 1e6},
+        "mistral_nemo_12b",
+    ),
+    "qwen2": Tiny("qwen2", "Qwen2Config", _BASE | {"rope_theta": 1e6}, "qwen2_7b"),
+    "qwen2_tied": Tiny("qwen2", "Qwen2Config", _BASE | {"rope_theta": 1e6, "tie_word_embeddings": True}, "qwen25_500m"),
+    "gemma": Tiny(
+        "gemma",
+        "GemmaConfig",
+        _BASE | {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True},
+        "gemma_2b",
+    ),
+    "gemma2": Tiny(
+        "gemma2",
+        "Gemma2Config",
+        _BASE | {"head_dim": 32, "query_pre_attn_scalar": 256, "sliding_window": 16, "tie_word_embeddings": True},
+        "gemma2_2b",
+    ),
+    "gemma3": Tiny(
+        "gemma3",
+        "Gemma3TextConfig",
+        _BASE
+        | {
+            "num_hidden_layers": 6,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 16,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": True,
+        },
+        "gemma3_1b",
+    ),
+    "phi3": Tiny(
+        "phi3", "Phi3Config", _BASE | {"num_key_value_heads": 4, "sliding_window": 16}, "phi3_mini_4k_instruct"
+    ),
+    "starcoder": Tiny(
+        "starcoder",
+        "GPTBigCodeConfig",
+        {
+            "vocab_size": VOCABULARY,
+            "n_positions": 64,
+            "n_embd": 64,
+            "n_inner": 128,
+            "n_layer": 2,
+            "n_head": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 2,
+            "initializer_range": 0.08,
+        },
+        "starcoder_15b",
+    ),
+    "starcoder2": Tiny(
+        "starcoder2", "Starcoder2Config", _BASE | {"sliding_window": 16, "tie_word_embeddings": True}, "starcoder2_3b"
+    ),
     "qwen3": Tiny("qwen3", "Qwen3Config", _BASE | {"head_dim": 32, "rope_theta": 1e6}, "qwen3_8b"),
     "qwen3_moe": Tiny(
         "qwen3_moe",

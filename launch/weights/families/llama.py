@@ -1,4 +1,4 @@
-"""Llama 2, 3, 3.1, 3.2 and 3.3, and Mistral, which is a Llama where it has no sliding window."""
+"""Llama 2, 3, 3.1, 3.2 and 3.3, CodeLlama, Llama-Nemotron, and Mistral, which has the same tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from slipway.configs import Model, Refusal
 from slipway.configs.schema import RopeScaling
-from slipway.launch.weights.blocks import SIZES, around, attention, gated_mlp, norms
+from slipway.launch.weights.blocks import SIZES, around, attention, gated_mlp, norms, read_window, write_window
 from slipway.launch.weights.family import Family
 from slipway.launch.weights.rules import Rule
 
@@ -45,7 +45,7 @@ FAMILIES = (
         name="llama",
         architecture="LlamaForCausalLM",
         model_type="llama",
-        trained_as=("llama3", "llama2"),
+        trained_as=("llama3", "llama2", "llama_nemotron"),
         sizes=SIZES,
         constants={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0},
         rules=_rules,
@@ -56,9 +56,11 @@ FAMILIES = (
         name="mistral",
         architecture="MistralForCausalLM",
         model_type="mistral",
-        trained_as=(),  # a run of the same shape is exported as a Llama
+        trained_as=("mistral",),
         sizes=SIZES,
-        constants={"hidden_act": "silu", "sliding_window": None, "attention_dropout": 0.0},
+        constants={"hidden_act": "silu", "attention_dropout": 0.0},
         rules=_rules,
+        read=read_window,
+        write=lambda model: {"head_dim": model.kv_channels} | write_window(model),
     ),
 )

@@ -22,8 +22,8 @@ FAMILIES = (
         name="nemotron",
         architecture="NemotronForCausalLM",
         model_type="nemotron",
-        trained_as=("nemotron4",),
-        sizes=SIZES | {"layernorm_epsilon": "norm_eps"},
+        trained_as=("nemotron4", "nemotron"),
+        sizes=SIZES | {"layernorm_epsilon": "norm_eps", "rotary_percent": "partial_rotary_factor"},
         facts={
             "gated_linear_unit": False,
             "activation_func": Activation.squared_relu.value,
@@ -31,7 +31,6 @@ FAMILIES = (
         },
         constants={
             "hidden_act": "relu2",
-            "partial_rotary_factor": 0.5,
             "attention_bias": False,
             "mlp_bias": False,
             "attention_dropout": 0.0,

@@ -27,7 +27,7 @@ class LatentAttention(MLASelfAttention):
                 parameter.tensor_model_parallel = False
 
 
-def latent_attention_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+def layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """The layers of NeMo's DeepSeek, with :class:`LatentAttention`."""
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
     for layer in block.layer_specs:
