@@ -16,6 +16,8 @@ from slipway.configs import Refusal, Spec
 from slipway.launch.executors.protocol import Launch, Submission
 from slipway.launch.executors.submissions import record
 from slipway.launch.terminal import captured
+from slipway.recipes.runtime.run_files import OWNER
+from slipway.recipes.runtime.warden import started
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -81,6 +83,7 @@ def run_in_the_foreground(launch: Launch, executor: run.Executor) -> Submission:
     task = task_of(launch)
     # torchrun lies beside this Python, and an environment that is not activated does not have it on the path
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ[OWNER] = f"{os.getpid()}:{started(os.getpid())}"  # torchrun has a session of its own, and outlives this
     name = task_name(launch.spec)
     with run.Experiment(name) as opened:
         record(launch, Submission(folder=Path(opened._exp_dir)))

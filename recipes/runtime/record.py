@@ -134,7 +134,8 @@ class RunRecord(pl.Callback):
         if isinstance(exception, Refusal):
             with exit_on_refusal():
                 raise exception
-        if isinstance(exception, Exception):  # a signal or an early stop is not a failure
+        # A signal or an early stop is not a failure; before the ranks have met, another run may hold the folder.
+        if isinstance(exception, Exception) and torch.distributed.is_initialized():
             self._keep_failure(trainer, exception)
         if _disk_is_full(exception, self.run_dir):
             print(

@@ -3,6 +3,8 @@ machine itself.
 """
 
 # Without postponed annotations: NeMo-Run's command line reads the types of the arguments.
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -29,8 +31,8 @@ def pretrain(
     Every rank judges first: before a process group, a folder or memory is made. An illegal run ends with one sentence
     and exit code 2, however it was started. Then it binds itself to the processors near its GPU.
     """
-    _prepare(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
-    return llm.pretrain(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
+    with _prepared(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim):
+        return llm.pretrain(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim)
 
 
 def finetune(
@@ -43,14 +45,20 @@ def finetune(
     peft: Optional[PEFT] = None,
 ) -> Path:
     """Finetune, as :func:`nemo.collections.llm.finetune` with the same arguments; judged as :func:`pretrain`."""
-    _prepare(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim, peft=peft)
-    return llm.finetune(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim, peft=peft)
+    with _prepared(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim, peft=peft):
+        return llm.finetune(model=model, data=data, trainer=trainer, log=log, resume=resume, optim=optim, peft=peft)
 
 
-def _prepare(**parts: Any) -> None:
+@contextlib.contextmanager
+def _prepared(**parts: Any) -> Iterator[None]:
     from slipway.recipes.readback import judge_run
+    from slipway.recipes.runtime.lifeline import tied
 
-    with exit_on_refusal():
-        spec = judge_run(**parts)
-    if spec and spec.levers.numa_binding:
-        bind_to_own_gpu()
+    with contextlib.ExitStack() as stack:
+        with exit_on_refusal():
+            spec = judge_run(**parts)
+            if spec:
+                stack.enter_context(tied(spec, Path(spec.run.dir) / spec.name, parts["trainer"]))
+        if spec and spec.levers.numa_binding:
+            bind_to_own_gpu()
+        yield

@@ -1,0 +1,244 @@
+"""A run that ends leaves nothing behind, says why, and starts once: ranks under torchrun's agent, killed in many ways.
+
+The agent forks its ranks from one import of NeMo; otherwise it is the one that ``slipway launch`` starts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slipway.configs import Spec, load
+from slipway.launch.rehearsal.rehearse import import_nemo
+from slipway.launch.rehearsal.shrink import shrink
+from slipway.recipes.runtime.run_files import FAILURE, OWNER
+from slipway.recipes.runtime.warden import children, started, stat_of
+
+pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+LEFT_S = 30.0  # after the end of a run, however it ended, nothing of it is alive
+
+
+def toy(folder: Path, *overrides: str, steps: int = 10_000, every: int = 2, name: str = "a") -> Spec:
+    spec = shrink(load("llama3_8b", ["layout.tp=2", "gpus=2", *overrides]).spec)
+    run = replace(
+        spec.run,
+        dir=str(folder),
+        max_steps=steps,
+        checkpoint_every_n_steps=every,
+        checkpoint_every_minutes=0,
+        async_save=True,
+        val_check_interval=0,
+    )
+    short = replace(spec.layout, gbs=spec.layout.mbs)
+    return replace(spec, name=name, run=run, layout=short)
+
+
+def _train(spec: Spec, prepare: Callable[[], None]) -> None:
+    """One rank."""
+    import fiddle as fdl
+
+    from slipway.recipes.build import build
+
+    prepare()
+    recipe = build(spec, cpu=True)
+    recipe.trainer.enable_progress_bar = False
+    fdl.build(recipe)()
+
+
+def nothing() -> None:
+    pass
+
+
+def _agent(spec: Spec, log: Path, prepare: Callable[[], None], restarts: int) -> int:
+    """torchrun's agent in a child of this process; it returns the agent's exit code."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), write_through=True) for fd in (1, 2))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=spec.gpus,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        start_method="fork",
+    )
+    try:
+        elastic_launch(config, _train)(spec, prepare)
+    except BaseException as error:
+        print(f"agent: {type(error).__name__}", flush=True)
+        return 1
+    return 0
+
+
+@dataclass
+class Started:
+    """A run that trains: the process that waits for it, and its files."""
+
+    pid: int
+    spec: Spec
+    log: Path
+    family: dict[int, str]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.spec.run.dir) / self.spec.name
+
+    def look(self) -> None:
+        """Remember every process of the run, the wardens included."""
+        todo = [self.pid]
+        while todo:
+            pid = todo.pop()
+            self.family.setdefault(pid, started(pid))
+            todo += children(pid)
+
+    def rank(self, rank: int) -> int:
+        """The process of a rank: the one whose warden says so."""
+        for pid in list(self.family):
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if any(b"warden.py" in word for word in words) and json.loads(words[4])["rank"] == rank:
+                    return int(json.loads(words[4])["pid"])
+        raise AssertionError(f"rank {rank} has no warden:\n{self.text()[-3000:]}")
+
+    def alive(self) -> list[int]:
+        return [pid for pid, since in self.family.items() if since and started(pid) == since]
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait_until(self, true: Callable[[], Any], seconds: float = 90.0) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, self.text()[-4000:]
+            self.look()
+            time.sleep(0.1)
+
+    def saved(self) -> bool:
+        return any(not each.name.endswith("-unfinished") for each in self.folder.glob("checkpoints/step=*"))
+
+    def end(self, seconds: float = LEFT_S) -> int:
+        """The exit code of the run, once nothing of it is alive."""
+        end = time.monotonic() + seconds
+        status = None
+        while time.monotonic() < end and (status is None or self.alive()):
+            self.look()
+            with suppress(ChildProcessError):
+                done, found = os.waitpid(self.pid, os.WNOHANG)
+                status = found if done else status
+            time.sleep(0.1)
+        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes()[:80] for pid in self.alive()}
+        assert not left, f"after {seconds} s: {left}\n{self.text()[-3000:]}"
+        assert status is not None
+        return os.waitstatus_to_exitcode(status)
+
+
+@contextmanager
+def run(spec: Spec, prepare: Callable[[], None] = nothing, restarts: int = 0, log: str = "log") -> Iterator[Started]:
+    """Start a run, and kill whatever is left of it at the end."""
+    import_nemo()
+    Path(spec.run.dir).mkdir(parents=True, exist_ok=True)
+    path = Path(spec.run.dir) / log
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os._exit(_agent(spec, path, prepare, restarts))
+    begun = Started(pid, spec, path, {})
+    try:
+        yield begun
+    finally:
+        begun.look()
+        for each in begun.alive():
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def slow_writers() -> None:
+    """Every writer of a checkpoint waits for a minute, so that it is alive when its rank dies."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    write = FileSystemWriterAsync.write_preloaded_data
+
+    def late(*args: Any, **options: Any) -> None:
+        time.sleep(60)
+        write(*args, **options)
+
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(late)
+
+
+@pytest.mark.parametrize("who", ["rank 0", "rank 1", "agent"])
+def test_what_dies_takes_everything_with_it_and_is_named(tmp_path: Path, who: str) -> None:
+    """Checkpoint writers included, which sleep at that moment."""
+    with run(toy(tmp_path), slow_writers) as begun:
+        begun.wait_until(lambda: list(begun.folder.glob("checkpoints/*-unfinished")))
+        begun.wait_until(lambda: any(children(child) for child in children(begun.rank(1))))
+        if who == "agent":
+            os.kill(begun.pid, signal.SIGKILL)
+            begun.end()
+            return
+        number = int(who[-1])
+        os.kill(begun.rank(number), signal.SIGSEGV if number else signal.SIGKILL)
+        assert begun.end() == 1
+        failure = json.loads((begun.folder / FAILURE).read_text())
+        assert failure["rank"] == number, begun.text()[-3000:]
+        assert failure["error"] == ("was killed by SIGSEGV" if number else "was killed by SIGKILL")
+        assert f"slipway: rank {number} on {os.uname().nodename} was killed by" in begun.text()
+
+
+def test_the_ranks_end_with_the_command_that_they_belong_to(tmp_path: Path) -> None:
+    """torchrun has a session of its own, so that neither a hang-up nor a kill of the command reaches it."""
+    command = os.fork()
+    if command == 0:
+        signal.pause()
+    os.environ[OWNER] = f"{command}:{started(command)}"
+    try:
+        with run(toy(tmp_path)) as begun:
+            begun.wait_until(begun.saved)
+            os.kill(command, signal.SIGKILL)
+            os.waitpid(command, 0)
+            begun.end()
+            assert "the command that started this run is gone" in begun.text()
+    finally:
+        del os.environ[OWNER]
+
+
+def test_a_second_start_in_one_folder_is_refused_by_name(tmp_path: Path) -> None:
+    """A killed holder does not keep its folder."""
+    with run(toy(tmp_path)) as begun:
+        begun.wait_until(begun.saved)
+        first = begun.rank(0)
+        with run(toy(tmp_path), log="second") as second:
+            assert second.end(60.0) == 1
+            expected = f"{begun.folder} is in use: process {first} on {os.uname().nodename}, since "
+            assert expected in second.text(), second.text()[-3000:]
+        assert stat_of(first), "the first goes on"
+        assert not (begun.folder / FAILURE).exists(), "nothing of the second is in its folder"
+        os.kill(first, signal.SIGKILL)
+        begun.end()
+    with run(toy(tmp_path), log="third") as third:
+        third.wait_until(lambda: "resuming from" in third.text())
+
+
+def test_a_run_whose_folder_is_removed_ends(tmp_path: Path) -> None:
+    with run(toy(tmp_path)) as begun:
+        begun.wait_until(begun.saved)
+        shutil.rmtree(begun.folder)
+        assert begun.end(60.0) == 1
