@@ -39,14 +39,25 @@ def readable(name: str, overrides: Sequence[str], settings: Sequence[str]) -> Re
         if settings:
             raise configs.Refusal(f"--set {settings[0]} is for a script, and {name} is a recipe", "Use key=value.")
         return Readable(configs.load(name, list(overrides), to_plan=True))
+    reading = foreign.read(Path(name), foreign.Request(tuple(overrides), values_of(settings)))
+    return Readable(reading.resolved, reading)
+
+
+def values_of(settings: Sequence[str]) -> dict[str, str]:
+    """``--set NAME=VALUE`` as a mapping.
+
+    Raises:
+        Refusal: one is something else.
+    """
+    from slipway.configs import Refusal
+
     values = {}
     for setting in settings:
         variable, equals, value = setting.partition("=")
         if not equals or not variable:
-            raise configs.Refusal(f"--set {setting} is not NAME=VALUE", "Write it as --set NODES=8.")
+            raise Refusal(f"--set {setting} is not NAME=VALUE", "Write it as --set NODES=8.")
         values[variable] = value
-    reading = foreign.read(Path(name), foreign.Request(tuple(overrides), values))
-    return Readable(reading.resolved, reading)
+    return values
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import cast
 from slipway.configs import Refusal
 from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_file
 
-__all__ = ["KINDS", "Reading", "Request", "is_path", "read"]
+__all__ = ["KINDS", "Reading", "Request", "is_path", "read", "recognized"]
 
 KINDS = (
     "huggingface", "training_log", "model_config", "nemo_recipe", "nemo_framework", "megatron_script", "argument_file"
@@ -42,16 +42,30 @@ def read(path: Path, request: Request) -> Reading:
     return kind_of(file).read(file, request)
 
 
+def recognized(path: Path) -> bool:
+    """Whether a file is of a kind that can be read."""
+    try:
+        return _kind_of(open_file(path)) is not None
+    except Refusal:
+        return False
+
+
+def _kind_of(file: File) -> Kind | None:
+    for name in KINDS:
+        kind = cast(Kind, importlib.import_module(f"slipway.launch.foreign.kinds.{name}"))
+        if kind.recognizes(file):
+            return kind
+    return None
+
+
 def kind_of(file: File) -> Kind:
     """The kind of a file.
 
     Raises:
         Refusal: none recognizes it.
     """
-    for name in KINDS:
-        kind = cast(Kind, importlib.import_module(f"slipway.launch.foreign.kinds.{name}"))
-        if kind.recognizes(file):
-            return kind
+    if kind := _kind_of(file):
+        return kind
     raise Refusal(
         f"{file.path} is of no kind that can be read",
         "Give a script, configuration or log that docs/how-to/check-what-you-have.md lists.",

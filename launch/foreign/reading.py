@@ -12,8 +12,8 @@ from slipway.planner.rules.registry import Framework, Violation
 
 USUAL_GPU = "h100"  # where a file does not say
 LARGEST_BYTES = 4 << 20  # of a script or a configuration; of a log only so much is read
-
-
+NO_RUN = "no-run"
+"""``rule`` of a Refusal that says that a file describes no training of a model."""
 MOST_LAYERS = 10_000  # of a model; more are a slip of the pen, and every layer is looked at
 
 

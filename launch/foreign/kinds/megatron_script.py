@@ -6,7 +6,7 @@ from slipway.configs import Refusal
 from slipway.launch.foreign.megatron.arguments import Unknown, definitions, needs, parse
 from slipway.launch.foreign.megatron.read import reading_of
 from slipway.launch.foreign.megatron.run import Machines
-from slipway.launch.foreign.reading import File, Reading, Request, require_whole
+from slipway.launch.foreign.reading import NO_RUN, File, Reading, Request, require_whole
 from slipway.launch.foreign.shell.evaluate import Shell
 from slipway.launch.foreign.shell.launcher import (
     LAUNCHERS,
@@ -109,8 +109,10 @@ def _no_launch(file: File, shell: Shell, found: list[Launch]) -> Refusal:
         return Refusal(
             f"{file.name} launches {names}, without arguments of Megatron-LM that describe a model",
             "Give the script that has them.",
+            NO_RUN,
         )
-    return Refusal(f"{file.name} launches no Python program", "Give the script that starts the training program.")
+    fix = "Give the script that starts the training program."
+    return Refusal(f"{file.name} launches no Python program", fix, NO_RUN)
 
 
 def _beside(file: File, name: str) -> str | None:

@@ -18,6 +18,7 @@ from slipway.configs.schema.pipeline_layout import chunks_of_text
 from slipway.launch.foreign.megatron.arguments import Arguments
 from slipway.launch.foreign.megatron.model import model_of
 from slipway.launch.foreign.megatron.optimizer import optimizer_of
+from slipway.launch.foreign.reading import NO_RUN
 from slipway.planner.published.rows import ANY_ADAM
 
 FP8 = {"tensorwise": "fp8_current", "blockwise": "fp8_blockwise", "mxfp8": "mxfp8", "delayed": "fp8_delayed"}
@@ -95,10 +96,12 @@ def spec_of(args: Arguments, name: str, machines: Machines, assumed: list[str]) 
 
 def _require_planned(args: Arguments, program: str) -> None:
     if any(given.flag in ("--num-tokens-to-generate", "--prompts", "--prompt-file") for given in args.unknown):
-        raise Refusal(f"{args.where} generates text, and only training can be planned", "Give a training script.")
+        raise Refusal(
+            f"{args.where} generates text, and only training can be planned", "Give a training script.", NO_RUN
+        )
     parts = re.split(r"[/_.-]", program.lower())
     if word := next((word for word in NOT_TRAINING if word in parts), ""):
-        raise Refusal(f"{args.where} runs {program}, which does not train ({word})", "Give a training script.")
+        raise Refusal(f"{args.where} runs {program}, which does not train ({word})", "Give a training script.", NO_RUN)
     for word, what in NOT_PLANNED.items():
         if word in parts:
             raise Refusal(f"{args.where} runs {program}, whose model has {what}, which cannot be planned", "")
