@@ -302,8 +302,8 @@ def failures() -> str:
         "# Failures",
         "`slipway explain LOG|RUN` and `slipway status RUN` give a failed run one of these classes. Of all lines in "
         "the logs of a run, the most telling kind counts, in the order of this page, and of one kind the earliest "
-        "line. What was followed by more steps did not end the run, and what is printed after the scheduler has ended the "
-        "job follows from that. The table is configs/failures.yaml.",
+        "line. What was followed by more steps did not end the run, and what is printed after the scheduler has ended "
+        "the job follows from that. The table is configs/failures.yaml.",
     ]
     for kind, heading in KINDS.items():
         out.append(f"## {heading}")

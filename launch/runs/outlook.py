@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slipway.configs import Refusal, Spec
 from slipway.configs.load import spec_from_record
-from slipway.launch.runs.read import CHECKPOINTS
+from slipway.launch.runs.read import CHECKPOINTS, is_run
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
 from slipway.recipes.runtime.run_dir import check_run_dir
@@ -58,3 +58,14 @@ def _layout_change(run_dir: Path, spec: Spec) -> str:
         f"{name} {getattr(old, 'value', old)} -> {getattr(new, 'value', new)}" for name, old, new in pairs if old != new
     ]
     return f"same {spec.model.name}, " + (f"resharded ({', '.join(changed)})" if changed else "same layout")
+
+
+def outlook_of_existing(spec: Spec) -> tuple[str, bool] | None:
+    """What a launch of ``spec`` would do, and whether it would train, where its folder holds a run; else None."""
+    run_dir = Path(spec.run.dir) / spec.name
+    if not is_run(run_dir):
+        return None
+    try:
+        return outlook(run_dir, spec), True
+    except Refusal as refusal:
+        return refusal.sentence(), False

@@ -46,6 +46,15 @@ class Checked(Answer):
 
         return training_data(self.verdict.spec)
 
+    def existing(self) -> tuple[str, bool] | None:
+        """What a launch would do with the run that the folder holds already; None where it holds none."""
+        spec = self.verdict.spec
+        if not (Path(spec.run.dir) / spec.name).is_dir():
+            return None
+        from slipway.launch.runs.outlook import outlook_of_existing
+
+        return outlook_of_existing(spec)
+
     def as_json(self) -> dict[str, Any]:
         from slipway import planner
         from slipway.planner.layout import differences
@@ -59,6 +68,8 @@ class Checked(Answer):
         out["warnings"] += [{"rule": "data", "message": message, "fix": fix} for message, fix in data.warnings]
         if self.verdict.legal:
             out |= run_json(self.verdict.spec)
+        if found := self.existing():
+            out["resume"] = {"says": found[0], "possible": found[1]}
         if self.nearest:
             changes = differences(self.verdict.spec.layout, self.nearest.layout)
             out["nearest"] = planner.layout_json(self.nearest.spec) | {"changes": changes}
@@ -67,6 +78,8 @@ class Checked(Answer):
 
     def show(self, terminal: Terminal) -> None:
         show_verdict(terminal, self.verdict, self.chosen_by, self.data(), self.resolved)
+        if found := self.existing():
+            terminal.field("resume", found[0], Style.GOOD if found[1] else Style.WARNING)
         if self.nearest:
             show_nearest(terminal, self.verdict.spec, self.nearest)
         if self.ladder:

@@ -120,6 +120,8 @@ def launch(
 
         raise Refusal("--weights is for one run on SLURM", "Afterwards: slipway weights export RUN --out FOLDER.")
     if render:
+        for one in ready:
+            note(f"{one.spec.name}: {one.outlook}")
         return Rendered([submit.render(one, after) for one in ready])
     return Launched(_submit_all(ready, after, weights), follow)
 
