@@ -166,7 +166,7 @@ def _state(run: Run, job: JobFacts | None, step: int | None) -> State:
     done = run.state == "finished"
     if job is not None and (job.waits or job.runs):
         if job.waits:
-            return State.queued if step is None and job.attempts <= 1 and run.state != "failed" else State.requeued
+            return State.requeued if job.attempts or step is not None or run.state == "failed" else State.queued
         return State.saving if _saves(run.path) else State.running if step is not None else State.starting
     if done:
         return State.finished

@@ -106,6 +106,11 @@ def test_a_rank_that_dies_fails_the_job_and_the_next_launch_resumes(site: Site) 
     victim = next(p for p in Path("/proc").iterdir() if p.name.isdigit() and _is_rank(p, job, "1"))
     os.kill(int(victim.name), signal.SIGKILL)
     assert site.ended(job) == "FAILED"
+    said = json.loads(site.slipway("status", str(site.run_dir("rank")), "--json").stdout)
+    assert (said["state"], said["culprit"]["class"], said["culprit"]["rank"]) == ("failed", "killed", 1), said
+    assert (said["culprit"]["signal"], said["slurm"]["state"]) == ("SIGKILL", "FAILED")
+    assert said["resume"]["possible"] and said["resume"]["after_step"] >= 4
+    assert said["resume"]["command"].startswith(f"slipway launch llama3_tiny cluster={site.folder}")
     again = site.launch("rank", "run.max_steps=20", "--follow")
     assert again.returncode == 0, again.stderr[-3000:]
     assert re.search(r"will resume after step [4-9]+ of 20, from step=\d+; same llama3_tiny, same layout", again.stderr)

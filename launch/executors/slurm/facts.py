@@ -30,7 +30,7 @@ class JobFacts:
     reason: str = ""
     exit_code: str = ""
     nodes: str = ""
-    attempts: int = 1
+    attempts: int = 0
     start: str = ""
     elapsed: str = ""
 
@@ -64,7 +64,7 @@ def facts_of(job: str) -> JobFacts | None:
     """What SLURM says of a job; None where there is no SLURM here, or it does not know the job."""
     past = _past(job)
     last = past[-1] if past else None
-    attempts = max(1, len(past))
+    attempts = sum(not row[0].startswith("PENDING") for row in past)
     lines = _printed("squeue", "-h", "-j", job, "-o", _LIVE_FORMAT)
     if lines:
         state, reason, nodes, start, _, elapsed = (lines[0].split("|") + [""] * 6)[:6]
