@@ -200,7 +200,7 @@ def _trained(checkpoint: Path, record: Path) -> Source:
 
 def data_of_run(source: Path) -> Data:
     """What a run trained on; without one, instructions as they usually are."""
-    checkpoint = _checkpoint(source)
+    checkpoint = _checkpoint(source).resolve()
     record = checkpoint.parents[1] / RECORD
     if (checkpoint / BASE_RECORD).is_file() or not record.is_file():
         return Data(name="instructions")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
-from slipway.configs import Adapter, Fsdp, Model, Spec
+from slipway.configs import Adapter, Model, Spec
 from slipway.configs.schema import DataKind
 from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, rule
 
@@ -99,16 +99,14 @@ def _experts(spec: Spec) -> Broken | None:
 
 @rule(
     "adapter-levers",
-    says="adapters train without Megatron-FSDP and without deferred weight gradients of the output layer",
-    why="NeMo puts adapters in after the model was sharded, and a frozen output layer has no weight gradient",
-    source="NeMo 2.7.3 lightning.pytorch.callbacks.peft.PEFT.setup; " + MCORE + "transformer_config",
+    says="adapters train without deferred weight gradients of the output layer",
+    why="a frozen output layer has no weight gradient",
+    source=MCORE + "pipeline_parallel.utils.drain_embedding_wgrad_compute",
     only_in=Framework.nemo,
 )
 def _levers(spec: Spec) -> Broken | None:
     if spec.task.adapter is Adapter.none:
         return None
-    if spec.layout.fsdp is not Fsdp.none:
-        return Broken(f"layout.fsdp={spec.layout.fsdp.value} with task={spec.task.name}", "Use layout.fsdp=none.")
     if limit := spec.levers.wgrad_deferral_limit:
         return Broken(
             f"levers.wgrad_deferral_limit={limit} with task={spec.task.name}", "Use levers.wgrad_deferral_limit=0."

@@ -72,7 +72,7 @@ def tokenizer_of_base(base: Path) -> str:
     Raises:
         Refusal: there is no base, or it names none.
     """
-    checkpoint = base_checkpoint(base)
+    checkpoint = base_checkpoint(base).resolve()
     if (checkpoint / IMPORTED_FILES / "tokenizer.json").is_file():
         return str(checkpoint / IMPORTED_FILES)
     record = checkpoint.parents[1] / RECORD
