@@ -1,5 +1,6 @@
 # make setup         create .venv with every package at the version and hash in requirements/lock.txt
 # make quickstart    real text -> tokenizer -> .bin/.idx -> a toy Llama trained by NeMo with tensor parallelism -> report
+# make quickstart-finetune   that toy to Hugging Face and back -> LoRA with tensor parallelism -> adapter, merged weights -> answers
 # make test          lint, types and every test, the quick ones with coverage; make test-quick runs the quick ones only
 # make lint          ruff, mypy, codespell, hadolint
 # make coverage      the quick tests, with the share of lines that they run
@@ -13,7 +14,7 @@ QUICK := not slow and not nemo and not slurm and not image
 # Compiled once at install: importing NeMo then takes a third of the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-quick coverage lint docs docs-serve docs-figures lock image clean
+.PHONY: setup quickstart quickstart-finetune test test-quick coverage lint docs docs-serve docs-figures lock image clean
 
 setup: .venv/.ready
 
@@ -37,6 +38,9 @@ PIP_FINDS_CPU_TORCH = $(PIP) --dry-run --no-deps --require-hashes -r requirement
 
 quickstart: setup
 	$(BIN)/python -m slipway.launch.cli.quickstart
+
+quickstart-finetune: setup
+	$(BIN)/python -m slipway.launch.cli.quickstart_finetune
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

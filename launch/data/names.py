@@ -1,4 +1,4 @@
-"""Instructions that the repository makes: of which kind a name of Python's standard library is. Imports no torch, no NeMo.
+"""Instructions that the repository makes: of which kind a name of Python's standard library is. Imports no torch.
 
 The kinds come from the library's source code (a class, a function, or a constant at the top of a module), and a model
 has to tell them from the name. The kinds are equally frequent, so that guessing is right for one name of three.
