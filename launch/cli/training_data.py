@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway.configs import Refusal, Spec
-from slipway.configs.blend import PATH_KEYS, sources
+from slipway.configs.blend import INSTRUCTIONS, PATH_KEYS, sources
 from slipway.configs.schedule import batches_of
 from slipway.launch.cli.quantities import in_tokens
 from slipway.launch.data.blend import MANY_EPOCHS, readings, trained_tokens
+from slipway.recipes.finetune.examples import files_of, lines_of
 from slipway.recipes.runtime.data_check import tokenizer_ids, tokens_in
 
 SMALL_TOKENIZER = 0.5  # of the model's vocabulary: with fewer ids, most of the embedding is never trained
@@ -27,12 +28,16 @@ class TrainingData:
     epochs: float | None
     warnings: tuple[tuple[str, str], ...]
     """Each: what is wrong, and how it is fixed."""
+    examples: int | None = None
+    """Of instructions: lines of their files; None where the files are not on this machine, and of other data."""
 
     def describe(self) -> str:
         """The data in a few words: ``2.4 B tokens for a 5.033 T-token schedule: 2,097 epochs``."""
         schedule = f"a {in_tokens(self.needed)}-token schedule"
         if self.kind == "mock":
             return f"random tokens (data=mock) for {schedule}"
+        if self.examples is not None:
+            return f"{self.examples:,} examples for {schedule}"
         if self.tokens is None or self.epochs is None:
             return f"files that are not on this machine, for {schedule}"
         return (
@@ -40,7 +45,8 @@ class TrainingData:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "tokens": self.tokens, "schedule_tokens": self.needed, "epochs": self.epochs}
+        found = {"kind": self.kind, "tokens": self.tokens, "schedule_tokens": self.needed, "epochs": self.epochs}
+        return found if self.examples is None else found | {"examples": self.examples}
 
 
 def training_data(spec: Spec) -> TrainingData:
@@ -49,6 +55,8 @@ def training_data(spec: Spec) -> TrainingData:
     warnings = _tokenizer_warnings(spec)
     if spec.data.kind == "mock":
         return TrainingData("mock", None, needed, None, tuple(warnings))
+    if spec.data.kind == INSTRUCTIONS:
+        return _instructions(spec, needed, warnings)
     tokens = epochs = None
     try:
         tokens, epochs = _tokens_and_epochs(spec, needed)
@@ -67,6 +75,16 @@ def training_data(spec: Spec) -> TrainingData:
             )
         )
     return TrainingData("indexed", tokens, needed, epochs, tuple(warnings))
+
+
+def _instructions(spec: Spec, needed: int, warnings: list[tuple[str, str]]) -> TrainingData:
+    """The examples of a run; what they hold is looked at when it is launched."""
+    count: int | None = None
+    try:
+        count = sum(1 for path in spec.data.paths for _ in lines_of(files_of(path)[0]))
+    except Refusal as refusal:
+        warnings = [*warnings, (refusal.message, refusal.fix)]
+    return TrainingData("instructions", None, needed, None, tuple(warnings), examples=count)
 
 
 def _tokens_and_epochs(spec: Spec, needed: int) -> tuple[int, float]:
