@@ -1,7 +1,7 @@
 """Will it fit, is it legal, how fast will it be. Pure Python and NumPy; imports configs, never torch or NeMo."""
 
 from slipway.planner.check import Verdict, check, require_fit, too_large
-from slipway.planner.choose import choose_layout, complete, nearest_good
+from slipway.planner.choose import TIE, choose_layout, complete, nearest_good, tie_groups
 from slipway.planner.cost import Cost, cost, cost_of_seconds
 from slipway.planner.course import Course, course
 from slipway.planner.flops import model_flops_per_token, peak_tflops
@@ -16,6 +16,7 @@ from slipway.planner.to_json import as_json, cost_json, course_json, goodput_jso
 
 __all__ = [
     "RULES",
+    "TIE",
     "TRIALS",
     "WORTH_SAVING",
     "Candidate",
@@ -52,6 +53,7 @@ __all__ = [
     "require_legal",
     "save_minutes",
     "step_time",
+    "tie_groups",
     "too_large",
     "violations",
     "why_slower",

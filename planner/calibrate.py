@@ -5,8 +5,7 @@ Symbols:
     m_k   the shipped value, s_k its uncertainty: how far it differs between software generations
     z_k   (c_k - m_k) / s_k
     r_i   ln(predicted / measured) of measurement i, e its standard deviation where every constant is right
-    minimized: sum over i of rho(r_i / e) + sum over k of z_k^2, with rho(x) = 2 (sqrt(1 + x^2) - 1): outliers count
-    linearly. Levenberg-Marquardt, arXiv-free textbook form, with numerical derivatives.
+    minimized: sum over i of (r_i / e)^2 + sum over k of z_k^2, by Levenberg-Marquardt with numerical derivatives
 """
 
 from __future__ import annotations
@@ -140,16 +139,11 @@ def residuals(measured: Sequence[Measurement], constants: Calibration) -> np.nda
     return np.array([math.log(each.step_time_s / s) for each, s in zip(measured, predicted, strict=True)])
 
 
-def pseudo_huber(scaled: np.ndarray) -> np.ndarray:
-    """Residuals whose squares grow linearly where ``scaled`` is large: outliers count less."""
-    return np.sign(scaled) * np.sqrt(2 * (np.sqrt(1 + scaled * scaled) - 1))
-
-
 def _minimize(residual: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
-    """The deviations with the least sum of squares of robust residuals and deviations."""
+    """The deviations with the least sum of squares of residuals, over their noise, and of deviations."""
 
     def cost(at: np.ndarray) -> np.ndarray:
-        return np.concatenate([pseudo_huber(residual(at) / NOISE), at])
+        return np.concatenate([residual(at) / NOISE, at])
 
     at, damping = start, 1e-2
     here = cost(at)

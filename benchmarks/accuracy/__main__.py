@@ -16,7 +16,10 @@ from pathlib import Path
 
 from benchmarks.accuracy import few_rows, golden, tables
 from benchmarks.accuracy.cross_validation import judge
+from benchmarks.accuracy.fit import residuals
+from benchmarks.accuracy.points import load
 from benchmarks.accuracy.scatter import draw
+from slipway.planner.calibration import calibration_or_nearest
 
 
 def main() -> None:
@@ -27,6 +30,9 @@ def main() -> None:
         "--golden", type=Path, help="Megatron-LM's golden memory values: compare these and nothing else"
     )
     parser.add_argument(
+        "--order", action="store_true", help="how often close layouts are in the right order, in sample; nothing else"
+    )
+    parser.add_argument(
         "--calibrate", type=Path, help="calibrate on few rows, predict the rest, draw the curve here; nothing else"
     )
     parser.add_argument("--processes", type=int, default=1, help="groups are fitted in this many processes")
@@ -34,6 +40,12 @@ def main() -> None:
     if options.golden:
         values = golden.load(options.golden)
         print("\n".join([*tables.golden_table(values), "", *tables.golden_sentences(values)]))
+        return
+    if options.order:
+        points = load(options.truth)
+        constants = [calibration_or_nearest(point.spec.gpu, point.software) for point in points]
+        errors = [float(residuals([p], own)[0]) for p, own in zip(points, constants, strict=True)]
+        print("\n".join(tables.order_table(points, errors)))
         return
     if options.calibrate:
         any_model, same_model = (few_rows.curves(options.truth, same_model=same) for same in (False, True))

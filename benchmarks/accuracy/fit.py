@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 
 from benchmarks.accuracy.points import Point, by_group, load, pool_of, pools
 from slipway.configs import Calibration
-from slipway.planner.calibrate import DIFFERENCE_STEP, LEAST_SPREAD, NOISE, PRIORS, Prior, pseudo_huber
+from slipway.planner.calibrate import DIFFERENCE_STEP, LEAST_SPREAD, NOISE, PRIORS, Prior
 from slipway.planner.time.step import embedding_cost, layer_cost, loss_cost, step_time
 
 # The constants that a recipe is planned with unless `software=` says otherwise: on each GPU, those of the generation
@@ -133,7 +133,10 @@ def fit(points: Sequence[Point], software: str, centres: Mapping[str, float] | N
 
     def cost(deviations: np.ndarray) -> np.ndarray:
         scaled = residuals(points, calibration_of(unpack(deviations), software)) / NOISE
-        return np.concatenate([pseudo_huber(scaled), deviations])
+        robust = np.sign(scaled) * np.sqrt(
+            2 * (np.sqrt(1 + scaled * scaled) - 1)
+        )  # pseudo-Huber: outliers count linearly
+        return np.concatenate([robust, deviations])
 
     found = least_squares(
         cost, np.zeros(len(names)), method="trf", diff_step=DIFFERENCE_STEP, max_nfev=MOST_EVALUATIONS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -198,3 +199,32 @@ def golden_sentences(values: Sequence[Golden]) -> list[str]:
         share = f"{np.mean(within):.0%} of the {len(within)} peaks without expert parallelism"
         sentences.append(f"{share} lie within the {PEAK_SPREAD:.0%} that P(fits) takes for the standard deviation.")
     return sentences
+
+
+_DIFFERENCES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15)  # between the predictions of two layouts, upper ends
+
+
+def order_table(points: Sequence[Point], errors: Sequence[float]) -> list[str]:
+    """Of two layouts that compete, how often the one that is predicted to be faster is, by how far they are apart.
+
+    Args:
+        errors: ln(predicted / measured) of each point.
+    """
+    competing: dict[tuple[object, ...], list[tuple[float, float]]] = defaultdict(list)
+    for point, error in zip(points, errors, strict=True):
+        spec = point.spec
+        group = (spec.gpu.name, point.software, point.model, spec.gpus, spec.layout.gbs, spec.seq_length)
+        measured = math.log(point.tokens_per_s_per_gpu)
+        competing[(*group, spec.precision.name)].append((measured + error, measured))
+    right: dict[float, list[bool]] = defaultdict(list)
+    for speeds in competing.values():
+        for (predicted, measured), (other, its_measured) in itertools.combinations(speeds, 2):
+            apart = abs(predicted - other)
+            end = next((end for end in _DIFFERENCES if apart <= end), math.inf)
+            if apart and measured != its_measured:
+                right[end].append((predicted > other) == (measured > its_measured))
+    rows = [
+        [f"up to {end:.1%}" if math.isfinite(end) else "more", str(len(found)), f"{np.mean(found):.0%}"]
+        for end, found in sorted(right.items())
+    ]
+    return _table(["predictions differ by", "pairs", "in the right order"], rows)

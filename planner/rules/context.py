@@ -131,3 +131,23 @@ def _position_limit(spec: Spec) -> Broken | None:
         f"sequence {length} exceeds the {model.max_position_embeddings} positions of {model.name}",
         f"Use layout.seq_length={model.max_position_embeddings} or less.",
     )
+
+
+SHORT_SEQUENCE = 16_384
+"""Tokens below which context parallelism costs more than it saves."""
+_RANKS_OF_SHORT_SEQUENCE = 2  # Llama 3 70B is tuned with 2 context ranks for 8,192 tokens (NVIDIA's recipes)
+
+
+@rule(
+    "short-context",
+    says="more than two context ranks have sequences of 16,384 tokens or more",
+    why="attention over a shorter sequence is too quick to hide the exchange of keys and values, and the matrix "
+    "products of a rank become small; tensor or data parallelism costs less",
+    source="Llama 3 uses context parallelism for 131,072 tokens only: arXiv:2407.21783 section 3.3.2 and table 4",
+    severity=Severity.advice,
+)
+def _short_context(spec: Spec) -> Broken | None:
+    cp, length = spec.layout.cp, spec.seq_length
+    if cp <= _RANKS_OF_SHORT_SEQUENCE or length >= SHORT_SEQUENCE:
+        return None
+    return Broken(f"layout.cp={cp} for a sequence of {length} tokens", "Use layout.cp=1 or 2, and more layout.tp.")

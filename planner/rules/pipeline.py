@@ -312,3 +312,38 @@ def _wgrad_deferral(spec: Spec) -> Broken | None:
             f"{leave_out}.",
         )
     return None
+
+
+_DEEPEST_PIPELINE = 32
+
+
+@rule(
+    "few-micro-batches",
+    says="a pipeline has at least as many micro-batches as stages",
+    why="with fewer, some stages are idle even in the middle of the step",
+    source="arXiv:2104.04473 section 2.2: the bubble is (PP - 1) / (VPP x micro-batches) of the step's work",
+    severity=Severity.advice,
+)
+def _few_micro_batches(spec: Spec) -> Broken | None:
+    layout, count = spec.layout, spec.batch.num_micro_batches
+    if layout.pp <= count:
+        return None
+    enough = layout.pp * layout.mbs * max(spec.dp, 1)
+    return Broken(
+        f"{count} micro-batches for layout.pp={layout.pp}: layout.gbs={layout.gbs} is small for {spec.gpus} GPUs",
+        f"Use layout.gbs={enough} or more, fewer GPUs, or a smaller layout.pp.",
+    )
+
+
+@rule(
+    "deep-pipeline",
+    says="a pipeline has at most 32 stages",
+    why="every stage adds to the bubble and one more send to each micro-batch, and one slow stage holds up all others; "
+    "Llama 3 405B has 16",
+    source="arXiv:2407.21783 section 3.3.2",
+    severity=Severity.advice,
+)
+def _deep_pipeline(spec: Spec) -> Broken | None:
+    if spec.layout.pp <= _DEEPEST_PIPELINE:
+        return None
+    return Broken(f"layout.pp={spec.layout.pp} is deeper than published pipelines", "Use more layout.tp or layout.cp.")

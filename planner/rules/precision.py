@@ -6,7 +6,7 @@ import math
 
 from slipway.configs import Fsdp, Spec
 from slipway.configs.schema import BLACKWELL, HOPPER
-from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, rule
+from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, Severity, rule
 
 _CUBLAS_ALIGNMENT = 16  # elements; of the leading dimensions of an fp8 GEMM
 _SCALED_BLOCK = 32  # elements that share a scale in mxfp8; the multiple that Transformer Engine also asks of nvfp4
@@ -131,3 +131,24 @@ def _bf16_layers(spec: Spec) -> Broken | None:
     if precision.gemm == "fp8" and precision.first_last_layers_bf16 and kept > per_stage:
         return Broken(f"{kept} layers in bf16 with {per_stage} layers a stage", "Use a smaller layout.pp.")
     return None
+
+
+_TRILLION = 1e12
+
+
+@rule(
+    "delayed-scaling-long",
+    says="runs of a trillion tokens and more do not scale fp8 by past steps",
+    why="outliers that appear late in training exceed a scale that past steps chose: delayed scaling diverged after "
+    "200 billion tokens of Llama 2 7B unless the activations were changed; NVIDIA trains with current or block scaling",
+    source="arXiv:2409.12517 section 4; arXiv:2504.03624 section 2.4",
+    severity=Severity.advice,
+)
+def _delayed_scaling_long(spec: Spec) -> Broken | None:
+    tokens = spec.run.max_steps * spec.batch.tokens
+    if spec.precision.fp8_recipe != "delayed" or tokens < _TRILLION:
+        return None
+    return Broken(
+        f"precision={spec.precision.name} for {tokens / _TRILLION:.3g} T tokens may diverge late",
+        "Use precision=fp8_current, or mxfp8 on Blackwell.",
+    )

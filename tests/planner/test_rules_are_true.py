@@ -219,6 +219,9 @@ def test_every_rule_says_what_why_and_where_from() -> None:
             "gpus=64 layout.ep=8 layout.recompute=selective layout.recompute_modules=[shared_experts]",
             "recompute-nothing",
         ),
+        ("llama3_70b", "gpus=64 layout.pp=8 layout.gbs=32", "few-micro-batches"),
+        ("llama31_405b", "gpus=126 layout.pp=63", "deep-pipeline"),
+        ("llama3_70b", "gpus=64 layout.pp=4 layout.cp=4", "short-context"),
     ],
 )
 def test_what_the_stack_accepts_is_warned_of_and_not_refused(name: str, overrides: str, rule: str) -> None:
@@ -295,3 +298,14 @@ def test_query_groups_divide_the_heads() -> None:
 def test_a_schedule_fits_its_stages_and_chunks(overrides: str, legal: bool) -> None:
     found = {v.rule for v in violations(configs.load("llama3_8b", ["gpus=8", "layout.tp=1", *overrides.split()]).spec)}
     assert ("schedule" not in found) is legal
+
+
+def test_delayed_scaling_is_warned_of_where_it_may_diverge() -> None:
+    """arXiv:2409.12517 saw it after 200 billion tokens; a short run, and other scaling, are not warned of."""
+    for precision, tokens, warned in (
+        ("fp8_delayed", "2T", True),
+        ("fp8_delayed", "100B", False),
+        ("fp8_current", "2T", False),
+    ):
+        spec = configs.load("llama3_8b", [f"precision={precision}", f"tokens={tokens}"]).spec
+        assert ("delayed-scaling-long" in {v.rule for v in violations(spec, Severity.advice)}) == warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -136,3 +137,17 @@ def test_advice_names_the_rule_that_requires_a_technique() -> None:
 def test_a_cluster_file_that_is_missing_is_named() -> None:
     with pytest.raises(Refusal, match=r"cluster=elsewhere/site.yaml: no such file /"):
         configs.load("llama3_8b", ["cluster=elsewhere/site.yaml"])
+
+
+def test_layouts_that_tie_are_one_group_led_by_the_published_or_simplest() -> None:
+    """VPP 20 against VPP 5 is no ranking: their predictions differ by less than published pairs are told apart by."""
+    found = plan(configs.load("llama3_70b", ["gpus=64"]).spec, 24).candidates
+    groups = planner.tie_groups(found)
+    assert sorted(map(id, found)) == sorted(id(candidate) for group in groups for candidate in group)
+    fastest = [min(candidate.time.step_time_s for candidate in group) for group in groups]
+    assert fastest == sorted(fastest)
+    for group, start in zip(groups, fastest, strict=True):
+        assert all(candidate.time.step_time_s <= planner.TIE * start for candidate in group)
+    assert all(after > planner.TIE * before for before, after in itertools.pairwise(fastest))
+    first = groups[0][0].layout
+    assert (first.tp, first.pp, first.vpp, first.cp) == (4, 4, 5, 2), "NVIDIA's layout on 64 H100"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from slipway.planner import Candidate, Plan
 
 GOALS = ("days", "dollars", "gpus")
+TRIED = 12  # layouts that are searched at least: a tie with the fastest may be better to start with
 MOST_GPUS = 16_384  # where nobody says otherwise
 UNPLANNED_PRECISION = "fp32"  # nobody trains in it: --precisions all leaves it out
 
@@ -29,10 +31,27 @@ class Planned(Answer):
     resolved: Resolved
     plan: Plan
     several_precisions: bool
+    top: int
 
     @property
     def best(self) -> Candidate:
-        return self.plan.candidates[0]
+        return self.ranked[0][1]
+
+    @functools.cached_property
+    def ranked(self) -> list[tuple[int, Candidate]]:
+        """The candidates with the numbers of their groups, within which the planner cannot tell which is faster."""
+        from slipway import planner
+
+        groups = planner.tie_groups(self.plan.candidates)
+        return [(number, each) for number, group in enumerate(groups, 1) for each in group][: self.top]
+
+    def _why(self, group: int, candidate: Candidate) -> str:
+        from slipway import planner
+
+        if group > 1 or candidate is self.best:
+            return planner.why_slower(candidate, self.best)
+        difference = candidate.time.step_time_s / self.best.time.step_time_s - 1
+        return f"a tie with the first ({difference:+.1%})"
 
     def as_json(self) -> dict[str, Any]:
         from slipway import planner
@@ -41,8 +60,8 @@ class Planned(Answer):
             "candidates": [
                 planner.as_json(planner.check(candidate.spec))
                 | run_json(candidate.spec)
-                | {"why": planner.why_slower(candidate, self.best)}
-                for candidate in self.plan.candidates
+                | {"why": self._why(group, candidate), "group": group}
+                for group, candidate in self.ranked
             ],
             **pinned_json(self.resolved),
             "considered": self.plan.considered,
@@ -59,20 +78,25 @@ class Planned(Answer):
         terminal.line(f"{self.resolved.title} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
         if self.resolved.pinned:
             terminal.field("given", pinned_line(spec.layout, self.resolved.pinned, searched=True))
-        head = ("", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why")
-        table = Table(head, right=frozenset({0, 2, 3, 4, 5}))
-        for rank, candidate in enumerate(plan.candidates, 1):
+        head = ("", "group", "layout", "step s", "tokens/s/GPU", "MFU", "GiB", "why")
+        table = Table(head, right=frozenset({0, 1, 3, 4, 5, 6}))
+        for rank, (group, candidate) in enumerate(self.ranked, 1):
             precision = f"{candidate.spec.precision.name} " if self.several_precisions else ""
             table.add(
                 str(rank),
+                str(group),
                 precision + describe(candidate.spec),
                 f"{candidate.time.step_time_s:.2f}",
                 f"{candidate.time.tokens_per_s_per_gpu:,.0f}",
                 f"{candidate.time.mfu:.1%}",
                 f"{candidate.memory.needed_gib:.1f}",
-                planner.why_slower(candidate, self.best),
+                self._why(group, candidate),
             )
         terminal.table(table)
+        terminal.line(
+            f"Layouts of a group are predicted within {planner.TIE - 1:.0%} of its fastest, and it cannot tell them "
+            "apart: published ones come first, then simpler, then smaller ones."
+        )
         show_run(terminal, self.best.spec)
         for found in planner.only_planned(self.best.spec):
             terminal.field("advice", f"{found.rule}: {found.message} {found.fix}", Style.WARNING)
@@ -131,16 +155,17 @@ def plan(
         if precisions:
             raise click.UsageError("--precisions is not for several sizes: give precision=.")
         return _sized(resolved, gpus, goal, deadline, plot)
+    tried = max(top, TRIED)
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
         chosen = [readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained]
-        found = planner.plan_precisions(resolved.spec, chosen, top, resolved.pinned, resolved.untouched)
+        found = planner.plan_precisions(resolved.spec, chosen, tried, resolved.pinned, resolved.untouched)
     else:
-        found = planner.plan_pinned(resolved.spec, resolved.pinned, top, resolved.untouched)
+        found = planner.plan_pinned(resolved.spec, resolved.pinned, tried, resolved.untouched)
     if plot:
         _draw(found, plot)
-    return Planned(resolved, found, bool(precisions))
+    return Planned(resolved, found, bool(precisions), top)
 
 
 def _sized(resolved: Resolved, gpus: str, goal: str | None, deadline: str, plot: Path | None) -> Answer:
