@@ -104,7 +104,15 @@ class Checked(Answer):
 @overrides_argument
 @settings_option
 @click.option("--plot", type=Path, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
-def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot: Path | None) -> Answer:
+@click.option(
+    "--trace",
+    type=Path,
+    metavar="FILE",
+    help="Write the predicted step for Perfetto or Chrome (.json or .json.gz).",
+)
+def check(
+    name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot: Path | None, trace: Path | None
+) -> Answer:
     """Check whether a run is legal and fits, and predict its speed.
 
     A run is a recipe, or a file of another tool: a Megatron-LM launch script, its model_config.yaml, a file of its
@@ -116,11 +124,14 @@ def check(name: str, overrides: tuple[str, ...], settings: tuple[str, ...], plot
 
     found = readable(name, overrides, settings)
     if found.reading:
-        return check_file(found.reading, plot)
+        checked = check_file(found.reading, plot)
+        write_trace(checked.verdict, trace)
+        return checked
     resolved = found.resolved
     spec, chosen_by = planner.choose_layout(resolved)
     verdict = planner.check(spec)
     draw(verdict, resolved.title, plot)
+    write_trace(verdict, trace)
     nearest = None if verdict.legal and verdict.fits else planner.nearest_good(spec, resolved.pinned)
     return Checked(verdict, chosen_by, nearest, resolved, ladder_of(verdict, resolved))
 
@@ -131,6 +142,23 @@ def ladder_of(verdict: Verdict, resolved: Resolved) -> list[Rung]:
     from slipway.planner.memory.probability import LIKELY
 
     return ladder(verdict.spec, resolved.untouched) if verdict.legal and verdict.p_fits < LIKELY else []
+
+
+def write_trace(verdict: Verdict, path: Path | None) -> None:
+    """Write the timeline of the predicted step, where a path is given and the run is legal.
+
+    Raises:
+        Refusal: the file cannot be written.
+    """
+    if path is None or not verdict.time:
+        return
+    from slipway.configs import Refusal
+    from slipway.planner.trace import write_trace as write
+
+    try:
+        write(verdict.spec, path)
+    except OSError as error:
+        raise Refusal(f"{path} cannot be written: {error.strerror}") from None
 
 
 def draw(verdict: Verdict, title: str, plot: Path | None) -> None:
