@@ -42,7 +42,8 @@ def _slices(content: Any) -> dict[tuple[int, int], list[Event]]:
 
 def _tops(slices: list[Event]) -> list[Event]:
     """The slices that are in no other; asserts that every other slice is within its parent."""
-    tops, open_ends = [], []
+    tops: list[Event] = []
+    open_ends: list[float] = []
     for event in slices:
         start, stop = event["ts"], round(event["ts"] + event["dur"], 3)
         while open_ends and open_ends[-1] <= start + 1e-6:
