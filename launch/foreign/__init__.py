@@ -15,7 +15,8 @@ from slipway.launch.foreign.reading import File, Kind, Reading, Request, open_fi
 __all__ = ["KINDS", "Reading", "Request", "is_path", "read", "recognized"]
 
 KINDS = (
-    "huggingface", "training_log", "model_config", "nemo_recipe", "nemo_framework", "megatron_script", "argument_file"
+    "huggingface", "training_log", "model_config", "megatron_bridge", "nemo_recipe", "nemo_framework",
+    "megatron_script", "argument_file",
 )  # fmt: skip
 """The modules of ``kinds``, in the order in which they are asked whether they recognize a file."""
 
@@ -34,8 +35,10 @@ def read(path: Path, request: Request) -> Reading:
         Refusal: no such file, of a kind that is not known, incomplete, or contradictory.
     """
     if ":" in str(path) and not path.exists():
-        from slipway.launch.foreign.kinds import nemo_recipe
+        from slipway.launch.foreign.kinds import megatron_bridge, nemo_recipe
 
+        if megatron_bridge.is_target(str(path)):
+            return megatron_bridge.read_target(str(path), request)
         if nemo_recipe.is_target(str(path)):
             return nemo_recipe.read_target(str(path), request)
     file = open_file(path)

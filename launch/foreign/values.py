@@ -129,16 +129,21 @@ class Values:
         Args:
             table: a file with the prefixes of paths without bearing, and of those that are known and not modelled.
         """
-        known = parse_yaml(table)
-        kinds = {path: kind for kind in ("irrelevant", "not_modelled") for path in known[kind].split()}
-        found = Account()
+        kinds, found = kinds_of(table), Account()
         for path, value in self.leaves.items():
-            kind = "used" if path in self.used else _by_head(path, kinds) or "unknown"
+            kind = "used" if path in self.used else by_head(path, kinds) or "unknown"
             getattr(found, kind).append(f"{path} {short(value)}")
         return found
 
 
-def _by_head(path: str, kinds: Mapping[str, str]) -> str:
+def kinds_of(table: Path) -> dict[str, str]:
+    """The prefixes of paths in a table, and whether they are ``irrelevant`` or ``not_modelled``."""
+    known = parse_yaml(table)
+    return {path: kind for kind in ("irrelevant", "not_modelled") for path in known[kind].split()}
+
+
+def by_head(path: str, kinds: Mapping[str, str]) -> str:
+    """The kind of the longest prefix of a path; empty where there is none."""
     parts = path.split(".")
     heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((kinds[head] for head in heads if head in kinds), "")

@@ -66,7 +66,7 @@ def find_model(row: Mapping[str, str]) -> Model:
         ValueError: the name is unknown and the columns do not describe a model.
     """
     name = row.get("model", "")
-    known = _known_model(name)
+    known = known_model(name)
     hidden, layers, heads = (whole_number(row, key, 0) or in_notes(row, key) for key in ("hidden", "layers", "heads"))
     if hidden and layers and not heads:
         heads = hidden // USUAL_HEAD_WIDTH
@@ -80,7 +80,7 @@ def find_model(row: Mapping[str, str]) -> Model:
     return _described_model(row, hidden, layers, heads)
 
 
-def _known_model(name: str) -> str:
+def known_model(name: str) -> str:
     """The name in configs/model of a published model name; empty if there is none."""
     by_plain_name = {plain(candidate): candidate for candidate in configs.model_names()}
     alias: str | None = _aliases()["model"].get(plain(name))
