@@ -148,7 +148,7 @@ def numerics_of(spec: Spec) -> Numerics:
     return Numerics(
         gemm=gemm,
         scaling=Scaling(precision.fp8_recipe) if gemm.quantized else Scaling.none,
-        quantized_weights=precision.fp8_param_gather,
+        quantized_weights=precision.fp8_param_gather and not spec.task.lora_rank,  # frozen weights are not gathered
         reduce_in_fp32=precision.grad_reduce_in_fp32,
         bf16_moments=spec.optim.precision_aware and spec.optim.moments is Moments.bf16,
     )

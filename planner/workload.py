@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
 from slipway.configs.schema import CudaGraphScope, LayerKind, LayerShape, layer_kinds
+from slipway.planner.adapters import adapted_layers
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import attention_width, sent_to_experts
 from slipway.planner.numerics import Numerics, numerics_of
@@ -53,6 +54,7 @@ class LayerContext:
     fused_cross_entropy: bool
     vocabulary: int  # rows of the embedding and of the logits on all tensor ranks, padding included
     lora_rank: int  # 0: every weight is trained
+    adapted: tuple[str, ...]  # the frozen layers beside which adapters train
     qk: float  # query-key channels of one rank, summed over its heads
     v: float  # value channels of one rank
     expert_capacity: float  # over an expert's even share of tokens; 0: an expert takes whatever it is sent
@@ -83,6 +85,15 @@ class LayerContext:
     def tokens(self) -> float:
         """Tokens of a micro-batch on one context rank."""
         return self.mbs * self.seq_length / self.cp
+
+    def kept_input_bytes(self, *layers: str) -> float:
+        """Bytes of an element of the input that linear layers keep for their backward pass.
+
+        A frozen layer needs none for a weight gradient; an adapter beside it needs it, and is never quantized.
+        """
+        if not self.lora_rank:
+            return self.numerics.saved_input_bytes
+        return self.numerics.activation_bytes if any(layer in self.adapted for layer in layers) else 0.0
 
     @property
     def element_bytes(self) -> float:
@@ -130,6 +141,7 @@ def layer_context(spec: Spec, calibration: Calibration) -> LayerContext:
         fused_cross_entropy=lay.fused_cross_entropy,
         vocabulary=spec.model.padded_vocab_size(lay.tp),
         lora_rank=spec.task.lora_rank,
+        adapted=adapted_layers(spec),
         qk=qk / lay.tp,
         v=v / lay.tp,
         expert_capacity=lay.moe_expert_capacity_factor,

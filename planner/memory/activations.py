@@ -103,8 +103,7 @@ def _mamba(context: LayerContext) -> _MixerSaved:
 
 
 def _attention(context: LayerContext) -> _MixerSaved:
-    m, t, numerics, tp = context.model, context.tokens, context.numerics, context.tp
-    act, gem = numerics.activation_bytes, numerics.saved_input_bytes
+    m, t, tp, act = context.model, context.tokens, context.tp, context.numerics.activation_bytes
     qk, v = context.qk, context.v
     heads = m.num_attention_heads / tp
     up_projection = scores = 0.0
@@ -120,32 +119,38 @@ def _attention(context: LayerContext) -> _MixerSaved:
         per_score = (2 * act + _MASK_BYTES) if context.drops else act
         per_score += act if m.attn_logit_softcapping else 0.0
         scores = heads * t * context.seq_length * per_score
-    # the projection's input; the softmax's log-sum-exp of each head; a bf16 copy where the projection keeps a quantized
-    # one
-    output = gem * t * v + FP32_BYTES * heads * t + (act * t * v if gem < act else 0.0)
+    # attention's output, of which the projection keeps a copy where it is quantized; the log-sum-exp of each head
+    projected = context.kept_input_bytes("linear_proj")
+    output = act * t * v + FP32_BYTES * heads * t + (projected * t * v if projected < act else 0.0)
     return _MixerSaved(inputs, scores, output, up_projection)
 
 
 def _dense(context: LayerContext) -> _FeedForwardSaved:
     m, t, numerics = context.model, context.tokens, context.numerics
     up, width = 2 if m.gated_linear_unit else 1, m.ffn_hidden_size / context.tp
-    return _FeedForwardSaved(numerics.activation_bytes * t * up * width, numerics.saved_input_bytes * t * width)
+    return _FeedForwardSaved(
+        numerics.activation_bytes * t * up * width, context.kept_input_bytes("linear_fc2") * t * width
+    )
 
 
 def _experts(context: LayerContext, expert_load: float) -> _FeedForwardSaved:
     m, t, numerics = context.model, context.tokens, context.numerics
-    act, gem, up = numerics.activation_bytes, numerics.saved_input_bytes, 2 if m.gated_linear_unit else 1
+    act, up = numerics.activation_bytes, 2 if m.gated_linear_unit else 1
+    sent_in, put_out = context.kept_input_bytes("linear_fc1"), context.kept_input_bytes("linear_fc2")
     local = t / context.sequence_shards
     sent = context.sent_to_experts * expert_load
     routed = local * m.moe_router_topk * context.etp * sent
     width = m.moe_ffn_hidden_size / context.etp
-    activation_input, activation_output = act * routed * up * width, gem * routed * width
+    activation_input, activation_output = act * routed * up * width, put_out * routed * width
     # The permuted copies, the router's logits and probabilities in fp32, and the sum of what the experts return: the
     # router's weights are multiplied into the activation, so the single outputs are not kept.
     travelling = m.moe_latent_size or m.hidden_size
-    experts = routed * travelling * gem + local * (FP32_BYTES * m.num_moe_experts * 2 + travelling * act)
+    experts = routed * travelling * sent_in + local * (FP32_BYTES * m.num_moe_experts * 2 + travelling * act)
     shared = (m.moe_shared_expert_intermediate_size or 0) / context.tp
-    return _FeedForwardSaved(activation_input, activation_output, experts, (act * up + gem) * t * shared)
+    return _FeedForwardSaved(activation_input, activation_output, experts, (act * up + put_out) * t * shared)
+
+
+_FED_BY_FIRST_NORM = ("linear_qkv", "linear_q_proj", "linear_q_down_proj", "linear_kv_down_proj", "in_proj")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -153,7 +158,9 @@ def saved_by_layer(context: LayerContext, kind: LayerKind, expert_load: float = 
     """Bytes that one layer of one rank keeps of a micro-batch; experts get ``expert_load`` times an even load."""
     m, t, h, shard = context.model, context.tokens, context.model.hidden_size, context.sequence_shards
     residual = context.numerics.activation_bytes * t * h / shard
-    one_norm = context.numerics.saved_input_bytes * t * h / shard
+    before_attention, before_mlp = (
+        context.kept_input_bytes(*names) * t * h / shard for names in (_FED_BY_FIRST_NORM, ("linear_fc1",))
+    )
     norms = flops.norms(m, kind, all_separate=context.calibration.separate_norms)
     mixer, feed_forward = _MixerSaved(), _FeedForwardSaved()
     if kind.mixer is Mixer.attention:
@@ -166,9 +173,9 @@ def saved_by_layer(context: LayerContext, kind: LayerKind, expert_load: float = 
         feed_forward = _experts(context, expert_load)
     return Saved(
         inputs=residual,
-        norms=norms.none * one_norm,
-        norm_of_feed_forward=norms.mlp * one_norm,
-        separate_norms=norms.layernorm * one_norm,
+        norms=norms.none * before_attention,
+        norm_of_feed_forward=norms.mlp * before_mlp,
+        separate_norms=norms.layernorm * max(before_attention, before_mlp),
         attention_inputs=mixer.inputs,
         attention_scores=mixer.scores,
         attention_output=mixer.output,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from slipway.configs import Calibration, Fsdp, Layout, Recompute, Schedule, Spec
 from slipway.configs.schema import FeedForward, layer_kinds
+from slipway.planner.adapters import adapter_parameters
 from slipway.planner.memory.activations import layer_bytes
 from slipway.planner.memory.states import stage_states
 from slipway.planner.numerics import FP32_BYTES
@@ -291,10 +292,10 @@ def memory(spec: Spec, cal: Calibration | None = None, expert_load: float = 1.0)
 def workload_memory(work: Workload, expert_load: float = 1.0) -> Memory:
     """As :func:`memory`, of a workload that is derived already."""
     spec, lay, numerics = work.spec, work.spec.layout, work.context.numerics
-    states = 0.0 if spec.task.lora_rank else numerics.state_bytes
-    total = work.parameters.total
-    checkpoint = (numerics.checkpoint_weight_bytes + states) * total
-    offloaded = states * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
+    # an adapter's checkpoint holds the adapter only
+    total = adapter_parameters(spec) if spec.task.lora_rank else work.parameters.total
+    checkpoint = (numerics.checkpoint_weight_bytes + numerics.state_bytes) * total
+    offloaded = numerics.state_bytes * total / spec.gpus if lay.optimizer_cpu_offload else 0.0
     return Memory(
         stages=list(_stages(work, expert_load)),
         capacity_gib=spec.gpu.usable_memory_gib,

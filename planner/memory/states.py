@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from slipway.configs import Fsdp, Spec
+from slipway.planner.adapters import adapter_parameters
 from slipway.planner.numerics import Numerics
-from slipway.planner.parameters import Shard
+from slipway.planner.parameters import Shard, model_parameters
 
 
 class States(NamedTuple):
@@ -29,6 +30,12 @@ def stage_states(spec: Spec, numerics: Numerics, shard: Shard) -> States:
     gradients, optimizer = numerics.reduced_gradient_bytes * held, numerics.state_bytes * updated
     if lay.optimizer_cpu_offload:
         optimizer = 0.0
-    if spec.task.lora_rank:  # the weights are frozen, and the adapters' own states are under a thousandth
-        gradients = optimizer = 0.0
-    return States(numerics.weight_bytes * held, gradients, optimizer)
+    if not spec.task.lora_rank:
+        return States(numerics.weight_bytes * held, gradients, optimizer)
+    # The weights are frozen. Adapters are spread over the ranks as the weights are, and are never quantized.
+    share = adapter_parameters(spec) / model_parameters(spec.model, spec.seq_length)[0]
+    return States(
+        numerics.weight_bytes * held + numerics.activation_bytes * share * shard.total,
+        share * gradients,
+        share * optimizer,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slipway import configs
-from slipway.configs import Dispatcher, Fsdp, Layout, Model, Precision, Recompute, Refusal, Spec
+from slipway.configs import Dispatcher, Fsdp, Layout, Model, Precision, Recompute, Refusal, Spec, Task
 from slipway.configs.stack import UNKNOWN, CudaGraphs, Stack, stack, stack_of
 from slipway.planner.flops import model_flops_per_token, peak_tflops
 from slipway.planner.published.inferred import fit_memory, split_layers
@@ -74,12 +74,19 @@ def spec_of_row(row: Mapping[str, str]) -> Spec:
         optim=ANY_ADAM,
         data=configs.Data(name="mock"),
         cluster=configs.Cluster(name="none", executor="local"),
-        task=configs.task("lora" if _is_lora(row) else "pretrain"),
+        task=_task(row),
     )
     _require_divisible(spec)
     spec = split_layers(spec, known.pipeline_split)
     recompute_is_stated = bool(_recompute_text(row, known))
     return fit_memory(spec) if model.is_moe and not recompute_is_stated else spec
+
+
+def _task(row: Mapping[str, str]) -> Task:
+    """LoRA as in NeMo's performance recipes, which adapt one layer of four; else pretraining: SFT costs the same."""
+    if not _is_lora(row):
+        return configs.task("pretrain")
+    return replace(configs.task("lora"), lora_targets=["linear_qkv"])
 
 
 def _is_lora(row: Mapping[str, str]) -> bool:

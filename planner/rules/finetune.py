@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
-from slipway.configs import Adapter, Model, Spec
+from slipway.configs import Adapter, Spec
 from slipway.configs.schema import DataKind
+from slipway.planner.adapters import MLP, adaptable_layers, adapted_layers, named_by
 from slipway.planner.rules.registry import MCORE, Broken, Framework, Phase, rule
-
-_ATTENTION = ("linear_qkv", "linear_proj")
-_LATENT = ("linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj")
-_MLP = ("linear_fc1", "linear_fc2")
-
-
-def adapted_layers(model: Model) -> list[str]:
-    """The names of the linear layers of a model that an adapter can be put on, as Megatron-Core has them."""
-    attention: tuple[str, ...] = _ATTENTION
-    if model.is_mla:
-        attention = _LATENT if model.q_lora_rank else ("linear_q_proj", *_LATENT[2:])
-    mamba = ("in_proj", "out_proj") if model.mamba_num_heads else ()
-    return [*attention, *_MLP, *mamba]
-
-
-def _last(target: str) -> str:
-    return target.rpartition(".")[2]
 
 
 def adapts_mlp(spec: Spec) -> bool:
     """Whether the feed-forward layers get an adapter, and with them the experts."""
-    return any(fnmatch(name, _last(target)) for target in spec.task.lora_targets for name in _MLP)
+    return any(name in MLP for name in adapted_layers(spec))
 
 
 @rule(
@@ -64,12 +48,12 @@ def _targets(spec: Spec) -> Broken | None:
     task = spec.task
     if task.adapter is Adapter.none:
         return None
-    known = adapted_layers(spec.model)
+    known = adaptable_layers(spec.model)
     fix = f"Use layers of {', '.join(known)}."
     if not task.lora_targets:
         return Broken(f"task.lora_targets=[] with task={task.name}", fix)
     for target in task.lora_targets:
-        if not any(fnmatch(name, _last(target)) for name in known):
+        if not any(fnmatch(name, named_by(target)) for name in known):
             return Broken(f"the target {target} matches no layer of {spec.model.name}", fix)
     return None
 
@@ -92,21 +76,25 @@ def _experts(spec: Spec) -> Broken | None:
         if size > 1:
             return Broken(
                 f"adapters on experts with {name}={size}",
-                f"Use task.lora_targets=[{','.join(adapted_layers(spec.model)[:2])}], or {name}=1.",
+                f"Use task.lora_targets=[{','.join(adaptable_layers(spec.model)[:2])}], or {name}=1.",
             )
     return None
 
 
 @rule(
     "adapter-levers",
-    says="adapters train without deferred weight gradients of the output layer",
-    why="a frozen output layer has no weight gradient",
+    says="adapters train without deferred weight gradients of the output layer, and beside weights in bf16",
+    why="a frozen output layer has no weight gradient, and frozen weights are not gathered",
     source=MCORE + "pipeline_parallel.utils.drain_embedding_wgrad_compute",
     only_in=Framework.nemo,
 )
 def _levers(spec: Spec) -> Broken | None:
     if spec.task.adapter is Adapter.none:
         return None
+    if spec.precision.gemm == "fp8" and spec.precision.fp8_param_gather:
+        return Broken(
+            f"precision.fp8_param_gather=true with task={spec.task.name}", "Use precision.fp8_param_gather=false."
+        )
     if limit := spec.levers.wgrad_deferral_limit:
         return Broken(
             f"levers.wgrad_deferral_limit={limit} with task={spec.task.name}", "Use levers.wgrad_deferral_limit=0."

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slipway.planner import flops
-from slipway.planner.time.operations import Attention, Linear, LowRankPair, Module, Operation, RingExchange, Stream
+from slipway.planner.time.operations import Attention, Linear, Module, Operation, RingExchange, Stream, adapter
 from slipway.planner.workload import LayerContext
 
 # Bytes of one element that a step of the ring moves besides attention: its output is rescaled into an fp32 sum (read
@@ -34,6 +34,7 @@ def attention(context: LayerContext, full_keys: bool) -> Iterator[Operation | Mo
         kv = 2 * max(m.num_query_groups, context.tp) / context.tp * m.kv_channels
         yield from _projections(context, qk, kv)
     yield Linear(m.hidden_size, v, t)
+    yield from adapter(context, "linear_proj", m.hidden_size, v)
     if m.qk_layernorm or m.qk_l2_norm:
         normed = qk + kv / 2  # queries and keys
         yield Stream(2 * e * t * normed, 3 * e * t * normed, 2)
@@ -49,11 +50,7 @@ def _projections(context: LayerContext, qk: float, kv: float) -> Iterator[Operat
     """Queries, keys and values from the hidden state, and the rotary embedding of the first two."""
     h, t, e = context.model.hidden_size, context.tokens, context.element_bytes
     yield Linear(qk + kv, h, t)
-    if (
-        context.lora_rank
-    ):  # NeMo's performance recipes put the adapter here, and its output is added to the projection's
-        yield LowRankPair(qk + kv, h, t)
-        yield Stream(3 * e * t * (qk + kv), e * t * (qk + kv), 1)
+    yield from adapter(context, "linear_qkv", qk + kv, h)
     rotated = e * t * (qk + kv / 2)
     yield Stream(2 * rotated, 2 * rotated, 2)
 
@@ -69,11 +66,15 @@ def _latent_projections(context: LayerContext, qk: float, v: float) -> Iterator[
     )
     yield Linear(m.kv_lora_rank + m.qk_pos_emb_head_dim, h, t / shards)
     yield Linear(m.q_lora_rank or qk, h, t / (shards if m.q_lora_rank else 1))
+    yield from adapter(context, "linear_kv_down_proj", m.kv_lora_rank + m.qk_pos_emb_head_dim, h)
+    yield from adapter(context, "linear_q_down_proj" if m.q_lora_rank else "linear_q_proj", m.q_lora_rank or qk, h)
     up: list[Operation | Module] = []
     if m.q_lora_rank:
         up.append(Linear(qk, m.q_lora_rank, t))
     heads = m.num_attention_heads / context.tp
     up.append(Linear(heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank, t))
+    up += adapter(context, "linear_q_up_proj", qk, m.q_lora_rank)
+    up += adapter(context, "linear_kv_up_proj", heads * (m.qk_head_dim + m.v_head_dim), m.kv_lora_rank)
     touched = e * t * context.calibration.mla_passes * (qk + v)
     up.append(Stream(touched, touched, 6))
     yield Module("mla_up_proj", up)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slipway.planner.time.operations import Linear, Module, Operation, Stream
+from slipway.planner.time.operations import Linear, Module, Operation, Stream, adapter
 from slipway.planner.workload import LayerContext
 
 
@@ -12,7 +12,9 @@ def feed_forward(context: LayerContext, width: float) -> Iterator[Operation | Mo
     """Operations of a block whose inner width on this rank is ``width``."""
     h, up = context.model.hidden_size, 2 if context.model.gated_linear_unit else 1
     yield Linear(up * width, h, context.tokens)
+    yield from adapter(context, "linear_fc1", up * width, h)
     yield Linear(h, width, context.tokens)
+    yield from adapter(context, "linear_fc2", h, width)
     yield activation(context, context.tokens, width)
 
 

@@ -7,7 +7,7 @@ breakdown. To add a cost, add an operation here and yield it in its block; to ad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -153,6 +153,14 @@ class Stream:
         forward = device.stream(self.forward_bytes * passes, self.kernels)
         backward = device.stream(self.backward_bytes * passes, 2 * self.kernels)
         return (Entry(Term.elementwise, forward, backward, self.kernels),)
+
+
+def adapter(context: LayerContext, layer: str, outputs: float, inputs: float) -> Iterator[LowRankPair | Stream]:
+    """What the adapter beside a frozen layer does, if it has one: its output is added to the layer's."""
+    if layer in context.adapted:
+        added = context.element_bytes * context.tokens * outputs
+        yield LowRankPair(outputs, inputs, context.tokens)
+        yield Stream(3 * added, added, 1)
 
 
 @dataclass(frozen=True)
