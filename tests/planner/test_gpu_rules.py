@@ -55,7 +55,6 @@ def test_a_switch_is_legal_where_the_stack_runs_it(name: str, overrides: str) ->
 @pytest.mark.parametrize(
     "overrides",
     [
-        "task=lora",
         "gpu=b200 precision=nvfp4",
         "layout.pp=2 layout.schedule=gpipe",
         "model.window_size=4096",
