@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slipway.configs.convert import convert
 from slipway.configs.errors import Refusal
 from slipway.configs.files import GROUPS, parse_yaml, read, root, site_file
 from slipway.configs.overrides import refuse_interpolation
 from slipway.configs.planned import recipe_body
+from slipway.configs.schema import Cluster
 
 _MISSING = "???"
 """Hydra's mark for a value that must come from elsewhere."""
@@ -46,8 +48,9 @@ def _site_values(path: Path) -> dict[str, Any]:
         values = {"name": path.stem} | parse_yaml(path)
     except Refusal as refusal:
         raise Refusal(refusal.message, "See configs/cluster/dgx_h100.yaml for an example of a cluster.") from None
+    checked = convert(Cluster, values, f"{path}: cluster.")
     refuse_interpolation("cluster", {key: value for key, value in values.items() if key not in SHELL_TEXT})
-    return values
+    return values | {"gpu": checked.gpu}
 
 
 def compose(recipe: str, choices: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,4 +84,6 @@ def set_value(into: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         into = into.setdefault(parent, {})
+        if not isinstance(into, dict):
+            raise Refusal(f"{parent}={into} is not legal: it must be a mapping.")
     _merge(into, {last: value})

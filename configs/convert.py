@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +25,11 @@ TRUE_WORDS = ("true", "yes", "on", "y", "1")
 FALSE_WORDS = ("false", "no", "off", "n", "0")
 
 
+MOST_DIGITS = 18  # of a whole number: no size, count or seed has more
+
+
 class _Illegal(ValueError):
-    """The value does not fit its field."""
+    """The value does not fit its field; ``args`` may say what is legal where the field's type does not."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,12 @@ def convert(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 def _convert(cls: type[T], values: Any, where: str, prefix: str, root: type) -> T:
     if not isinstance(values, Mapping):
         key = prefix.removesuffix(".")
-        raise Refusal(f"{where}{key}={values} is not legal: it must be a mapping.")
+        raise Refusal(f"{where}{key}={_shown(values)} is not legal: it must be a mapping.")
     fields = fields_of(typing.cast(type, cls))
     for key in values:
         if key not in fields:
             legal = leaves(root)
-            raise Refusal(f"{where}{prefix}{key} is unknown; {nearest(f'{prefix}{key}', legal)}")
+            raise Refusal(f"{where}{prefix}{_shown(key)} is unknown; {nearest(f'{prefix}{key}', legal)}")
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
@@ -138,13 +142,23 @@ def _convert(cls: type[T], values: Any, where: str, prefix: str, root: type) -> 
 def _value(field: Field, given: Any, key: str) -> Any:
     try:
         value = _converter(field.kind)(given)
-    except _Illegal:
-        raise Refusal(f"{key}={given} is not legal: it must be {type_words(field.kind)}.") from None
+    except _Illegal as illegal:
+        words = illegal.args[0] if illegal.args else type_words(field.kind)
+        raise Refusal(f"{key}={_shown(given)} is not legal: it must be {words}.") from None
     for constraint in field.constraints:
         if not constraint.allows(value):
-            shown = repr(value) if isinstance(value, str) else value
+            shown = _shown(repr(value) if isinstance(value, str) else value)
             raise Refusal(f"{key}={shown} is not legal: it must be {constraint.words}.")
     return value
+
+
+_LONGEST_SHOWN = 200  # characters of a value in a message
+
+
+def _shown(value: Any) -> str:
+    """A value as messages show it."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:60]}...({len(text):,} characters)"
 
 
 def _converter(kind: Any) -> Callable[[Any], Any]:
@@ -156,21 +170,27 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
 
 
 def _to_int(given: Any) -> int:
-    if type(given) in (int, str):
-        try:
-            return int(given)
-        except ValueError:
-            pass
-    raise _Illegal
+    if type(given) not in (int, str):
+        raise _Illegal
+    try:
+        value = int(given)
+    except ValueError:
+        raise _Illegal from None
+    if abs(value) >= 10**MOST_DIGITS:
+        raise _Illegal(f"a whole number of at most {MOST_DIGITS} digits")
+    return value
 
 
 def _to_float(given: Any) -> float:
-    if type(given) in (int, float, str):
-        try:
-            return float(given)
-        except ValueError:
-            pass
-    raise _Illegal
+    if type(given) not in (int, float, str):
+        raise _Illegal
+    try:
+        value = float(given)
+    except (ValueError, OverflowError):
+        raise _Illegal from None
+    if not math.isfinite(value):
+        raise _Illegal("a finite number")
+    return value
 
 
 def _to_bool(given: Any) -> bool:
@@ -182,9 +202,12 @@ def _to_bool(given: Any) -> bool:
 
 
 def _to_text(given: Any) -> str:
-    if given is None or isinstance(given, Mapping | list | tuple):
+    if given is None or isinstance(given, Mapping | list | tuple | bool):
         raise _Illegal
-    return str(given)
+    text = str(given)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Illegal("text that UTF-8 can hold")
+    return text
 
 
 def _to_texts(given: Any) -> list[str]:
@@ -196,13 +219,13 @@ def _to_texts(given: Any) -> list[str]:
 def _to_named_texts(given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise _Illegal
-    return {_to_text(name): _to_text(item) for name, item in given.items()}
+    return {_to_text(name): str(item) if isinstance(item, bool) else _to_text(item) for name, item in given.items()}
 
 
 def _to_choice(kind: type[Enum], given: Any) -> Enum:
     try:
         return kind(given)
-    except ValueError:
+    except (ValueError, TypeError):
         raise _Illegal from None
 
 

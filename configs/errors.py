@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -26,7 +27,25 @@ class Refusal(Exception):
     def sentence(self) -> str:
         """The message and its fix on one line, as stderr shows them."""
         text = " ".join(self.message.split())
-        return f"{text.rstrip('.')}. {self.fix}" if self.fix else text
+        return in_brief(f"{text.rstrip('.')}. {self.fix}" if self.fix else text)
+
+
+_LONGEST_WORD = 300  # characters of a message without a space: a path may have as many, what nobody reads has more
+_LONGEST_MESSAGE = 2000  # characters
+_MOST_LISTED = 80  # names; keys are more, and are named by their groups
+_LONGEST_NAME = 100  # characters: what is longer is a misspelling of nothing
+
+
+def in_brief(text: str) -> str:
+    """A message without the middle of words that are too long to read, printable in any encoding."""
+
+    def shorten(word: re.Match[str]) -> str:
+        return f"{word[0][:60]}...({len(word[0]):,} characters)"
+
+    text = re.sub(rf"\S{{{_LONGEST_WORD},}}", shorten, text)
+    if len(text) > _LONGEST_MESSAGE:
+        text = text[:_LONGEST_MESSAGE] + " ..."
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
@@ -40,7 +59,18 @@ def exit_on_refusal() -> Iterator[None]:
 
 
 def nearest(given: str, legal: Iterable[str], count: int = 3) -> str:
-    """A clause that names the legal names closest to ``given``, or all of them where none is close."""
+    """A clause that names the legal names closest to ``given``, or all of them where none is close.
+
+    Of dotted names, those whose last part is ``given`` are the closest; where there are too many to list, their
+    groups stand for them.
+    """
     names = sorted(legal)
-    near = difflib.get_close_matches(given, names, n=count, cutoff=0.5)
-    return "did you mean " + " or ".join(near) + "?" if near else "legal: " + ", ".join(names)
+    near: list[str] = []
+    if len(given) <= _LONGEST_NAME:
+        near = [name for name in names if name.rpartition(".")[2] == given.rpartition(".")[2]]
+        near = near or difflib.get_close_matches(given, names, n=count, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(near[:count]) + "?"
+    if len(names) > _MOST_LISTED:
+        names = sorted({f"{group}.*" if dot else group for group, dot, _ in (name.partition(".") for name in names)})
+    return "legal: " + ", ".join(names)

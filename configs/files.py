@@ -7,6 +7,7 @@ below ./slipway; a site may keep its clusters in the folder that SLIPWAY_CLUSTER
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from pathlib import Path
@@ -32,12 +33,24 @@ _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class _Loader(_FAST_LOADER):
     """YAML with the numbers that people expect: 1e-5 is a number; 12:00:00 and 2026-01-31 are text."""
 
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._written: dict[int, list[Any]] = {}
+
     yaml_implicit_resolvers = {
         first: [
             (tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "int", "float")
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """As SafeLoader's; a key that stands there twice is an error, because only one of its values would count."""
+        written = self._written.setdefault(id(node), [key.value for key, _ in node.value])  # before keys are merged in
+        twice = next((name for i, name in enumerate(written) if name in written[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
@@ -57,11 +70,57 @@ def parse_yaml(path: Path) -> dict[str, Any]:
         Refusal: the file is not YAML or does not hold a mapping.
     """
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
+        content = yaml.load(_text(path), Loader=_Loader)
+    except RecursionError:
+        raise Refusal(f"{path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise Refusal(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path} does not hold a mapping of keys to values")
+    return content
+
+
+def _text(path: Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        Refusal: it cannot be read, or is not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Refusal(f"{path} is not text in UTF-8") from None
+
+
+def parse_json(path: Path, what: str = "") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        what: what a refusal calls the file's content, for example "a run's record".
+
+    Raises:
+        Refusal: the file cannot be read, or does not hold an object.
+    """
+    return json_object(_text(path), str(path), what)
+
+
+def json_object(text: str, where: str, what: str = "") -> dict[str, Any]:
+    """The object that JSON text holds.
+
+    Raises:
+        Refusal: it is not JSON, or is nested too deeply, or not an object.
+    """
+    wanted = what or "a JSON object"
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise Refusal(f"{where} cannot be read: it is nested too deeply to be {wanted}") from None
+    except ValueError as error:
+        raise Refusal(f"{where} cannot be read: it is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise Refusal(f"{where} cannot be read: it holds {type(content).__name__}, not {wanted}")
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,11 @@ from slipway.configs.blend import INDEXED, INSTRUCTIONS, MOCK, PATH_KEYS, flatte
 from slipway.configs.compose import chosen_groups, cluster_values, compose, set_value
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
-from slipway.configs.files import GROUPS, ROOT, finetuning, path_of, read, recipe_names, shown
+from slipway.configs.files import GROUPS, ROOT, choices, finetuning, path_of, read, recipe_names, shown
 from slipway.configs.implied import implied_optimizer
 from slipway.configs.overrides import NODES, given_overrides, refuse_interpolation, value_of
 from slipway.configs.planned import planned_only_names, recipe_body
-from slipway.configs.record import record_of, spec_from_record
+from slipway.configs.record import record_of, recorded, spec_from_record
 from slipway.configs.schedule import (
     batch_ramp_error,
     batches_of,
@@ -24,11 +25,22 @@ from slipway.configs.schedule import (
     has_length,
     schedule_of,
 )
-from slipway.configs.schema import Call, Spec
+from slipway.configs.schema import Call, Model, Spec
 from slipway.configs.schema.pipeline_layout import chunks_of_text
+from slipway.configs.schema.spec import MOST_GPUS
 from slipway.configs.schema.stages import amount, change
 
-__all__ = ["PARALLEL_KEYS", "ROOT", "Resolved", "contradiction", "load", "record_of", "schema_keys", "spec_from_record"]
+__all__ = [
+    "PARALLEL_KEYS",
+    "ROOT",
+    "Resolved",
+    "contradiction",
+    "load",
+    "record_of",
+    "recorded",
+    "schema_keys",
+    "spec_from_record",
+]
 
 PARALLEL_KEYS = tuple(
     f"layout.{size}"
@@ -112,11 +124,12 @@ def load(name: str, overrides: Sequence[str] = (), *, to_plan: bool = False) -> 
     composed = compose(name, _in_groups(brought) | groups, _not_in_groups(brought) | values)
     implied = _imply_kind(composed, given)
     spec = convert(Spec, composed, "")
+    _require_known_class(spec.model, given)
     require_consistent(spec.data, given, finetunes=spec.task.finetunes)
     spec = _with_chunks(spec, given)
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)
-    if error := spec.model.pattern_error():
+    if error := spec.model.shape_error():
         raise Refusal(error)
     provenance = _provenance(name, given, spec, brought)
     if implied:
@@ -150,7 +163,7 @@ def override(spec: Spec, overrides: Sequence[str], *, layout_given: bool = True)
     made = _with_chunks(convert(Spec, values, ""), given)
     if nodes is not None:
         made = _on_nodes(made, nodes, given)
-    if error := made.model.pattern_error():
+    if error := made.model.shape_error():
         raise Refusal(error)
     provenance = dict.fromkeys(leaves(Spec), "file") | dict.fromkeys(given, "override")
     layout_given = layout_given or any(key in given for key in PARALLEL_KEYS)
@@ -188,6 +201,15 @@ def _require_known(name: str, to_plan: bool) -> None:
             f"{name} is a model without a recipe: it can be planned for, not trained",
             "slipway check, plan, advise and show answer for it; docs/how-to/add-a-model.md makes a recipe.",
         )
+
+
+def _require_known_class(model: Model, given: Mapping[str, str]) -> None:
+    """Refuse a family or a class of NeMo's that an override names and no file of configs/model does."""
+    for key in ("family", "nemo_config"):
+        if f"model.{key}" in given:
+            known = {str(read("model", name).get(key) or "") for name in choices("model")}
+            if (value := getattr(model, key)) not in known:
+                raise Refusal(f"unknown model.{key} {value!r}; {nearest(value, known - {''})}")
 
 
 _DATA_PATHS = tuple(f"data.{key}" for key in PATH_KEYS)
@@ -294,8 +316,9 @@ def _length(spec: Spec, provenance: Mapping[str, str]) -> int | None:
 
 def _on_nodes(spec: Spec, nodes: str, given: dict[str, str]) -> Spec:
     """The spec on so many nodes; ``given`` gains the number of GPUs that they make."""
-    if not nodes.isdigit() or not int(nodes):
-        raise Refusal(f"nodes={nodes} is not legal: it must be a whole number, at least 1.")
+    most = MOST_GPUS // spec.gpus_per_node
+    if not re.fullmatch("[0-9]{1,8}", nodes) or not 1 <= int(nodes) <= most:
+        raise Refusal(f"nodes={nodes} is not legal: it must be a whole number, between 1 and {most}.")
     gpus = int(nodes) * spec.gpus_per_node
     if "gpus" in given and spec.gpus != gpus:
         raise Refusal(

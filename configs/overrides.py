@@ -127,7 +127,7 @@ def _value_by_hydra(key: str, text: str) -> Any:
         parsed = OverridesParser.create().parse_override(f"++{key}={text}")
         several = parsed.is_sweep_override()
         value = None if several else parsed.value()
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):
         fix = "Close every bracket, brace and quote, and put text with other characters in quotes."
         raise Refusal(f"the override {key}={text} could not be read", fix) from None
     if several:

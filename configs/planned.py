@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slipway.configs.errors import Refusal
 from slipway.configs.files import choices, model_names, path_of, read
 
 _BYTES_PER_PARAMETER = 18  # weights, gradients and Adam's states in mixed precision: arXiv:1910.02054 section 3.1, + 2
@@ -24,8 +25,21 @@ def recipe_body(name: str) -> dict[str, Any]:
         Refusal: there is neither.
     """
     if path_of("recipe", name) or not path_of("model", name):
-        return read("recipe", name)
+        body = read("recipe", name)
+        _require_defaults(name, body.get("defaults"))
+        return body
     return {"defaults": [{"override /model": name}], "name": name, "gpus": starting_gpus(read("model", name))}
+
+
+def _require_defaults(recipe: str, defaults: Any) -> None:
+    entries = defaults if isinstance(defaults, list) else [None]
+    for entry in entries:
+        pairs = entry.items() if isinstance(entry, Mapping) else [("", None)]
+        if not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
+            raise Refusal(
+                f"recipe/{recipe}.yaml has no list of defaults",
+                "Each line of it is like - override /model: llama3_8b; see configs/recipe/llama3_8b.yaml.",
+            )
 
 
 def starting_gpus(model: Mapping[str, Any]) -> int:

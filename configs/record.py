@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import typing
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from slipway.configs.convert import convert, fields_of
-from slipway.configs.files import choices, read
+from slipway.configs.errors import Refusal
+from slipway.configs.files import choices, parse_json, read
 from slipway.configs.schema import Gpu, Model, Spec
 
 
@@ -55,16 +57,33 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
     Raises:
         Refusal: a key or value that the schema does not know.
     """
+    if not isinstance(record, dict):
+        raise Refusal(f"stored recipe: {type(record).__name__} is not legal: it must be a mapping.")
     completed = _without_flexible_pipeline(_with_task(record))
     for group, cls in (("model", Model), ("gpu", Gpu)):
         stored = completed.get(group)
-        if isinstance(stored, dict) and stored.get("name") in choices(group):
+        if isinstance(stored, dict) and str(stored.get("name")) in choices(group):
             required = {field.name for field in fields_of(cls).values() if field.required}
             missing = {
                 key: value for key, value in read(group, stored["name"]).items() if key in required - stored.keys()
             }
             completed[group] = stored | missing
     return convert(Spec, completed, "stored recipe: ")
+
+
+def recorded(path: Path) -> tuple[Spec, dict[str, Any]]:
+    """The spec that a run's record holds, and all of the record.
+
+    Raises:
+        Refusal: the file cannot be read, or is not the record of a run.
+    """
+    stored = parse_json(path, "the record of a run")
+    if "spec" not in stored:
+        raise Refusal(f"{path} cannot be read: it has no 'spec'")
+    try:
+        return spec_from_record(stored["spec"]), stored
+    except Refusal as refusal:
+        raise Refusal(f"{path} cannot be read: {refusal.message}", refusal.fix) from None
 
 
 def _without_flexible_pipeline(record: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +96,7 @@ def _without_flexible_pipeline(record: dict[str, Any]) -> dict[str, Any]:
 
 def _with_task(record: dict[str, Any]) -> dict[str, Any]:
     """The record with ``task.lora_rank`` in place of ``run.lora_rank``, which runs had before tasks existed."""
-    if "lora_rank" not in record.get("run", {}):
+    if not isinstance(record.get("run"), dict) or "lora_rank" not in record["run"]:
         return dict(record)
     run = dict(record["run"])
     rank = run.pop("lora_rank")

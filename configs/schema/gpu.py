@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slipway.configs.schema.legal import NonNegative, Positive, Size
+from slipway.configs.schema.legal import Choice, NonNegative, Positive, Size
 
 HOPPER, BLACKWELL = 90, 100
 """The compute capability of the first GPU of each architecture, as ``Gpu.compute_capability`` has it."""
+
+
+class Architecture(Choice):
+    """NVIDIA's generations of GPUs that have bf16."""
+
+    ampere = "ampere"
+    ada = "ada"
+    hopper = "hopper"
+    blackwell = "blackwell"
+    blackwell_ultra = "blackwell_ultra"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +30,8 @@ class Gpu:
     device_name: str = ""
     """The name that nvidia-smi and ``torch.cuda.get_device_name`` report."""
 
-    architecture: str
-    """ampere, hopper or blackwell."""
+    architecture: Architecture
+    """NVIDIA's name of its generation."""
 
     compute_capability: Size
     """CUDA compute capability without its dot: 80, 90, 100, 103."""

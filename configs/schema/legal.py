@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+LONGEST_FILE_NAME = 200  # bytes: file systems allow 255, and suffixes are added
+
 
 class Choice(str, Enum):
     """A closed set of words. Each member is the string that YAML and JSON hold, so ``Fsdp.none == "none"``."""
@@ -84,11 +86,12 @@ class FolderName:
     """Text that can name one folder: printable, without a slash, neither empty nor ``.`` nor ``..``."""
 
     def allows(self, value: Any) -> bool:
-        return value not in ("", ".", "..") and "/" not in value and value.isprintable()
+        short = len(value.encode()) <= LONGEST_FILE_NAME
+        return value not in ("", ".", "..") and "/" not in value and value.isprintable() and short
 
     @property
     def words(self) -> str:
-        return "the name of a folder: printable, without a slash"
+        return f"the name of a folder: printable, without a slash, of at most {LONGEST_FILE_NAME} bytes"
 
 
 Size = Annotated[int, Minimum(1)]

@@ -332,8 +332,22 @@ class Model:
             "Use model.rope_scaling_factor=0.",
         )
 
-    def pattern_error(self) -> str:
-        """What is wrong with ``hybrid_override_pattern``, as a sentence; empty where nothing is."""
+    def shape_error(self) -> str:
+        """What is wrong with sizes that need each other, as a sentence; empty where nothing is."""
+        needed = {
+            "multi-latent attention (model.kv_lora_rank)": ("qk_head_dim", "v_head_dim") if self.is_mla else (),
+            "experts (model.num_moe_experts)": ("moe_router_topk",) if self.is_moe else (),
+            "Mamba-2 layers (model.hybrid_override_pattern)": ("mamba_num_heads",)
+            if "M" in self.hybrid_override_pattern
+            else (),
+        }
+        for what, keys in needed.items():
+            for key in keys:
+                if not getattr(self, key):
+                    return f"model.{key}=0 is not legal: {self.name} has {what}, which needs at least 1."
+        return self._pattern_error()
+
+    def _pattern_error(self) -> str:
         pattern = self.hybrid_override_pattern
         if not pattern or (len(pattern) == self.num_layers and set(pattern) <= set(HYBRID_SYMBOLS)):
             return ""

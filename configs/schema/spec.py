@@ -9,13 +9,15 @@ from slipway.configs.schema.cluster import Cluster
 from slipway.configs.schema.data import Data
 from slipway.configs.schema.gpu import BLACKWELL, Gpu
 from slipway.configs.schema.layout import Batch, Dispatcher, Layout
-from slipway.configs.schema.legal import FolderName, Size
+from slipway.configs.schema.legal import Between, FolderName
 from slipway.configs.schema.levers import Levers
 from slipway.configs.schema.model import Model
 from slipway.configs.schema.optimizer import Optimizer
 from slipway.configs.schema.precision import Precision
 from slipway.configs.schema.run import Run
 from slipway.configs.schema.task import Task
+
+MOST_GPUS = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Spec:
     name: Annotated[str, FolderName()]
     """Name of the run and of its folder."""
 
-    gpus: Size = 8
+    gpus: Annotated[int, Between(1, MOST_GPUS)] = 8
     """Number of GPUs; ``nodes=`` states it in nodes."""
 
     software: str = ""

@@ -128,6 +128,21 @@ def _register(made: click.Command, section: Section) -> None:
     COMMANDS[made.name or ""] = Registered(made, section)
 
 
+class _OutPath(click.ParamType):
+    """A path that a command writes to."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; a value without a name is an error of usage."""
+        if not str(value).strip():
+            self.fail("it is empty: give a path to write to.", param, ctx)
+        return Path(value)
+
+
+OUT_PATH = _OutPath()
+
+
 class _Argument(click.Argument):
     """A positional argument with a description, which click has only since 8.5 (NVIDIA's images bring older ones)."""
 

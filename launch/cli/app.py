@@ -92,7 +92,9 @@ def app() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"slipway: {message}", file=sys.stderr)
+    from slipway.configs.errors import in_brief
+
+    print(f"slipway: {in_brief(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -119,6 +121,8 @@ def main() -> NoReturn:
 
         if isinstance(error, Refusal):
             _fail(error.sentence(), 2)
+        if isinstance(error, OSError) and error.filename is not None:  # a path that was given, or a full disk
+            _fail(f"{error.filename}: {error.strerror}", 2)
         import traceback
 
         traceback.print_exc()

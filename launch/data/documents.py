@@ -109,7 +109,10 @@ def _of_folder(folder: Path, pattern: str, format: Format | None, field: str) ->
         raise Refusal(f"{folder} holds several splits ({splits})", f"Give one of them, such as {folder}/train.")
     if (folder / DATASET_STATE).is_file():
         return Found(_of_dataset(folder), [])
-    files = sorted(p for p in folder.rglob(pattern) if p.is_file() and not _hidden(p.relative_to(folder)))
+    try:
+        files = sorted(p for p in folder.rglob(pattern) if p.is_file() and not _hidden(p.relative_to(folder)))
+    except (OSError, ValueError, NotImplementedError) as error:  # an unreadable folder, or no pattern
+        raise Refusal(f"the files {pattern!r} of {folder} cannot be listed: {error}") from None
     sources = [_source(path, format, field) for path in files]
     if format is None and any(source.format is not Format.TEXT for source in sources):
         documents = [source for source in sources if source.format is not Format.TEXT]
@@ -162,7 +165,7 @@ def _guessed(path: Path, suffix: str, compression: str, field: str) -> Format:
 def _is_document(line: bytes, field: str) -> bool:
     try:
         return field in json.loads(line)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return len(line) >= PEEK_BYTES and line.startswith(b'{"')
 
 

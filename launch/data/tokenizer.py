@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slipway.configs import Refusal
+from slipway.configs.files import parse_json
 from slipway.launch.data.documents import Format, find
 from slipway.launch.data.reading import texts
 
@@ -113,14 +114,19 @@ def load_tokenizer(path: str) -> tuple[Any, int]:
         raise Refusal(
             f"there is no tokenizer at {path}", "Train one with: slipway data tokenizer FILES... --out FOLDER"
         )
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust library raises this class itself
+        raise Refusal(
+            f"{file} is not a tokenizer: {error}", "Give the folder of a tokenizer that transformers saved."
+        ) from None
     settings = file.with_name("tokenizer_config.json")
-    names = list(USUAL_ENDS)
+    names: list[Any] = list(USUAL_ENDS)
     if settings.is_file():
-        end = json.loads(settings.read_text()).get("eos_token")
-        names.insert(0, end["content"] if isinstance(end, dict) else end)
+        end = parse_json(settings, "the settings of a tokenizer").get("eos_token")
+        names.insert(0, end.get("content") if isinstance(end, dict) else end)
     for name in names:
-        token = tokenizer.token_to_id(name) if name else None
+        token = tokenizer.token_to_id(name) if name and isinstance(name, str) else None
         if token is not None:
             return tokenizer, token
     raise Refusal(f"the tokenizer {path} names no end-of-document token", "Add eos_token to its tokenizer_config.json.")

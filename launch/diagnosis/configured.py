@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slipway import configs, planner
 from slipway.configs import Refusal, Spec
-from slipway.configs.record import spec_from_record
+from slipway.configs.load import recorded
 from slipway.launch import foreign
 from slipway.launch.foreign.kinds import training_log
 from slipway.launch.foreign.reading import Terms, open_file
@@ -36,9 +35,8 @@ class Configured:
 def configured_by_record(run: Path) -> Configured | None:
     """The run that a folder's record describes, on the GPU that it ran on; None where it does not say."""
     try:
-        stored = json.loads((run / RECORD).read_text())
-        spec = spec_from_record(stored["spec"])
-    except (OSError, ValueError, KeyError, TypeError, Refusal):
+        spec, stored = recorded(run / RECORD)
+    except Refusal:
         return None
     gpu = configs.gpu_of_device(str(stored.get("device_name") or ""))
     return Configured(replace(spec, gpu=gpu) if gpu else spec)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
+from slipway.configs import Refusal
+from slipway.configs.convert import MOST_DIGITS
+from slipway.configs.files import parse_json
+from slipway.configs.schema.spec import MOST_GPUS
 from slipway.launch.diagnosis.classes import Kind, classify, failure_classes
 from slipway.launch.diagnosis.diagnose import Diagnosis, diagnose
 from slipway.launch.diagnosis.reading import Scan, Sighting, scan
@@ -35,9 +38,10 @@ def scans_of_run(run: Path) -> list[Scan]:
 def world_of(run: Path) -> int:
     """The ranks that a run had when it was last started; 0 where its record does not say."""
     try:
-        return int(json.loads((run / RECORD).read_text())["world_size"])
-    except (OSError, ValueError, KeyError, TypeError):
+        world = parse_json(run / RECORD).get("world_size")
+    except Refusal:
         return 0
+    return world if isinstance(world, int) and 0 < world <= MOST_GPUS else 0
 
 
 def sentence(found: Diagnosis) -> str:
@@ -55,17 +59,26 @@ def sentence(found: Diagnosis) -> str:
     return f"{', '.join(parts)}: {said}{signal}" if parts else f"{said}{signal}"
 
 
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 10**MOST_DIGITS else None
+
+
 def recorded_failure(run: Path) -> Scan | None:
     """The error that the first rank to notice one has recorded, as a log of one line; None without one."""
     path = run / FAILURE
-    try:
-        stored = json.loads(path.read_text())
-        error, message = str(stored.get("error") or "Error"), str(stored.get("message") or "")
-        rank, step = (stored.get(key) if isinstance(stored.get(key), int) else None for key in ("rank", "step"))
-    except OSError:
+    if not path.is_file():
         return None
-    except (ValueError, AttributeError):
-        error, message, rank, step = "Error", "the record of the failure cannot be read", None, None
+    try:
+        stored = parse_json(path)
+    except Refusal:
+        stored = {"message": "the record of the failure cannot be read"}
+    error, message, host = (_text(stored.get(key)) for key in ("error", "message", "host"))
+    error = error or "Error"
+    rank, step = (_count(stored.get(key)) for key in ("rank", "step"))
     text = f"{error}: {message}"
     known = (classify(text) or (failure_classes()["python-error"],))[0]
     sighting = Sighting(
@@ -76,7 +89,7 @@ def recorded_failure(run: Path) -> Scan | None:
         text=text,
         message=text,
         rank=rank,
-        host=str(stored.get("host") or "") if error != "Error" else "",
+        host=host,
         step=step,
         when=None,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from slipway.configs import Refusal
+from slipway.configs.files import json_object
 
 SUFFIXES = (".log", ".out", ".err", ".txt", ".gz")
 _WHOLE = "combined.log"  # NeMo-Run's: what the other files of its folder hold in parts
@@ -46,8 +46,8 @@ def last_launch(run: Path) -> dict[str, object]:
     """The last submission of a run, as its folder records it; empty without one."""
     try:
         lines = (run / _LAUNCHES).read_text().splitlines()
-        return dict(json.loads(lines[-1])) if lines else {}
-    except (OSError, ValueError):
+        return json_object(lines[-1], str(_LAUNCHES)) if lines else {}
+    except (OSError, UnicodeDecodeError, Refusal):
         return {}
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from slipway.configs import Refusal, Spec
-from slipway.configs.load import spec_from_record
+from slipway.configs.load import recorded
 from slipway.launch.runs.read import CHECKPOINTS, is_run
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
@@ -51,7 +50,7 @@ def _layout_change(run_dir: Path, spec: Spec) -> str:
     path = run_dir / RECORD
     if not path.is_file():
         return f"{run_dir} does not record its layout"
-    then = spec_from_record(json.loads(path.read_text())["spec"])
+    then = recorded(path)[0]
     pairs = [(name, getattr(then.layout, name), getattr(spec.layout, name)) for name in RESHARDED_BY]
     pairs.append(("ranks", then.gpus, spec.gpus))
     changed = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from slipway.configs import Refusal
-from slipway.configs.load import spec_from_record
+from slipway.configs.convert import convert
+from slipway.configs.load import recorded
 from slipway.configs.schema import Spec
+from slipway.configs.schema.legal import Size
 from slipway.launch.diagnosis.classes import Kind
 from slipway.launch.diagnosis.of_run import diagnose_run, sentence
 from slipway.launch.runs.series import EMPTY, LOSS, Events, Series, read_events
@@ -31,6 +32,15 @@ class Record:
     world_size: int = 1
     device: str = ""  # as torch names it, for example cuda:0
     device_name: str = ""  # as the driver names the GPU; empty on a CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What a record says of the ranks, checked as a Spec is."""
+
+    world_size: Size = 1
+    device: str = ""
+    device_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,18 +116,12 @@ def _record(path: Path) -> Record:
     if not path.is_file():
         return Record()
     try:
-        stored = json.loads(path.read_text())
-        return Record(
-            spec_from_record(stored["spec"]),
-            int(stored.get("world_size", 1)),
-            stored.get("device", ""),
-            stored.get("device_name", ""),
-        )
-    except (ValueError, KeyError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise Refusal(
-            f"{path} cannot be read: {reason}", "Restore it, or remove it to report on the events alone."
-        ) from None
+        spec, stored = recorded(path)
+        facts = {key: stored[key] for key in ("world_size", "device", "device_name") if key in stored}
+        start = convert(_Start, facts, f"{path} cannot be read: ")
+    except Refusal as refusal:
+        raise Refusal(refusal.message, "Restore it, or remove it to report on the events alone.") from None
+    return Record(spec, start.world_size, start.device, start.device_name)
 
 
 def _checkpoints(folder: Path) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise Refusal(f"{folder} has no {CONFIG}", "Give a folder that a Hugging Face model was downloaded to.")
     try:
         held = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         held = None
     if not isinstance(held, dict):
         raise Refusal(f"{path} is not a JSON object", "Download it again.")

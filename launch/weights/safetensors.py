@@ -133,7 +133,7 @@ def _header(file: Path) -> dict[str, Stored]:
                 for name, at in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise Refusal(f"{file} is not in the safetensors format", "Download it again.") from None
     needed = max((stored.start + stored.nbytes for stored in held.values()), default=first)
     if size < needed:

@@ -11,7 +11,8 @@ import torch
 
 from slipway.configs import Adapter, Data, Model, Refusal, Spec, Task
 from slipway.configs.errors import exit_on_refusal
-from slipway.configs.record import model_from_record, spec_from_record
+from slipway.configs.files import parse_json
+from slipway.configs.load import recorded
 from slipway.launch.weights.adapters import Adapted, write_peft
 from slipway.launch.weights.checkpoint import Checkpoint
 from slipway.launch.weights.config import CONFIG, checked_config, config_of, model_of, read_config, recognise
@@ -29,6 +30,7 @@ from slipway.launch.weights.folder import (
 )
 from slipway.launch.weights.rules import Piece, pieces
 from slipway.launch.weights.safetensors import Planned, Writer
+from slipway.recipes.runtime.base import model_of_base
 from slipway.recipes.runtime.checkpoint_files import base_checkpoint, damage, held
 from slipway.recipes.runtime.run_files import BASE_RECORD, RECORD
 
@@ -170,14 +172,14 @@ def _checkpoint(source: Path) -> Path:
 
 
 def _imported(base: Path) -> Source:
-    model = model_from_record(json.loads((base / BASE_RECORD).read_text())["model"])
+    model = model_of_base(base)
     files = base / HUGGING_FACE
     config = read_config(files)
     return Source(base / "weights", model, recognise(config, files), files, config=config)
 
 
 def _trained(checkpoint: Path, record: Path) -> Source:
-    spec = spec_from_record(json.loads(record.read_text())["spec"])
+    spec = recorded(record)[0]
     if spec.layout.fsdp.value != "none":
         raise Refusal(f"{checkpoint} is of Megatron-FSDP, which cannot be exported", "Train with layout.fsdp=none.")
     files, name = _tokenizer(spec)
@@ -204,7 +206,7 @@ def data_of_run(source: Path) -> Data:
     record = checkpoint.parents[1] / RECORD
     if (checkpoint / BASE_RECORD).is_file() or not record.is_file():
         return Data(name="instructions")
-    return spec_from_record(json.loads(record.read_text())["spec"]).data
+    return recorded(record)[0].data
 
 
 def _config_of_base(base: Path, model: Model) -> dict[str, Any] | None:
@@ -220,7 +222,7 @@ def _config_of_base(base: Path, model: Model) -> dict[str, Any] | None:
 def _origin(base: Path) -> str:
     """The folder that weights were imported from; empty where they were not, or the folder is unknown."""
     record = base / BASE_RECORD
-    return str(json.loads(record.read_text()).get("source", "")) if record.is_file() else ""
+    return str(parse_json(record).get("source", "")) if record.is_file() else ""
 
 
 def _tokenizer(spec: Spec) -> tuple[Path | None, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from slipway.configs import Model, Refusal
-from slipway.configs.record import model_from_record, spec_from_record
+from slipway.configs.files import parse_json
+from slipway.configs.record import model_from_record, recorded
 from slipway.recipes.runtime.checkpoint_files import base_checkpoint
 from slipway.recipes.runtime.run_files import ADAPTER, BASE_RECORD, IMPORTED_FILES, RECORD
 
@@ -57,13 +57,26 @@ def _model_of(checkpoint: Path) -> Model | None:
     imported, trained = checkpoint / BASE_RECORD, checkpoint.parents[1] / RECORD
     try:
         if imported.is_file():
-            return model_from_record(json.loads(imported.read_text())["model"])
+            return model_of_base(checkpoint)
         if trained.is_file():
-            return spec_from_record(json.loads(trained.read_text())["spec"]).model
-    except (ValueError, KeyError, TypeError):
+            return recorded(trained)[0].model
+    except Refusal:
         path = imported if imported.is_file() else trained
         raise Refusal(f"{path} cannot be read", "Give the folder of the checkpoint as run.base.") from None
     return None
+
+
+def model_of_base(base: Path) -> Model:
+    """The model whose imported weights a folder holds.
+
+    Raises:
+        Refusal: its record cannot be read.
+    """
+    record = base / BASE_RECORD
+    held = parse_json(record, "the record of imported weights").get("model")
+    if not isinstance(held, dict):
+        raise Refusal(f"{record} names no model", "Import the weights again.")
+    return model_from_record(held)
 
 
 def tokenizer_of_base(base: Path) -> str:
@@ -76,7 +89,7 @@ def tokenizer_of_base(base: Path) -> str:
     if (checkpoint / IMPORTED_FILES / "tokenizer.json").is_file():
         return str(checkpoint / IMPORTED_FILES)
     record = checkpoint.parents[1] / RECORD
-    tokenizer = spec_from_record(json.loads(record.read_text())["spec"]).data.tokenizer if record.is_file() else ""
+    tokenizer = recorded(record)[0].data.tokenizer if record.is_file() else ""
     if not tokenizer:
         raise Refusal(f"run.base={base} has no tokenizer", "Give one with data.tokenizer=FOLDER.")
     return tokenizer

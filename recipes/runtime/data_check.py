@@ -105,7 +105,7 @@ def tokenizer_ids(folder: str) -> int:
         vocabulary = parsed["model"]["vocab"]
         size = len(vocabulary) if isinstance(vocabulary, list) else 1 + max(vocabulary.values())
         size = int(max([size, *(t["id"] + 1 for t in parsed.get("added_tokens", []))]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Refusal(
             f"{path} is not a Hugging Face tokenizers file", "Give the folder that holds tokenizer.json."
         ) from None

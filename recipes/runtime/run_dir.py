@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from slipway.configs import Refusal, Spec
+from slipway.configs.files import parse_json
 from slipway.configs.load import record_of, spec_from_record
 from slipway.recipes.runtime.run_files import RECORD
 
@@ -23,10 +23,10 @@ def check_run_dir(run_dir: Path, given: Spec) -> None:
     path = run_dir / RECORD
     if path.is_file():
         try:
-            ours, theirs = record_of(given), json.loads(path.read_text())["spec"]
+            ours, theirs = record_of(given), parse_json(path)["spec"]
             # a key that an earlier version did not write is not a difference
             held = spec_from_record(ours | {"model": theirs["model"], "data": ours["data"] | theirs["data"]})
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise Refusal(f"{path} cannot be read", "Move it away, or give another dir or name.") from None
         pairs = [(f"data.{k}", getattr(given.data, k), getattr(held.data, k)) for k in _IDENTITY]
         if replace(given.model, source="") != replace(held.model, source=""):

@@ -72,7 +72,7 @@ def test_a_site_is_one_small_file(tmp_path: Path) -> None:
     cluster = load("llama3_8b", [f"cluster={site}"]).spec.cluster
     assert (cluster.name, cluster.partition) == ("site", "p")
     site.write_text(yaml.safe_dump({"executor": "slurm", "partitoin": "p"}))
-    with pytest.raises(Refusal, match="cluster.partitoin is unknown; did you mean cluster.partition"):
+    with pytest.raises(Refusal, match="cluster.partitoin is unknown; did you mean partition"):
         load("llama3_8b", [f"cluster={site}"])
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
+from slipway.launch.cli.answer import (
+    OUT_PATH,
+    Answer,
+    Section,
+    command,
+    overrides_argument,
+    readable_argument,
+    settings_option,
+)
 from slipway.launch.cli.costs import run_json, show_run
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal, kept_together
@@ -103,10 +111,10 @@ class Checked(Answer):
 @readable_argument
 @overrides_argument
 @settings_option
-@click.option("--plot", type=Path, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
+@click.option("--plot", type=OUT_PATH, metavar="PATH", help="Draw the pipeline's timeline into PATH.png and PATH.svg.")
 @click.option(
     "--trace",
-    type=Path,
+    type=OUT_PATH,
     metavar="FILE",
     help="Write the predicted step for Perfetto or Chrome (.json or .json.gz).",
 )

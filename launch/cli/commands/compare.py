@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, argument, command
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command
 from slipway.launch.cli.printing import Terminal
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Compared(Answer):
 @argument("b", "The run to judge, or as many seeds of it.")
 @click.option(
     "--out",
-    type=Path,
+    type=OUT_PATH,
     default=Path("compare"),
     show_default=True,
     metavar="FOLDER",

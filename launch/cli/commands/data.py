@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, argument, command, command_group
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command, command_group
 from slipway.launch.cli.nemo import quiet
 from slipway.launch.cli.printing import Style, Table, Terminal, note, plural
 from slipway.launch.cli.progress import transfer_bar
@@ -72,7 +72,7 @@ class Trained(Answer):
 
 @command(Section.SETUP, name="tokenizer", group=data)
 @argument("files", CORPUS, nargs=-1, required=True)
-@click.option("--out", type=Path, required=True, metavar="FOLDER", help="Where to write tokenizer.json.")
+@click.option("--out", type=OUT_PATH, required=True, metavar="FOLDER", help="Where to write tokenizer.json.")
 @click.option("--vocab-size", type=int, default=32000, show_default=True, help="Number of ids.")
 @corpus_options
 def tokenizer(

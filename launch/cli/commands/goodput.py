@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
+from slipway.launch.cli.answer import (
+    OUT_PATH,
+    Answer,
+    Section,
+    command,
+    overrides_argument,
+    readable_argument,
+    settings_option,
+)
 from slipway.launch.cli.costs import cost_line, goodput_line, run_line
 from slipway.launch.cli.printing import Style, Table, Terminal
 from slipway.launch.cli.quantities import duration
@@ -121,7 +129,7 @@ class Interrupted(Answer):
 @settings_option
 @click.option("--deadline", default="", metavar="TIME", help="Say how likely the run is to end within it, such as 30d.")
 @click.option(
-    "--plot", type=Path, metavar="PATH", help="Draw the goodput over the interval into PATH.png and PATH.svg."
+    "--plot", type=OUT_PATH, metavar="PATH", help="Draw the goodput over the interval into PATH.png and PATH.svg."
 )
 def goodput(
     name: str, overrides: tuple[str, ...], settings: tuple[str, ...], deadline: str, plot: Path | None

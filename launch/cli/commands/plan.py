@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, overrides_argument, readable_argument, settings_option
+from slipway.launch.cli.answer import (
+    OUT_PATH,
+    Answer,
+    Section,
+    command,
+    overrides_argument,
+    readable_argument,
+    settings_option,
+)
 from slipway.launch.cli.costs import run_json, show_run
 from slipway.launch.cli.pinned import pinned_json, pinned_line
 from slipway.launch.cli.printing import Style, Table, Terminal
@@ -118,7 +126,7 @@ class Planned(Answer):
 )
 @click.option(
     "--plot",
-    type=Path,
+    type=OUT_PATH,
     metavar="PATH",
     help="Draw memory against speed (PATH.png, .svg) and the best pipeline (PATH_timeline.png, .svg); with --gpus days "
     "against cost.",
@@ -159,6 +167,11 @@ def plan(
     if precisions:
         names = configs.precision_names() if precisions == "all" else precisions.split(",")
         trained = [one for one in names if one != UNPLANNED_PRECISION]
+        if not trained:
+            raise configs.Refusal(
+                f"--precisions {precisions} names none to plan for",
+                f"Leave {UNPLANNED_PRECISION} out: nobody trains in it.",
+            )
         chosen = [readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained]
         found = planner.plan_precisions(resolved.spec, chosen, tried, resolved.pinned, resolved.untouched)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, argument, command
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command
 from slipway.launch.cli.printing import Table, Terminal, note
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Reported(Answer):
 
 @command(Section.RESULTS)
 @argument("run", "A run's folder, or a folder of runs.", type=Path)
-@click.option("--out", type=Path, metavar="FOLDER", help="Where to write; the run's own folder if not given.")
+@click.option("--out", type=OUT_PATH, metavar="FOLDER", help="Where to write; the run's own folder if not given.")
 @click.option("--entropy", type=float, help="Unigram entropy of the corpus in nats per token, drawn as a line.")
 def report(run: Path, out: Path | None, entropy: float | None) -> Answer:
     """Report the loss, speed and memory of a run.

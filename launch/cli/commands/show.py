@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, command, recipe_arguments
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, command, recipe_arguments
 from slipway.launch.cli.printing import Table, Terminal
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ShownLevers(Answer):
 @recipe_arguments
 @click.option("--levers", is_flag=True, help="Compare what makes the run fast with NVIDIA's own recipes.")
 @click.option("--schedule", is_flag=True, help="Show learning rate, batch and changing constants over the tokens.")
-@click.option("--plot", type=Path, metavar="FILE", help="With --schedule: draw it into FILE, .png or .svg.")
+@click.option("--plot", type=OUT_PATH, metavar="FILE", help="With --schedule: draw it into FILE, .png or .svg.")
 def show(name: str, overrides: tuple[str, ...], levers: bool, schedule: bool, plot: Path | None) -> Answer:
     """Show every value of a recipe and what set it.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, argument, command
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command
 from slipway.launch.cli.printing import Table, Terminal
 
 MOST_REASONS_SHOWN = 8  # why rows were skipped, the most frequent first
@@ -52,7 +52,7 @@ class Validated(Answer):
 
 @command(Section.PLANNING)
 @argument("file", "A CSV file with the columns of the published throughput or memory tables.", type=Path)
-@click.option("--out", type=Path, metavar="FILE", help="Write the rows with their predictions to this CSV file.")
+@click.option("--out", type=OUT_PATH, metavar="FILE", help="Write the rows with their predictions to this CSV file.")
 def validate(file: Path, out: Path | None) -> Answer:
     """Predict published runs and report the error."""
     from slipway.configs import Refusal

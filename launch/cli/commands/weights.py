@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slipway.launch.cli.answer import Answer, Section, argument, command, command_group
+from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command, command_group
 from slipway.launch.cli.nemo import quiet
 from slipway.launch.cli.printing import Terminal
 from slipway.launch.cli.progress import transfer_bar
@@ -44,7 +44,7 @@ class Conversion(Answer):
 
 @command(Section.RESULTS, name="import", group=weights)
 @argument("folder", "A model's folder, as downloaded from the Hub.", type=Path)
-@click.option("--out", type=Path, required=True, metavar="BASE", help="The folder to write; it must not exist yet.")
+@click.option("--out", type=OUT_PATH, required=True, metavar="BASE", help="The folder to write; it must not exist yet.")
 def import_(folder: Path, out: Path) -> Answer:
     """Turn a Hugging Face model into weights that training starts from.
 
@@ -62,7 +62,9 @@ def import_(folder: Path, out: Path) -> Answer:
 
 @command(Section.RESULTS, name="export", group=weights)
 @argument("source", "A run's folder, or one that import wrote.", metavar="RUN|BASE", type=Path)
-@click.option("--out", type=Path, required=True, metavar="FOLDER", help="The folder to write; it must not exist yet.")
+@click.option(
+    "--out", type=OUT_PATH, required=True, metavar="FOLDER", help="The folder to write; it must not exist yet."
+)
 @click.option("--dtype", default="", help="bfloat16, float16 or float32; the checkpoint's own type if not given.")
 @click.option(
     "--adapter",
