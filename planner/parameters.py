@@ -124,6 +124,7 @@ def layer(model: Model, kind: LayerKind, tp: int, ep: int, etp: int) -> Shard:
         dense += (
             model.num_moe_experts + 2 * model.moe_latent_size
         ) * model.hidden_size  # router, and into the latent width and back
+        dense += model.num_moe_experts if model.add_bias_linear else 0
         if model.moe_shared_expert_intermediate_size:
             dense += feed_forward(model, model.moe_shared_expert_intermediate_size, tp)
         experts = (

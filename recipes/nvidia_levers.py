@@ -189,7 +189,9 @@ def settings_of(name: str) -> list[Setting]:
         return _merged(list(_of_script(name)))
     if not importlib.util.find_spec(f"nemo.collections.llm.recipes.{name}"):
         return []
-    recipe = importlib.import_module(f"nemo.collections.llm.recipes.{name}").pretrain_recipe
+    recipe = getattr(importlib.import_module(f"nemo.collections.llm.recipes.{name}"), "pretrain_recipe", None)
+    if recipe is None:
+        return []
     return list(_of_recipe(name)) if "performance_mode" in inspect.signature(recipe).parameters else []
 
 

@@ -180,6 +180,9 @@ class Model:
     moe_router_topk: Count = 0
     """Experts that each token visits."""
 
+    moe_router_topk_scaling_factor: NonNegative = 0.0
+    """What the weights of a token's experts are multiplied by; 0: nothing (``routed_scaling_factor``)."""
+
     moe_ffn_hidden_size: Count = 0
     """Inner width of one expert."""
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 _NO_RECIPE = "no recipe trains it"
 
 REFUSED = {
-    "DeepseekV2ForCausalLM": "no recipe trains it, and NeMo 2.7.3 ranks its groups of experts in another way",
     "Gemma3ForConditionalGeneration": "no recipe trains it: its images are beyond these recipes",
     "GPT2LMHeadModel": "the recipes of GPT-3 have weights of norms around 0, which cannot be converted exactly",
-    "GptOssForCausalLM": "no recipe trains it, and NeMo 2.7.3 has another activation and another scaling of RoPE",
     "Llama4ForCausalLM": "no recipe trains it, and NeMo 2.7.3 never applies its scaling of RoPE",
     "Llama4ForConditionalGeneration": "no recipe trains it: its images are beyond these recipes",
     "Mamba2ForCausalLM": _NO_RECIPE,

@@ -62,6 +62,8 @@ GROUPS = Fusion(_join_groups, _split_groups)
 """Queries, keys and values, interleaved by query group."""
 PACKED = Fusion(_join_packed, lambda whole, model: [_stack(_split_groups(whole, model), model)])
 """The same, of which Hugging Face has one tensor: all queries, then all keys, then all values."""
+TURNED = Fusion(lambda parts, model: parts[0].T, lambda whole, model: [whole.T])
+"""One matrix and its transpose."""
 COPIES = Fusion(lambda parts, model: parts[0], lambda whole, model: [whole] * 2)
 """One tensor that Hugging Face has twice."""
 HALVES = Fusion(_stack, lambda whole, model: list(whole.chunk(2)))
@@ -147,6 +149,7 @@ def sizes(model: Model) -> dict[str, int]:
         "ffn": model.ffn_hidden_size,
         "2ffn": 2 * model.ffn_hidden_size,
         "head": width,
+        "attention_heads": heads,
         "heads": heads * width,
         "qkv": (heads + 2 * model.num_query_groups) * width,
         "experts": model.num_moe_experts,

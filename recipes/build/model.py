@@ -13,7 +13,7 @@ from nemo.collections.llm.gpt.model.base import gpt_data_step
 from torch.nn import functional
 
 from slipway.configs import Dispatcher, Layout, Recompute, Spec
-from slipway.configs.schema import LoadBalancing
+from slipway.configs.schema import LoadBalancing, RopeScaling
 from slipway.recipes.family import family
 
 # Facts whose field in NeMo's configuration has the same name and the same meaning.
@@ -21,14 +21,15 @@ SAME_NAME = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels init_method_std "
     "layernorm_epsilon qk_layernorm share_embeddings_and_output_weights rotary_percent add_bias_linear add_qkv_bias "
     "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups "
-    "moe_router_group_topk q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim "
-    "make_vocab_size_divisible_by moe_router_enable_expert_bias "
+    "moe_router_group_topk moe_router_topk_scaling_factor q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim "
+    "v_head_dim make_vocab_size_divisible_by moe_router_enable_expert_bias "
     "moe_router_bias_update_rate moe_router_load_balancing_type hidden_dropout attention_dropout "
     "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping"
 ).split()
 
 FUSED_ACTIVATIONS = (functional.gelu, functional.silu, quick_gelu)  # those that Megatron-Core joins with the bias
-ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor")  # of NeMo's Llama 3.1 and DeepSeek
+# of NeMo's Llama 3.1, DeepSeek and GPT-OSS
+ROPE_FACTORS = ("scale_factor", "rotary_scaling_factor", "yarn_rotary_scaling_factor")
 
 
 def nemo_config_class(spec: Spec) -> type:
@@ -78,7 +79,7 @@ def _set_sizes(config: run.Config, spec: Spec) -> None:
         fact = getattr(model, name)
         fact = getattr(fact, "value", fact)
         if name in defaults and (fact or defaults[name]) and fact != defaults[name]:
-            setattr(config, name, fact)
+            setattr(config, name, None if name == "q_lora_rank" and not fact else fact)
     for name in ROPE_FACTORS:
         if name in defaults and model.rope_scaling_factor != defaults[name]:
             setattr(config, name, model.rope_scaling_factor)
@@ -177,11 +178,18 @@ def _set_fusions(config: run.Config, spec: Spec, cpu: bool) -> None:
     """Turn every fusion on that NeMo's class does not turn on where it can: weight gradients are accumulated in their
     product where Apex is installed, as in NVIDIA's images, and Megatron-Core refuses the flag elsewhere.
     """
-    config.apply_rope_fusion = not (cpu and spec.model.is_mla)  # MLA's kernel is a GPU's
+    # MLA's kernel is a GPU's; the ordinary one leaves out the factor by which YaRN scales queries and keys.
+    scaled = spec.model.rope_scaling is RopeScaling.yarn
+    config.apply_rope_fusion = not cpu if spec.model.is_mla else not scaled
     config.masked_softmax_fusion = True
-    config.bias_dropout_fusion = True
+    # Megatron-Core has no fused sum of the biases of experts.
+    config.bias_dropout_fusion = not (spec.model.is_moe and spec.model.add_bias_linear)
+    activation = _defaults(nemo_config_class(spec))["activation_func"]
+    if activation.__name__ == quick_gelu.__name__:  # NeMo has a function of that name that its configuration refuses
+        config.activation_func = activation = quick_gelu
+        config.yarn_mscale_all_dim = 0.0  # as OpenAI's: 1 would cancel the scale of the scores
     # Without it Megatron-Core computes GELU by the error function, where every model here has the tanh form.
-    config.bias_activation_fusion = _defaults(nemo_config_class(spec))["activation_func"] in FUSED_ACTIVATIONS
+    config.bias_activation_fusion = activation in FUSED_ACTIVATIONS
     config.cross_entropy_loss_fusion = spec.layout.fused_cross_entropy
     config.cross_entropy_fusion_impl = "te"
     config.persist_layer_norm = True

@@ -37,7 +37,7 @@ def test_every_parameter_of_a_hidden_factory_is_one_of_ours(in_child: Any) -> No
         return out
 
     found = in_child(compare)
-    assert len(found) == 53
+    assert len(found) == 67
     assert not {name: missing for name, missing in found.items() if missing}
 
 

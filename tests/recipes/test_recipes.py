@@ -25,7 +25,7 @@ NEMO = Path(sys.executable).parent / "nemo"
 REVIEWED = (
     "llama3_8b llama3_70b mixtral_8x22b deepseek_v3 nemotron4_15b gpt3_175b qwen3_30b_a3b baichuan2_7b chatglm3_6b "
     "gemma_2b gemma2_2b gemma3_1b mistral_7b phi3_mini_4k_instruct starcoder_15b starcoder2_3b qwen25_500m "
-    "nemotron3_8b llama31_nemotron_nano_8b"
+    "nemotron3_8b llama31_nemotron_nano_8b deepseek_v2_lite"
 ).split()
 
 

@@ -244,8 +244,8 @@ def test_a_class_without_a_recipe_is_refused_with_the_reason(saved: Path, tmp_pa
     from slipway.launch.weights.from_hugging_face import import_weights
 
     shutil.copytree(saved, tmp_path / "hf")
-    _change("config.json", architectures=["GptOssForCausalLM"])(tmp_path / "hf")
-    with pytest.raises(Refusal, match="holds a GptOssForCausalLM, which is not imported: no recipe trains it"):
+    _change("config.json", architectures=["Mamba2ForCausalLM"])(tmp_path / "hf")
+    with pytest.raises(Refusal, match="holds a Mamba2ForCausalLM, which is not imported: no recipe trains it"):
         import_weights(tmp_path / "hf", tmp_path / "base")
 
 

@@ -34,6 +34,21 @@ _YARN = {
     "mscale_all_dim": 1.0,
     "original_max_position_embeddings": 4096,
 }
+_DEEPSEEK = (
+    _BASE
+    | _EXPERTS
+    | {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 4,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+    }
+)
 _LLAMA31 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -165,6 +180,39 @@ TINY = {
             "rope_scaling": _YARN,
         },
         "deepseek_v3",
+    ),
+    "deepseek_v2": Tiny(
+        "deepseek_v2",
+        "DeepseekV2Config",
+        _DEEPSEEK
+        | {"n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0},
+        "deepseek_v2",
+    ),
+    "deepseek_v2_lite": Tiny(
+        "deepseek_v2",
+        "DeepseekV2Config",
+        _DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy"},
+        "deepseek_v2_lite",
+    ),
+    "moonlight": Tiny(
+        "deepseek_v3",
+        "DeepseekV3Config",
+        _DEEPSEEK | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.446},
+        "moonlight_16b_a3b",
+    ),
+    "gpt_oss": Tiny(
+        "gpt_oss",
+        "GptOssConfig",
+        _BASE
+        | {
+            "intermediate_size": 64,
+            "head_dim": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 16,
+            "max_position_embeddings": 131072,
+        },
+        "gpt_oss_20b",
     ),
     "llama_wide_heads": Tiny("llama", "LlamaConfig", _BASE | {"head_dim": 32}, "llama3_8b"),
 }
