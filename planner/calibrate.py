@@ -65,8 +65,8 @@ PRIORS: dict[str, Prior] = {
 
 # Of ln(measured / predicted): what a correct model would leave, from re-measurements and from what rows do not state.
 NOISE = 0.06
-# Of a prior's spread: how far a constant of one's own lies from the shipped one. Chosen on the published tables
-# (python -m benchmarks.accuracy --calibrate): from 0.5 to 1 the curve hardly changes.
+# Of a prior's spread: how far a constant of one's own lies from the shipped one. On the published tables, 1 instead
+# lowers the median errors by less than a quarter (python -m benchmarks.accuracy TRUTH/throughput.csv --calibrate PNG).
 OWN_SPREAD = 0.7
 LEAST_SPREAD = 0.03  # of ln(measured / predicted): re-measurements of one recipe differ by up to 3.8 %
 _PRIOR_ROWS = 4.0  # measurements that the shipped spread counts as
