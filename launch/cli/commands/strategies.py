@@ -50,7 +50,18 @@ class Compared(Answer):
         spec = self.spec
         on = f"{spec.gpus:,} x {spec.gpu.name.upper()} of {spec.gpu.usable_memory_gib:.0f} GiB, {spec.precision.name}"
         terminal.line(f"{self.title} on {on}, batch {spec.layout.gbs} x {spec.seq_length:,}", Style.BOLD)
-        heads = ("strategy", "layout", "weights", "grads", "optim", "activ", "other", "needs", "step s", "why")
+        heads = (
+            "strategy",
+            "layout",
+            "weights",
+            "gradients",
+            "optimizer",
+            "activations",
+            "other",
+            "needs",
+            "step s",
+            "why",
+        )
         table = Table(heads, right=frozenset(range(2, 9)))
         for each in self.strategies:
             if each.best is None:
