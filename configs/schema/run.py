@@ -52,6 +52,10 @@ class Run:
     resume: bool = True
     """Whether a run continues from its newest checkpoint."""
 
+    verify_checkpoint: bool = True
+    """Whether a checkpoint's files are compared with their SHA-256 before a run continues from it: every rank reads its
+    share of the bytes once more."""
+
     extend_schedule: bool = False
     """Whether a longer ``max_steps`` stretches the schedule that a checkpoint has fixed."""
 

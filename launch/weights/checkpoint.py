@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 from slipway.configs import Refusal
 from slipway.launch.weights.rules import Piece
+from slipway.recipes.runtime.checksums import wrong_files
 
 # What NeMo stores of how it names tensors: layers stacked (``singleton_local_shards``), as these tables name them.
 _CONTENT = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
@@ -152,13 +153,17 @@ class Checkpoint:
     """The tensors of a checkpoint's ``weights`` folder, whatever layout wrote it.
 
     Raises:
-        Refusal: it has another format.
+        Refusal: it has another format, or a file that differs from its checksum.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "common.pt").is_file():
             raise Refusal(f"{folder} is not a checkpoint of the format torch_dist", "Give a run that NeMo 2.0 wrote.")
+        for name, what in sorted(wrong_files(folder).items()):
+            raise Refusal(
+                f"{folder / name} {what}", "Restore it, or give an older checkpoint: slipway checkpoint verify."
+            )
         metadata = FileSystemReader(str(folder)).read_metadata()
         self.tensors = {
             key: held

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from slipway.configs import Refusal
 
-_UNFINISHED = "-unfinished"  # NeMo's marker next to a checkpoint that is being written
+UNFINISHED = "-unfinished"  # NeMo's marker next to a checkpoint that is being written
 
-_BEING_WRITTEN = "was still being written"
+BEING_WRITTEN = "was still being written"
 _OTHER_FORMATS = (".ckpt", ".nemo", ".distcp")  # files of Lightning, NeMo 1 and torch
 
 
@@ -55,8 +57,8 @@ def damage(checkpoint: Path) -> str:
 
     Every shard must be there and as long as the index, which is written last, says.
     """
-    if checkpoint.with_name(checkpoint.name + _UNFINISHED).exists():
-        return _BEING_WRITTEN
+    if checkpoint.with_name(checkpoint.name + UNFINISHED).exists():
+        return BEING_WRITTEN
     if checkpoint.is_file():
         return "is a file, not a distributed checkpoint of NeMo 2.0"
     weights = checkpoint / "weights"
@@ -115,23 +117,32 @@ def base_checkpoint(base: Path) -> Path:
     )
 
 
-def held(folder: Path) -> Held:
-    """The newest whole checkpoint of ``folder``; only what is newer than it is examined."""
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, whole or not, the newest first."""
     if not folder.is_dir():
-        return Held(None, {})
+        return []
     there = [
         found
         for found in folder.iterdir()
-        if (found.is_dir() or found.suffix in _OTHER_FORMATS) and not found.name.endswith(_UNFINISHED)
+        if (found.is_dir() or found.suffix in _OTHER_FORMATS) and not found.name.endswith(UNFINISHED)
     ]
+    return sorted(there, key=lambda d: (step_of(d), d.name.endswith("-last")), reverse=True)
+
+
+def held(folder: Path, distrusted: Mapping[str, str] = MappingProxyType({})) -> Held:
+    """The newest whole checkpoint of ``folder``; only what is newer than it is examined.
+
+    Args:
+        distrusted: what is known to be wrong with some, by their names.
+    """
     passed: dict[str, str] = {}
     lost = False
-    for checkpoint in sorted(there, key=lambda d: (step_of(d), d.name.endswith("-last")), reverse=True):
-        wrong = damage(checkpoint)
+    for checkpoint in checkpoints_in(folder):
+        wrong = distrusted.get(checkpoint.name) or damage(checkpoint)
         if not wrong:
             return Held(checkpoint, passed, lost)
         passed[checkpoint.name] = wrong
-        lost = lost or wrong != _BEING_WRITTEN
+        lost = lost or wrong != BEING_WRITTEN
     return Held(None, passed, lost)
 
 

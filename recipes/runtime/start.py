@@ -52,6 +52,7 @@ def finetune(
 @contextlib.contextmanager
 def _prepared(**parts: Any) -> Iterator[None]:
     from slipway.recipes.readback import judge_run
+    from slipway.recipes.runtime import integrity
     from slipway.recipes.runtime.lifeline import tied
 
     with contextlib.ExitStack() as stack:
@@ -61,4 +62,7 @@ def _prepared(**parts: Any) -> Iterator[None]:
                 stack.enter_context(tied(spec, Path(spec.run.dir) / spec.name, parts["trainer"]))
         if spec and spec.levers.numa_binding:
             bind_to_own_gpu()
+        integrity.install()
+        if spec and spec.run.verify_checkpoint:
+            integrity.check_before_load(parts["trainer"])
         yield

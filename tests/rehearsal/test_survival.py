@@ -131,7 +131,8 @@ class Started:
             time.sleep(0.1)
 
     def saved(self) -> bool:
-        return any(not each.name.endswith("-unfinished") for each in self.folder.glob("checkpoints/step=*"))
+        folders = self.folder.glob("checkpoints/step=*")
+        return any(each.is_dir() and not each.with_name(f"{each.name}-unfinished").exists() for each in folders)
 
     def end(self, seconds: float = LEFT_S) -> int:
         """The exit code of the run, once nothing of it is alive."""
@@ -242,3 +243,41 @@ def test_a_run_whose_folder_is_removed_ends(tmp_path: Path) -> None:
         begun.wait_until(begun.saved)
         shutil.rmtree(begun.folder)
         assert begun.end(60.0) == 1
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """Change one bit of a file, at this part of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_flipped_bit_is_named_and_an_older_checkpoint_resumes(tmp_path: Path, asynchronous: bool) -> None:
+    """Every file has a sum that was written with it; without the check, the flipped bit would load."""
+    from slipway.recipes.runtime.checksums import read_sums, wrong_files
+
+    spec = toy(tmp_path, steps=4)
+    spec = replace(spec, run=replace(spec.run, async_save=asynchronous))
+    with run(spec) as begun:
+        assert begun.end(90.0) == 0, begun.text()[-3000:]
+    folder = begun.folder / "checkpoints"
+    for name in ("step=1", "step=3"):
+        weights = folder / name / "weights"
+        files = {each.name for each in weights.iterdir()} - {"SHA256SUMS", "metadata.json"}
+        assert read_sums(weights).keys() == files
+        assert wrong_files(weights) == {}
+    shard = next((folder / "step=3/weights").glob("__1_*.distcp"))
+    flip(shard)
+    with run(replace(spec, run=replace(spec.run, max_steps=6)), log="again") as again:
+        assert again.end(90.0) == 0, again.text()[-3000:]
+    said = f"passing over checkpoint step=3: it has {shard.name}, which differs from its SHA-256"
+    assert said in again.text()
+    assert "step=1, after step 1" in again.text()
+    assert sorted(each.name for each in folder.iterdir()) == ["step=1", "step=3", "step=5"], "step 3 is saved again"
+    assert len(list((begun.folder / "damaged").glob("step=3-*"))) == 1, "nothing is thrown away"
+    for each in folder.iterdir():
+        flip(next((each / "weights").glob("__0_*.distcp")))
+    with run(replace(spec, run=replace(spec.run, max_steps=8)), log="none") as none:
+        assert none.end(90.0) == 1
+    assert "can be loaded: step=" in none.text(), none.text()[-3000:]
