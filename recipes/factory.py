@@ -23,6 +23,7 @@ from slipway.configs.schema import DataKind
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.nemo_names import NEMO_PARAMETERS, change_built, nemo_overrides, renamed
 from slipway.recipes.runtime.base import checked_base, tokenizer_of_base
+from slipway.recipes.runtime.data_fingerprint import check_same_data
 from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.source import require_supported_pair
 
@@ -217,6 +218,7 @@ def build(recipe: str, **options: Any) -> run.Partial:
     from slipway.recipes import build as builder
 
     check_run_dir(builder.run_dir(spec), spec)
+    check_same_data(builder.run_dir(spec), spec)
     return change_built(builder.build(spec, cpu=cpu), options)
 
 

@@ -56,6 +56,9 @@ class Run:
     """Whether a checkpoint's files are compared with their SHA-256 before a run continues from it: every rank reads its
     share of the bytes once more."""
 
+    accept_changed_data: bool = False
+    """Whether a run continues on data whose contents are not those that it has been trained on."""
+
     extend_schedule: bool = False
     """Whether a longer ``max_steps`` stretches the schedule that a checkpoint has fixed."""
 

@@ -9,6 +9,7 @@ from slipway.configs.load import recorded
 from slipway.launch.runs.read import CHECKPOINTS, is_run
 from slipway.planner.layout import PARALLEL
 from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
+from slipway.recipes.runtime.data_fingerprint import check_same_data
 from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.run_files import RECORD
 
@@ -23,6 +24,7 @@ def outlook(run_dir: Path, spec: Spec) -> str:
             loaded, unless only interrupted saves; or the run has done all its steps.
     """
     check_run_dir(run_dir, spec)
+    check_same_data(run_dir, spec)
     folder = run_dir / CHECKPOINTS
     found = held(folder)
     skipped = "".join(f"; passing over {name}, which {wrong}" for name, wrong in found.passed_over.items())

@@ -10,6 +10,7 @@ from nemo import lightning as nl
 from slipway.configs import Spec
 from slipway.recipes.runtime.checkpoint import Checkpoint
 from slipway.recipes.runtime.record import MLflow
+from slipway.recipes.runtime.tensorboard import TensorBoard
 
 
 def run_dir(spec: Spec) -> Path:
@@ -19,8 +20,6 @@ def run_dir(spec: Spec) -> Path:
 
 def logger(spec: Spec) -> run.Config:
     """The configuration of :class:`nemo.lightning.NeMoLogger`, with the checkpoint callback."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     folder = str(run_dir(spec))
     return run.Config(
         nl.NeMoLogger,
@@ -32,7 +31,7 @@ def logger(spec: Spec) -> run.Config:
         update_logger_directory=False,
         wandb=_wandb(spec, folder),
         extra_loggers=_extra_loggers(spec),
-        tensorboard=run.Config(TensorBoardLogger, save_dir=f"{folder}/tensorboard", name="", version=""),
+        tensorboard=run.Config(TensorBoard, save_dir=f"{folder}/tensorboard", name="", version=""),
     )
 
 

@@ -6,8 +6,10 @@ one of the first two.
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,9 +17,32 @@ import torch
 from nemo import lightning as nl
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
+from slipway.configs import Refusal
 from slipway.recipes.runtime.run_files import SAVE_TIME, STOP_AT, STOPPED_EARLY
 
 _MINUTES_PASSED, _STOP = 1, 2
+
+
+def _require_folder(folder: Path, existed: bool) -> None:
+    """Require that a checkpoint can be written into ``folder``, which ``existed`` at the last save.
+
+    Raises:
+        Refusal: it cannot.
+    """
+    if existed and not folder.is_dir():
+        raise Refusal(
+            f"{folder} was removed while the run trained",
+            "Restore it if you can; the same command then resumes from its newest whole checkpoint.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Refusal(
+            f"{folder} cannot be written any more: {error.strerror}",
+            "Make it writable; the same command then resumes from the last checkpoint.",
+        ) from None
 
 
 class Checkpoint(nl.ModelCheckpoint):
@@ -38,6 +63,7 @@ class Checkpoint(nl.ModelCheckpoint):
         self._last_save = time.monotonic()
         self._stop_at = float(os.environ.get(STOP_AT) or "inf")
         self._told_to_stop = False
+        self._saved = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -62,6 +88,17 @@ class Checkpoint(nl.ModelCheckpoint):
                 trainer.logger.log_metrics({SAVE_TIME: self._last_save - start}, step=trainer.global_step - 1)
         if wish == _STOP and trainer.global_step < trainer.max_steps:
             self._stop(trainer)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        """Save, unless the folder went away or became read-only: training that cannot be saved is not continued.
+
+        Raises:
+            Refusal: on the first rank, which the others follow.
+        """
+        if trainer.is_global_zero:
+            _require_folder(Path(filepath).parent, self._saved)
+        super()._save_checkpoint(trainer, filepath)
+        self._saved = True
 
     def _save_last_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Upstream writes the checkpoint of a step that it has just saved a second time, as ``-last``."""

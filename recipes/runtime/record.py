@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import shutil
 import sys
 import time
@@ -20,11 +21,17 @@ from lightning.pytorch.profilers import Profiler
 from slipway.configs import Refusal
 from slipway.configs.errors import exit_on_refusal
 from slipway.configs.load import spec_from_record
+from slipway.recipes.runtime.data_fingerprint import check_same_data
+from slipway.recipes.runtime.nan import NAN, after_nan, diverged
 from slipway.recipes.runtime.run_dir import check_run_dir
 from slipway.recipes.runtime.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
 from slipway.recipes.runtime.source import require_supported_pair
 
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk was full
+
+
+# Megatron-Core's words: its check of results, and its check of gradients.
+_NAN = re.compile(r"[Uu]nexpected result (?:nan|inf)|found (?:NaN|Inf) in", re.IGNORECASE)
 
 
 def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
@@ -41,6 +48,26 @@ def _disk_is_full(error: BaseException | None, folder: Path) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+_GONE = re.compile(r"No such file or directory|Read-only file system|Permission denied|Stale file handle")
+
+
+def _without_folder(error: BaseException | None, folder: Path) -> Refusal | None:
+    """The refusal of a save during which the folder of the checkpoints went away; None for other errors.
+
+    Checkpoint writers are other processes: what comes back is text.
+    """
+    while error is not None:
+        text = str(error)
+        if not isinstance(error, Refusal) and str(folder) in text and (why := _GONE.search(text)):
+            removed = "No such file" in why[0]
+            return Refusal(
+                f"{folder} {'was removed while the run trained' if removed else f'cannot be written: {why[0]}'}",
+                "Restore it or make it writable; the same command then resumes from its newest whole checkpoint.",
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class DataClock(Profiler):
@@ -94,11 +121,16 @@ class RunRecord(pl.Callback):
         self.record = record
         self.source = source
         self.unjudged = list(unjudged or [])
+        self.data: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         require_supported_pair()
-        check_run_dir(self.run_dir, spec_from_record(self.record))
+        spec = spec_from_record(self.record)
+        check_run_dir(self.run_dir, spec)
         if trainer.is_global_zero:
+            self.data = check_same_data(self.run_dir, spec)
+            if said := after_nan(self.run_dir):
+                print(f"slipway: {said}", file=sys.stderr, flush=True)
             (self.run_dir / FAILURE).unlink(missing_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,6 +147,7 @@ class RunRecord(pl.Callback):
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
             "source": self.source,
             "unjudged": self.unjudged,
+            "data": self.data,
         }
         temporary.write_text(json.dumps(held, indent=1))
         temporary.replace(path)
@@ -131,12 +164,13 @@ class RunRecord(pl.Callback):
             trainer.logger.log_metrics(measured, step=trainer.global_step - 1)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Refusal):
-            with exit_on_refusal():
-                raise exception
+        exception = _without_folder(exception, self.run_dir / "checkpoints") or exception
         # A signal or an early stop is not a failure; before the ranks have met, another run may hold the folder.
         if isinstance(exception, Exception) and torch.distributed.is_initialized():
             self._keep_failure(trainer, exception)
+        if isinstance(exception, Refusal):
+            with exit_on_refusal():
+                raise exception
         if _disk_is_full(exception, self.run_dir):
             print(
                 f"slipway: {self.run_dir} is on a full disk: the checkpoint after step "
@@ -151,13 +185,12 @@ class RunRecord(pl.Callback):
         """What ended the run, for its report. The first rank to fail is the one that says why; the others fail for
         want of it.
         """
-        text = " ".join(str(error).split())
-        failure = {
-            "step": trainer.global_step,
-            "rank": trainer.global_rank,
-            "error": type(error).__name__,
-            "message": text[:500],
-        }
+        text = error.sentence() if isinstance(error, Refusal) else " ".join(str(error).split())
+        name = type(error).__name__
+        if _NAN.search(text):
+            name, text = NAN, diverged(self.run_dir, trainer.global_step + 1)
+            print(f"slipway: {text}", file=sys.stderr, flush=True)
+        failure = {"step": trainer.global_step, "rank": trainer.global_rank, "error": name, "message": text[:500]}
         path = self.run_dir / FAILURE
         with contextlib.suppress(OSError):  # the disk may be full
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
-from slipway.configs import Spec, load
+from slipway.configs import Refusal, Spec, load
+from slipway.configs.schema import DataKind
 from slipway.launch.rehearsal.rehearse import import_nemo
 from slipway.launch.rehearsal.shrink import shrink
+from slipway.launch.runs.outlook import outlook
 from slipway.recipes.runtime.run_files import FAILURE, OWNER
 from slipway.recipes.runtime.warden import children, started, stat_of
 
@@ -281,3 +283,90 @@ def test_a_flipped_bit_is_named_and_an_older_checkpoint_resumes(tmp_path: Path, 
     with run(replace(spec, run=replace(spec.run, max_steps=8)), log="none") as none:
         assert none.end(90.0) == 1
     assert "can be loaded: step=" in none.text(), none.text()[-3000:]
+
+
+def test_other_data_of_the_same_shape_is_refused_at_a_resume(tmp_path: Path) -> None:
+    from tests.launch.test_training_data import write_prefix
+
+    prefix = write_prefix(tmp_path / "text", documents=200, length=100, token=1)
+    spec = toy(tmp_path / "runs", steps=2)
+    spec = replace(spec, data=replace(spec.data, kind=DataKind.indexed, paths=[prefix]))
+    with run(spec) as begun:
+        assert begun.end(90.0) == 0, begun.text()[-3000:]
+    write_prefix(tmp_path / "text", documents=200, length=100, token=2)
+    longer = replace(spec, run=replace(spec.run, max_steps=4))
+    said = f"{prefix}.bin is not what {begun.folder} has been trained on: its size is the same and its contents differ"
+    with run(longer, log="again") as again:
+        assert again.end(90.0) == 1
+    assert said in again.text(), again.text()[-3000:]
+    with pytest.raises(Refusal, match="its size is the same and its contents differ"):
+        outlook(begun.folder, longer)
+    with run(replace(longer, run=replace(longer.run, accept_changed_data=True)), log="accepted") as accepted:
+        assert accepted.end(90.0) == 0, accepted.text()[-3000:]
+    assert outlook(begun.folder, replace(longer, run=replace(longer.run, max_steps=6))), "the new data are its data now"
+
+
+def test_data_that_are_cut_short_while_they_are_read_are_named(tmp_path: Path) -> None:
+    """The kernel kills the rank that reads them (SIGBUS), before Python could say anything."""
+    from tests.launch.test_training_data import write_prefix
+
+    prefix = write_prefix(tmp_path / "text", documents=200, length=100)
+    spec = toy(tmp_path / "runs")
+    spec = replace(spec, data=replace(spec.data, kind=DataKind.indexed, paths=[prefix]))
+    with run(spec) as begun:
+        begun.wait_until(begun.saved)
+        os.truncate(f"{prefix}.bin", 0)
+        assert begun.end(60.0) == 1
+        said = f"{prefix}.bin was cut short while the run read it: 0 of 40,000 bytes are left"
+        assert said in begun.text(), begun.text()[-3000:]
+        assert json.loads((begun.folder / FAILURE).read_text())["message"] == said
+
+
+def full_log() -> None:
+    """TensorBoard's device is full from the third record on."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write, written = RecordWriter.write, []
+
+    def limited(self: Any, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 2:
+            raise OSError(28, "No space left on device")
+        write(self, data)
+
+    RecordWriter.write = limited
+
+
+def test_a_full_device_under_the_log_costs_the_log(tmp_path: Path) -> None:
+    with run(toy(tmp_path, steps=6), full_log) as begun:
+        assert begun.end(90.0) == 0, begun.text()[-3000:]
+    assert begun.text().count("tensorboard cannot be written (No space left on device): training goes on") == 1
+    assert (begun.folder / "checkpoints/step=5").is_dir()
+
+
+def test_a_removed_checkpoint_folder_ends_the_run_at_the_next_save(tmp_path: Path) -> None:
+    with run(toy(tmp_path)) as begun:
+        begun.wait_until(begun.saved)
+        shutil.rmtree(begun.folder / "checkpoints", ignore_errors=True)
+        assert begun.end(60.0) == 1
+    assert "checkpoints was removed while the run trained" in begun.text(), begun.text()[-3000:]
+    assert "was removed while" in json.loads((begun.folder / FAILURE).read_text())["message"]
+
+
+def test_not_a_number_is_named_with_its_step_and_again_at_the_resume(tmp_path: Path) -> None:
+    spec = toy(tmp_path, every=1)
+    start = replace(spec, run=replace(spec.run, max_steps=2), optim=replace(spec.optim, decay_steps=10_000))
+    with run(start) as begun:
+        assert begun.end(90.0) == 0, begun.text()[-3000:]
+    wild = replace(start, run=replace(start.run, max_steps=50), optim=replace(start.optim, lr=1e18, min_lr=1e18))
+    wild = replace(wild, run=replace(wild.run, extend_schedule=True))
+    with run(wild, log="wild") as diverging:
+        assert diverging.end(90.0) == 1
+    failure = json.loads((begun.folder / FAILURE).read_text())
+    step = failure["step"] + 1
+    said = f"the loss or a gradient is not a number (NaN or infinite) in step {step}; the last checkpoint before it is "
+    assert failure["error"] == "NaN", failure
+    assert failure["message"].startswith(said)
+    assert f"slipway: {said}" in diverging.text()
+    with run(wild, log="again") as again:
+        again.wait_until(lambda: f"ended in step {step}, whose loss or gradient was not a number" in again.text())
