@@ -35,7 +35,7 @@ from slipway.configs.schema.model import (
 )
 from slipway.configs.schema.optimizer import Algorithm, LrSchedule, Moments, Optimizer
 from slipway.configs.schema.precision import Fp8Format, Fp8Recipe, Gemm, Precision
-from slipway.configs.schema.run import Run
+from slipway.configs.schema.run import Resilience, Run
 from slipway.configs.schema.spec import Spec
 from slipway.configs.schema.stages import Changed, Shape, Unit
 from slipway.configs.schema.task import Adapter, Call, Task
@@ -82,6 +82,7 @@ __all__ = [
     "Recompute",
     "RecomputeMethod",
     "RopeScaling",
+    "Resilience",
     "Run",
     "Schedule",
     "Shape",

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slipway.configs.schema.legal import Count, Size
+from slipway.configs.schema.legal import Choice, Count, Size
 from slipway.configs.schema.stages import Tokens
+
+
+class Resilience(Choice):
+    """What happens when a rank hangs or dies."""
+
+    off = "off"  # hangs are not looked for
+    stop = "stop"  # a hang is named and ends the run
+    restart = "restart"  # and what started the run starts it again, from its last checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,13 @@ class Run:
 
     accept_changed_data: bool = False
     """Whether a run continues on data whose contents are not those that it has been trained on."""
+
+    resilience: Resilience = Resilience.restart
+    """Whether a rank that makes no step for ``hang_timeout_s`` is named with the stacks of all ranks and ends the run,
+    and whether slipway launch on this machine then starts it again. On SLURM, cluster.retries does."""
+
+    hang_timeout_s: Size = 600
+    """Seconds without a step, a validation batch or a save after which a rank hangs; at least ten usual steps."""
 
     extend_schedule: bool = False
     """Whether a longer ``max_steps`` stretches the schedule that a checkpoint has fixed."""

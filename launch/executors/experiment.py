@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway.configs import Refusal, Spec
 from slipway.launch.executors.protocol import Launch, Submission
+from slipway.launch.executors.restarts import Restarts
 from slipway.launch.executors.submissions import record
 from slipway.launch.terminal import captured
 from slipway.recipes.runtime.run_files import OWNER
@@ -85,16 +86,22 @@ def run_in_the_foreground(launch: Launch, executor: run.Executor) -> Submission:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ[OWNER] = f"{os.getpid()}:{started(os.getpid())}"  # torchrun has a session of its own, and outlives this
     name = task_name(launch.spec)
-    with run.Experiment(name) as opened:
-        record(launch, Submission(folder=Path(opened._exp_dir)))
-        opened.add(task, executor=executor, name=name)
-        opened.run(detach=False, tail_logs=True)
-    states = [job.state.name for job in opened.jobs]  # leaving the experiment waits for its jobs
-    if states != ["SUCCEEDED"]:
-        raise Refusal(
-            f"{launch.spec.name} did not finish: {', '.join(states)}", "Its log is above; the same command resumes it."
-        )
-    return Submission()
+    restarts = Restarts(launch.spec, launch.run_dir)
+    while True:
+        with run.Experiment(name) as opened:
+            record(launch, Submission(folder=Path(opened._exp_dir)))
+            opened.add(task, executor=executor, name=name)
+            opened.run(detach=False, tail_logs=True)
+        states = [job.state.name for job in opened.jobs]  # leaving the experiment waits for its jobs
+        if states == ["SUCCEEDED"]:
+            return Submission()
+        why = restarts.reason() if launch.recorded else ""
+        if not why:
+            raise Refusal(
+                f"{launch.spec.name} did not finish: {', '.join(states)}",
+                "Its log is above; the same command resumes it.",
+            )
+        print(f"slipway: {why}: starting again, from the last checkpoint", file=sys.stderr, flush=True)
 
 
 def refuse_a_script(spec: Spec) -> Refusal:

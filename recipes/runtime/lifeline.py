@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -23,9 +24,9 @@ import lightning.pytorch as pl
 
 from slipway.configs import Spec
 from slipway.configs.blend import prefixes
-from slipway.configs.schema import DataKind
-from slipway.recipes.runtime import run_lock, warden
-from slipway.recipes.runtime.run_files import FAILURE, OWNER
+from slipway.configs.schema import DataKind, Resilience
+from slipway.recipes.runtime import hang, run_lock, warden
+from slipway.recipes.runtime.run_files import FAILURE, HANG, OWNER
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _forking: dict[str, int] = {}
@@ -89,6 +90,12 @@ class Pulse(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         tell(self.process, f"step {trainer.global_step}")
 
+    def on_validation_batch_end(self, *args: Any) -> None:
+        tell(self.process, "busy")
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        tell(self.process, "busy")
+
 
 def tell(process: subprocess.Popen[bytes], line: str) -> None:
     """Say a line to the warden, which may be gone."""
@@ -125,17 +132,25 @@ def tied(spec: Spec, run_dir: Path, trainer: pl.Trainer) -> Iterator[None]:
         os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)
     rank = global_rank()
     lock = run_lock.acquire(run_dir) if rank == 0 else None
+    stacks = os.memfd_create("stacks")
+    faulthandler.register(hang.DUMP, file=stacks, all_threads=True)
     order = {
         "rank": rank,
         "pid": os.getpid(),
         "parent": launcher(),
         "owner": os.environ.get(OWNER, ""),
         "failure": str(run_dir / FAILURE),
+        "hang": str(run_dir / HANG),
         "lock": str(lock or ""),
         "files": _files(spec),
+        "world": spec.gpus,
+        "hang_s": 0 if spec.run.resilience is Resilience.off else spec.run.hang_timeout_s,
+        "stack": stacks,
     }
     command = [sys.executable, "-I", "-S", warden.__file__, json.dumps(order)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, pass_fds=(stacks,)
+    )
     trainer.callbacks.append(Pulse(process))  # type: ignore[attr-defined]
     try:
         yield

@@ -24,7 +24,7 @@ from slipway.configs.load import spec_from_record
 from slipway.recipes.runtime.data_fingerprint import check_same_data
 from slipway.recipes.runtime.nan import NAN, after_nan, diverged
 from slipway.recipes.runtime.run_dir import check_run_dir
-from slipway.recipes.runtime.run_files import DATA_TIME, FAILURE, PEAK_MEMORY, RECORD
+from slipway.recipes.runtime.run_files import DATA_TIME, FAILURE, HANG, PEAK_MEMORY, RECORD
 from slipway.recipes.runtime.source import require_supported_pair
 
 FULL_BYTES = 32 << 20  # less than this left after a failed save: the disk was full
@@ -132,6 +132,7 @@ class RunRecord(pl.Callback):
             if said := after_nan(self.run_dir):
                 print(f"slipway: {said}", file=sys.stderr, flush=True)
             (self.run_dir / FAILURE).unlink(missing_ok=True)
+            shutil.rmtree(self.run_dir / HANG, ignore_errors=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_rank:

@@ -6,6 +6,7 @@ IMPORTED_FILES = "huggingface"  # folder of imported weights, with config.json a
 ADAPTER = "adapter_metadata.json"  # NeMo's, among the weights of a checkpoint that holds an adapter only
 FAILURE = "slipway/failure.json"  # why the run ended, by the rank that failed first; removed at the next start
 DAMAGED = "damaged"  # folder of checkpoints whose files differ from their checksums
+HANG = "slipway/hang"  # folder of what the ranks did at a hang
 LOCK = "slipway/lock"  # who trains in the folder now
 DATA_TIME = "data_wait_s"
 SAVE_TIME = "checkpoint_save_s"

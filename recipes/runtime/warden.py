@@ -5,7 +5,8 @@ session of its own, so that no signal to the ranks reaches it. It sees the rank'
 standard input are what the rank says of itself:
 
     begin           all ranks of the run have met, so that its folder is this run's
-    step N          N optimizer steps are done
+    step N          N optimizer steps are done; from then on, the rank hangs if it says nothing for ``hang_s``
+    busy            it validates or saves
     ending          an exception ends the rank; after ENDING_S it is killed, whatever it still waits for
     done            training has succeeded
 """
@@ -22,12 +23,20 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __name__ != "__main__":
+    from slipway.recipes.runtime import hang
+else:  # python -I does not look beside the script
+    sys.path.insert(0, str(Path(__file__).parent))
+    import hang
 
 POLL_S = 1.0
 ENDING_S = 15.0  # from a rank's exception to its kill: time for messages, traces and a checkpoint writer's end
 STOP_S = 15.0  # from the end of the command that started the ranks to the kill of their launcher
 SWEEP_S = 5.0  # how long processes that do not die are killed again
+SLOWER = 10.0  # times the median of the RECENT steps: a rank whose steps are long does not hang
+RECENT = 20
 BEAT_S = 10.0  # between two signs of life in the run's lock
 # What a rank says when it only lost its connection to one that died.
 ECHO = re.compile(
@@ -65,20 +74,23 @@ class Warden:
 
     Args:
         order: ``rank``, ``pid``, ``parent`` (0: none that the rank depends on), ``owner`` (``PID:START`` of the command
-            that started the ranks; may be empty), ``failure`` (file), ``lock`` (file; may be empty), ``files``
-            (path -> least bytes).
+            that started the ranks; may be empty), ``failure`` (file), ``hang`` (folder), ``lock`` (file; may be empty),
+            ``files`` (path -> least bytes), ``world`` (number of ranks), ``hang_s`` (0: never), ``stack`` (an open
+            file into which the rank writes its stacks).
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.rank, self.pid, self.parent = order["rank"], order["pid"], order["parent"]
         self.owner, _, self.owner_started = order["owner"].partition(":")
         self.failure = Path(order["failure"])
-        self.lock = order["lock"]
+        self.lock, self.hang = order["lock"], order["hang"]
         self.files: dict[str, int] = order["files"]
         self.family: dict[int, str] = {}
         self.step, self.said, self.begun = 0, "", False
         self.ends_at = self.stops_at = float("inf")
         self.beats_at = 0.0
+        self.world, self.hang_s, self.stack = order["world"], order["hang_s"], order["stack"]
+        self.heard_at, self.gaps = float("inf"), [0.0]
 
     def watch(self) -> None:
         """Return when the rank is dead and nothing of it runs."""
@@ -105,13 +117,17 @@ class Warden:
     def _hear(self, data: bytes) -> bool:
         for line in data.decode(errors="replace").splitlines():
             word, _, value = line.partition(" ")
+            if word in ("step", "busy"):
+                now = time.monotonic()
+                self.gaps = [*self.gaps[-RECENT:], max(0.0, now - self.heard_at)]
+                self.heard_at = now
             if word == "step" and value.isdigit():
                 self.step = int(value)
                 self.said, self.ends_at = "", float("inf")
             elif word == "begin":
                 self.begun = True
             elif word in ("done", "ending"):
-                self.said = word
+                self.said, self.heard_at = word, float("inf")
                 self.ends_at = time.monotonic() + ENDING_S if word == "ending" else float("inf")
         return bool(data)
 
@@ -126,6 +142,9 @@ class Warden:
     def _look(self) -> None:
         now = time.monotonic()
         self._remember(self.pid)
+        usual = sorted(self.gaps)[len(self.gaps) // 2]
+        if self.hang_s and now - self.heard_at >= max(self.hang_s, SLOWER * usual):
+            self._end_hang(now - self.heard_at)
         if now >= self.ends_at:
             self._say(f"ended {ENDING_S:.0f} s after its failure, because it was still running")
             self._kill(self.pid)
@@ -140,6 +159,25 @@ class Warden:
             self.beats_at = now + BEAT_S
             with contextlib.suppress(OSError):
                 os.utime(self.lock)
+
+    def _end_hang(self, silent_s: float) -> None:
+        """Name the rank that holds the others up, write the stack of this one into its log, and end it."""
+        self.heard_at, self.said = float("inf"), "hang"
+        state = (stat_of(self.pid) or ["?"])[0]
+        stack = hang.stack_of(self.pid, self.stack, stopped=state in "Tt")
+        folder = Path(self.hang)
+        report = hang.Report(self.rank, socket.gethostname(), self.pid, self.step, state, stack)
+        with contextlib.suppress(OSError):
+            hang.publish(folder, report)
+        reports = [report]
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            reports = hang.gather(folder, self.world)
+        culprit, message = hang.verdict(reports, self.world, silent_s)
+        self._say(f"{message}; the stacks of rank {self.rank}:\n{stack}")
+        if self.rank == min(each.rank for each in reports):
+            self._write_failure({"step": self.step, "rank": culprit, "error": "Hang", "message": message})
+        time.sleep(hang.TELL_S)
+        self._kill(self.pid)
 
     def _remember(self, pid: int) -> None:
         for child in children(pid):
@@ -192,6 +230,9 @@ class Warden:
             return
         self._say(text)
         held = {"step": self.step, "rank": self.rank, "host": host, "error": died, "message": message}
+        self._write_failure(held)
+
+    def _write_failure(self, held: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             temporary = self.failure.with_name(f"{self.failure.name}.{self.rank}.tmp")
             temporary.write_text(json.dumps(held))

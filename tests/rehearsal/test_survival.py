@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,7 @@ def _agent(spec: Spec, log: Path, prepare: Callable[[], None], restarts: int) ->
         max_restarts=restarts,
         start_method="fork",
     )
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a restarted rank would read addresses of the first start
     try:
         elastic_launch(config, _train)(spec, prepare)
     except BaseException as error:
@@ -370,3 +372,45 @@ def test_not_a_number_is_named_with_its_step_and_again_at_the_resume(tmp_path: P
     assert f"slipway: {said}" in diverging.text()
     with run(wild, log="again") as again:
         again.wait_until(lambda: f"ended in step {step}, whose loss or gradient was not a number" in again.text())
+
+
+def hang_once() -> None:
+    """Rank 1 does not come back from its third step; after a restart it does."""
+    from slipway.recipes.runtime.record import RunRecord
+
+    after = RunRecord.on_train_batch_end
+
+    def stuck(self: RunRecord, trainer: Any, *args: Any) -> None:
+        after(self, trainer, *args)
+        if trainer.global_rank == 1 and trainer.global_step == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            threading.Event().wait()
+
+    setattr(RunRecord, "on_train_batch_end", stuck)  # noqa: B010 - as a monkeypatch
+
+
+@pytest.mark.parametrize("how", ["stopped", "stuck"])
+def test_a_rank_that_hangs_is_named_and_the_run_goes_on(tmp_path: Path, how: str) -> None:
+    """Within the stated time, with the stacks of both ranks; torchrun starts the ranks again, which resume."""
+    spec = toy(tmp_path, steps=12)
+    spec = replace(spec, run=replace(spec.run, hang_timeout_s=4))
+    if how == "stopped":
+        spec = replace(spec, run=replace(spec.run, max_steps=10_000))
+    with run(spec, hang_once if how == "stuck" else nothing, restarts=1) as begun:
+        if how == "stopped":
+            begun.wait_until(begun.saved)
+            os.kill(begun.rank(1), signal.SIGSTOP)
+            begin = time.monotonic()
+            begun.wait_until(lambda: "no step for" in begun.text(), 40.0)
+            assert time.monotonic() - begin < 20.0, "noticed late"
+        begun.wait_until(lambda: begun.text().count("the stacks of rank") == 2)
+        if how == "stopped":
+            begun.wait_until(lambda: "resuming from" in begun.text())
+        host = os.uname().nodename
+        said = {
+            "stopped": f"rank 1 on {host} is stopped (SIGSTOP) after step",
+            "stuck": f"rank 1 on {host} hangs after step",
+        }[how]
+        assert begun.text().count(f"slipway: {said}") == 2, begun.text()
+        if how == "stuck":
+            assert "in stuck\n" in begun.text(), "the stack of the rank that hangs"
+            assert begun.end(90.0) == 0, begun.text()[-3000:]
