@@ -6,6 +6,7 @@ NeMo-Run can write a recipe from its command line, but cannot read what it wrote
 from __future__ import annotations
 
 import importlib
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,56 @@ def _rebuild(node: Any, seen: dict[int, Any]) -> Any:
     return built
 
 
-def _target(dotted: str) -> Any:
-    """The class, function or constant that a dotted path names."""
+# What a recipe is made of. A file may name nothing else, because building a recipe calls what it names.
+_ALLOWED = (
+    "slipway.recipes.",
+    "nemo.lightning.",
+    "nemo.collections.llm.",
+    "nemo.collections.common.tokenizers.",
+    "nemo.utils.exp_manager.TimingCallback",
+    "megatron.core.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.plugins.",
+    "lightning.pytorch.profilers.",
+    "lightning.fabric.plugins.",
+    "torch.nn.",
+    "torch.optim.",
+    "transformer_engine.",
+)
+_DTYPE = re.compile(r"torch\.(?:b?float|int|uint|complex)\d[\w]*|torch\.(?:bool|half|double|long|short)")
+
+
+def _allowed(dotted: str) -> bool:
+    if _DTYPE.fullmatch(dotted):
+        return True
+    return dotted.startswith(_ALLOWED) and not any(part.startswith("_") for part in dotted.split("."))
+
+
+def _target(dotted: Any) -> Any:
+    """The class, function or constant that a dotted path names.
+
+    Raises:
+        Refusal: it is none that recipes are made of. Nothing is imported for it.
+    """
+    if not isinstance(dotted, str) or not _allowed(dotted):
+        raise _foreign(dotted)
+    found = _named(dotted)
+    home = getattr(found, "__module__", None) or type(found).__module__
+    if not _DTYPE.fullmatch(dotted) and not f"{home}.".startswith(tuple(a.split(".")[0] + "." for a in _ALLOWED)):
+        raise _foreign(dotted)  # what one of these packages has imported from elsewhere
+    return found
+
+
+def _foreign(dotted: Any) -> Refusal:
+    return Refusal(
+        f"the recipe's file names _target_: {str(dotted)[:200]}, which no recipe is made of, and it was not called",
+        "A recipe names classes and functions of slipway.recipes, NeMo, Megatron-Core and Lightning only; "
+        "in Python, nemo_run.run starts any other.",
+    )
+
+
+def _named(dotted: str) -> Any:
     parts = dotted.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         try:

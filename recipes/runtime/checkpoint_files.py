@@ -4,6 +4,7 @@ into memory.
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -35,9 +36,36 @@ class _Skeleton:
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """As an object that is filled like a dictionary."""
+
+    def append(self, value: Any) -> None:
+        """As an object that is filled like a list."""
+
+    extend = append
+
+
+# Packages whose classes the indices of checkpoints are made of.
+_PACKAGES = ("torch", "megatron", "nemo", "numpy", "collections", "pathlib", "types", "argparse", "enum", "slipway")
+_BUILT_IN = frozenset(
+    "set frozenset list tuple dict bytearray complex slice range int float str bytes bool object".split()
+)
+
+
+class ForeignName(ValueError):
+    """A pickle names what no checkpoint is made of."""
+
 
 class _Reader(pickle.Unpickler):
+    """Reads a pickle without calling anything that it names."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A tensor's storage, which is not read."""
+        return _Skeleton(pid)
+
     def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] not in _PACKAGES and not (module == "builtins" and name in _BUILT_IN):
+            raise ForeignName(f"{module}.{name}")
         return {"OrderedDict": dict, "set": set, "tuple": tuple, "list": list, "dict": dict}.get(name, _Skeleton)
 
 
@@ -69,6 +97,8 @@ def damage(checkpoint: Path) -> str:
         return "has no index (weights/.metadata)"
     try:
         extents = _extents(index)
+    except ForeignName as error:
+        return f"has an index that names {error}, which no checkpoint needs: loading it could run any command"
     except Exception as error:  # a damaged pickle can raise anything
         return f"has an unreadable index ({type(error).__name__})"
     for name, size in sorted(extents.items()):
@@ -80,6 +110,20 @@ def damage(checkpoint: Path) -> str:
     common = weights / "common.pt"
     if common.exists() and not zipfile.is_zipfile(common):
         return "has common.pt cut short"
+    return _foreign_in(common) if common.exists() else ""
+
+
+def _foreign_in(archive: Path) -> str:
+    """What a file of torch.save names that no checkpoint needs, in a few words; empty if nothing."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():
+                if name.endswith(".pkl"):
+                    _Reader(io.BytesIO(opened.read(name))).load()
+    except ForeignName as error:
+        return f"has {archive.name} that names {error}, which no checkpoint needs: loading it could run any command"
+    except Exception as error:  # a damaged pickle can raise anything
+        return f"has an unreadable {archive.name} ({type(error).__name__})"
     return ""
 
 

@@ -19,13 +19,13 @@ def diverged(run_dir: Path, step: int) -> str:
     """Why the run ended, and from where it can go on.
 
     Args:
-        step: the one that was not a number, counted from 1.
+        step: the one that was not a number, as the names of checkpoints count steps.
     """
     found = held(run_dir / "checkpoints")
     if found.newest is None:
         clean = "no checkpoint was saved before it"
     else:
-        clean = f"the last checkpoint before it is {found.newest.name}, of step {found.step + 1}"
+        clean = f"the last checkpoint before it is {found.newest.name}"
     return f"the loss or a gradient is not a number (NaN or infinite) in step {step}; {clean}. {_ADVICE}."
 
 
@@ -35,7 +35,7 @@ def after_nan(run_dir: Path) -> str:
         failure = json.loads((run_dir / FAILURE).read_text())
         if failure["error"] != NAN:
             return ""
-        step = int(failure["step"]) + 1
+        step = int(failure["step"])
     except (OSError, ValueError, TypeError, KeyError):
         return ""
     return (

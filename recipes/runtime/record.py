@@ -189,7 +189,7 @@ class RunRecord(pl.Callback):
         text = error.sentence() if isinstance(error, Refusal) else " ".join(str(error).split())
         name = type(error).__name__
         if _NAN.search(text):
-            name, text = NAN, diverged(self.run_dir, trainer.global_step + 1)
+            name, text = NAN, diverged(self.run_dir, trainer.global_step)
             print(f"slipway: {text}", file=sys.stderr, flush=True)
         failure = {"step": trainer.global_step, "rank": trainer.global_rank, "error": name, "message": text[:500]}
         path = self.run_dir / FAILURE

@@ -1,179 +1,26 @@
-"""A run that ends leaves nothing behind, says why, and starts once: ranks under torchrun's agent, killed in many ways.
-
-The agent forks its ranks from one import of NeMo; otherwise it is the one that ``slipway launch`` starts.
-"""
+"""A run that ends leaves nothing behind, says why, and starts once: ranks under torchrun's agent, which are killed."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slipway.configs import Refusal, Spec, load
+from benchmarks.faults import flip, hang_once, nothing, run, toy
+from slipway.configs import Refusal
 from slipway.configs.schema import DataKind
-from slipway.launch.rehearsal.rehearse import import_nemo
-from slipway.launch.rehearsal.shrink import shrink
 from slipway.launch.runs.outlook import outlook
 from slipway.recipes.runtime.run_files import FAILURE, OWNER
 from slipway.recipes.runtime.warden import children, started, stat_of
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
-LEFT_S = 30.0  # after the end of a run, however it ended, nothing of it is alive
-
-
-def toy(folder: Path, *overrides: str, steps: int = 10_000, every: int = 2, name: str = "a") -> Spec:
-    spec = shrink(load("llama3_8b", ["layout.tp=2", "gpus=2", *overrides]).spec)
-    run = replace(
-        spec.run,
-        dir=str(folder),
-        max_steps=steps,
-        checkpoint_every_n_steps=every,
-        checkpoint_every_minutes=0,
-        async_save=True,
-        val_check_interval=0,
-    )
-    short = replace(spec.layout, gbs=spec.layout.mbs)
-    return replace(spec, name=name, run=run, layout=short)
-
-
-def _train(spec: Spec, prepare: Callable[[], None]) -> None:
-    """One rank."""
-    import fiddle as fdl
-
-    from slipway.recipes.build import build
-
-    prepare()
-    recipe = build(spec, cpu=True)
-    recipe.trainer.enable_progress_bar = False
-    fdl.build(recipe)()
-
-
-def nothing() -> None:
-    pass
-
-
-def _agent(spec: Spec, log: Path, prepare: Callable[[], None], restarts: int) -> int:
-    """torchrun's agent in a child of this process; it returns the agent's exit code."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), write_through=True) for fd in (1, 2))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=spec.gpus,
-        run_id="test",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
-        start_method="fork",
-    )
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a restarted rank would read addresses of the first start
-    try:
-        elastic_launch(config, _train)(spec, prepare)
-    except BaseException as error:
-        print(f"agent: {type(error).__name__}", flush=True)
-        return 1
-    return 0
-
-
-@dataclass
-class Started:
-    """A run that trains: the process that waits for it, and its files."""
-
-    pid: int
-    spec: Spec
-    log: Path
-    family: dict[int, str]
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.spec.run.dir) / self.spec.name
-
-    def look(self) -> None:
-        """Remember every process of the run, the wardens included."""
-        todo = [self.pid]
-        while todo:
-            pid = todo.pop()
-            self.family.setdefault(pid, started(pid))
-            todo += children(pid)
-
-    def rank(self, rank: int) -> int:
-        """The process of a rank: the one whose warden says so."""
-        for pid in list(self.family):
-            with suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if any(b"warden.py" in word for word in words) and json.loads(words[4])["rank"] == rank:
-                    return int(json.loads(words[4])["pid"])
-        raise AssertionError(f"rank {rank} has no warden:\n{self.text()[-3000:]}")
-
-    def alive(self) -> list[int]:
-        return [pid for pid, since in self.family.items() if since and started(pid) == since]
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def wait_until(self, true: Callable[[], Any], seconds: float = 90.0) -> None:
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, self.text()[-4000:]
-            self.look()
-            time.sleep(0.1)
-
-    def saved(self) -> bool:
-        folders = self.folder.glob("checkpoints/step=*")
-        return any(each.is_dir() and not each.with_name(f"{each.name}-unfinished").exists() for each in folders)
-
-    def end(self, seconds: float = LEFT_S) -> int:
-        """The exit code of the run, once nothing of it is alive."""
-        end = time.monotonic() + seconds
-        status = None
-        while time.monotonic() < end and (status is None or self.alive()):
-            self.look()
-            with suppress(ChildProcessError):
-                done, found = os.waitpid(self.pid, os.WNOHANG)
-                status = found if done else status
-            time.sleep(0.1)
-        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes()[:80] for pid in self.alive()}
-        assert not left, f"after {seconds} s: {left}\n{self.text()[-3000:]}"
-        assert status is not None
-        return os.waitstatus_to_exitcode(status)
-
-
-@contextmanager
-def run(spec: Spec, prepare: Callable[[], None] = nothing, restarts: int = 0, log: str = "log") -> Iterator[Started]:
-    """Start a run, and kill whatever is left of it at the end."""
-    import_nemo()
-    Path(spec.run.dir).mkdir(parents=True, exist_ok=True)
-    path = Path(spec.run.dir) / log
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        os._exit(_agent(spec, path, prepare, restarts))
-    begun = Started(pid, spec, path, {})
-    try:
-        yield begun
-    finally:
-        begun.look()
-        for each in begun.alive():
-            with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
 
 
 def slow_writers() -> None:
@@ -212,7 +59,8 @@ def test_the_ranks_end_with_the_command_that_they_belong_to(tmp_path: Path) -> N
     """torchrun has a session of its own, so that neither a hang-up nor a kill of the command reaches it."""
     command = os.fork()
     if command == 0:
-        signal.pause()
+        time.sleep(600)
+        os._exit(1)
     os.environ[OWNER] = f"{command}:{started(command)}"
     try:
         with run(toy(tmp_path)) as begun:
@@ -247,13 +95,6 @@ def test_a_run_whose_folder_is_removed_ends(tmp_path: Path) -> None:
         begun.wait_until(begun.saved)
         shutil.rmtree(begun.folder)
         assert begun.end(60.0) == 1
-
-
-def flip(path: Path, at: float = 0.5) -> None:
-    """Change one bit of a file, at this part of its length."""
-    content = bytearray(path.read_bytes())
-    content[int(at * len(content))] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -365,27 +206,13 @@ def test_not_a_number_is_named_with_its_step_and_again_at_the_resume(tmp_path: P
     with run(wild, log="wild") as diverging:
         assert diverging.end(90.0) == 1
     failure = json.loads((begun.folder / FAILURE).read_text())
-    step = failure["step"] + 1
+    step = failure["step"]
     said = f"the loss or a gradient is not a number (NaN or infinite) in step {step}; the last checkpoint before it is "
     assert failure["error"] == "NaN", failure
     assert failure["message"].startswith(said)
     assert f"slipway: {said}" in diverging.text()
     with run(wild, log="again") as again:
         again.wait_until(lambda: f"ended in step {step}, whose loss or gradient was not a number" in again.text())
-
-
-def hang_once() -> None:
-    """Rank 1 does not come back from its third step; after a restart it does."""
-    from slipway.recipes.runtime.record import RunRecord
-
-    after = RunRecord.on_train_batch_end
-
-    def stuck(self: RunRecord, trainer: Any, *args: Any) -> None:
-        after(self, trainer, *args)
-        if trainer.global_rank == 1 and trainer.global_step == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            threading.Event().wait()
-
-    setattr(RunRecord, "on_train_batch_end", stuck)  # noqa: B010 - as a monkeypatch
 
 
 @pytest.mark.parametrize("how", ["stopped", "stuck"])
