@@ -19,7 +19,7 @@ DUMP_S = 1.0  # for a rank to do so
 GATHER_S = 5.0  # for the wardens of all ranks to report: they notice within a step of each other
 TELL_S = 2.0  # from the verdict to the kill
 _WAITS = re.compile(
-    r"distributed_c10d|torch/distributed|megatron/core/(?:pipeline_parallel|tensor_parallel/mapp)|"
+    r"distributed_c10d|torch/distributed|megatron/core/(?:pipeline_parallel|tensor_parallel/mappings)|"
     r"autograd/graph\.py"
 )  # a stack whose innermost frames are these waits for others
 _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
