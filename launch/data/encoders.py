@@ -94,26 +94,31 @@ class Gigatoken:
         return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def choose(tokenizer: str, engine: Engine) -> Engine:
+def choose(tokenizer: str, engine: Engine) -> tuple[Engine, str]:
     """The engine for a tokenizer: with AUTO, gigatoken where it is installed and gives the same ids as tokenizers.
+
+    Returns:
+        The engine, and why it is not gigatoken, if it could be.
 
     Raises:
         Refusal: gigatoken was asked for and is not installed, cannot read the tokenizer, or gives other ids.
     """
-    if engine is Engine.TOKENIZERS or (engine is Engine.AUTO and importlib.util.find_spec("gigatoken") is None):
-        return Engine.TOKENIZERS
+    if engine is Engine.TOKENIZERS:
+        return engine, ""
+    if engine is Engine.AUTO and importlib.util.find_spec("gigatoken") is None:
+        return Engine.TOKENIZERS, "gigatoken, which is many times faster, is not installed"
     try:
         fast = Gigatoken(tokenizer)
         reason = "" if fast.agrees(list(HARD_TEXTS)) else "gives other ids than tokenizers"
-    except Refusal:
+    except (Refusal, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # whatever gigatoken raises for a model that it does not know
+    except BaseException as error:  # whatever gigatoken raises for a model that it does not know: also Rust's panics
         reason = f"cannot read it: {' '.join(str(error).split())}"
     if not reason:
-        return Engine.GIGATOKEN
+        return Engine.GIGATOKEN, ""
     if engine is Engine.GIGATOKEN:
         raise Refusal(f"gigatoken and the tokenizer {tokenizer}: it {reason}", "Pass --engine tokenizers.")
-    return Engine.TOKENIZERS
+    return Engine.TOKENIZERS, f"gigatoken {reason}"
 
 
 def load(tokenizer: str, engine: Engine) -> Encoder:

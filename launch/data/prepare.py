@@ -133,7 +133,7 @@ def prepare(
     options = options or Options()
     found = find(inputs, options.pattern, options.format, options.field)
     loaded, end = load_tokenizer(tokenizer)
-    engine = encoders.choose(tokenizer, options.engine)
+    engine, why = encoders.choose(tokenizer, options.engine)
     ids = max(loaded.get_vocab_size(), 1 + max(loaded.get_vocab().values()))
     dtype = token_dtype(loaded.get_vocab_size()) if ids <= 1 << 16 else "int32"
     parts = Parts(Path(out + ".parts"), _key(found, tokenizer, options))
@@ -142,7 +142,8 @@ def prepare(
     job = _Job(tokenizer, options, engine, end, dtype, parts)
     try:
         continued = parts.begin()
-        say(f"{found.describe()}, field {options.field}, {encoders.version(engine)}" + ", continued" * continued)
+        engine_used = encoders.version(engine) + (f" ({why})" if why else "")
+        say(f"{found.describe()}, field {options.field}, {engine_used}" + ", continued" * continued)
         _tokenize_all(divide(found.sources, options.field), job, progress)
         manifest = _finish(out, job, found, OfTokenizer.of(tokenizer_file(tokenizer), ids, end), command)
     except OSError as error:

@@ -256,15 +256,28 @@ def test_changed_inputs_or_settings_start_again(tokenizer: str, lines: Path, tmp
 def test_both_engines_agree_on_hard_texts_and_a_difference_is_refused(
     tokenizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert encoders.choose(tokenizer, Engine.AUTO) is Engine.GIGATOKEN
+    assert encoders.choose(tokenizer, Engine.AUTO) == (Engine.GIGATOKEN, "")
     fast = encoders.Gigatoken(tokenizer)
     assert fast.agrees([*encoders.HARD_TEXTS, "", *(p.read_text() for p in SOURCES[:3])])
     monkeypatch.setattr(encoders.Tokenizers, "encode", lambda self, texts: (np.zeros(1), np.ones(len(texts))))
     with pytest.raises(Refusal, match="disagree"):
         fast.encode(["one", "two"])
-    assert encoders.choose(tokenizer, Engine.AUTO) is Engine.TOKENIZERS
+    assert encoders.choose(tokenizer, Engine.AUTO) == (Engine.TOKENIZERS, "gigatoken gives other ids than tokenizers")
     with pytest.raises(Refusal, match="gives other ids than tokenizers"):
         encoders.choose(tokenizer, Engine.GIGATOKEN)
+
+
+def test_a_tokenizer_that_gigatoken_does_not_read_is_left_to_tokenizers(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+
+    vocabulary = {"[UNK]": 0, "</s>": 1, "a": 2, "##b": 3}
+    Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    engine, why = encoders.choose(str(tmp_path), Engine.AUTO)
+    assert engine is Engine.TOKENIZERS and why.startswith("gigatoken cannot read it")
+    (tmp_path / "a.txt").write_text("ab")
+    made = prepare([str(tmp_path / "a.txt")], str(tmp_path), tmp_path / "out")
+    assert np.fromfile(tmp_path / "out.bin", np.uint16).tolist() == [2, 3, 1] and made.engine.startswith("tokenizers")
 
 
 def test_an_error_names_file_and_offset_and_no_incomplete_file_is_left(tokenizer: str, tmp_path: Path) -> None:
