@@ -8,12 +8,13 @@ reads.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from slipway.configs.errors import Refusal
-from slipway.configs.schema import Data
+from slipway.configs.schema import Data, Run
 
 PATH_KEYS = ("paths", "validation_paths", "test_paths")
 """The keys of ``data`` that hold a blend."""
@@ -74,9 +75,9 @@ def _number(text: str) -> float | None:
 
 
 def prefixes(data: Data) -> list[str]:
-    """Every prefix that a run reads: of training, validation and test, each once."""
+    """Every prefix that a run reads: of training, validation, test and named validation sets, each once."""
     every = (source.prefix for key in PATH_KEYS for source in sources(getattr(data, key), f"data.{key}"))
-    return list(dict.fromkeys(every))
+    return list(dict.fromkeys([*every, *data.validation_sets.values()]))
 
 
 def with_prefixes(data: Data, change: Callable[[str], str]) -> Data:
@@ -88,7 +89,8 @@ def with_prefixes(data: Data, change: Callable[[str], str]) -> Data:
         return [change(text) for text in paths]
 
     paths: dict[str, Any] = {key: changed(getattr(data, key), f"data.{key}") for key in PATH_KEYS}
-    return replace(data, **paths)
+    sets = {name: change(prefix) for name, prefix in data.validation_sets.items()}
+    return replace(data, validation_sets=sets, **paths)
 
 
 def require_consistent(data: Data, given: Mapping[str, str], *, finetunes: bool) -> None:
@@ -114,6 +116,7 @@ def require_consistent(data: Data, given: Mapping[str, str], *, finetunes: bool)
             "data=indexed needs data.paths, which is empty",
             "Prepare data with slipway data prepare, and set data.paths=[PREFIX].",
         )
+    _require_sets(data)
     if data.kind == INSTRUCTIONS:
         _require_instructions(data, finetunes)
     if data.test_paths and not data.validation_paths:
@@ -127,6 +130,33 @@ def require_consistent(data: Data, given: Mapping[str, str], *, finetunes: bool)
             f"data.split={data.split} splits data.paths, and data.validation_paths names the validation set's own "
             "files, with which nothing is split",
             "Give one of them.",
+        )
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _require_sets(data: Data) -> None:
+    if data.validation_sets and data.kind != INDEXED:
+        raise Refusal(
+            f"data.validation_sets names files, and data={data.kind} does not train on files of that kind",
+            "Give data.paths too, or leave data.validation_sets out.",
+        )
+    for name, prefix in data.validation_sets.items():
+        if not _NAME.fullmatch(name) or not prefix:
+            raise Refusal(
+                f"data.validation_sets: {name}={prefix} is not a name and a prefix",
+                "Write {web: PREFIX, code: PREFIX}; a name has letters, digits, dots, dashes and underscores.",
+            )
+
+
+def require_validated(data: Data, run: Run) -> None:
+    """Refuse named validation sets of a run that does not validate."""
+    if data.validation_sets and not (run.val_check_interval and run.limit_val_batches):
+        raise Refusal(
+            f"data.validation_sets is given, and run.val_check_interval={run.val_check_interval} with "
+            f"run.limit_val_batches={run.limit_val_batches} means no validation",
+            "Set both above 0, or leave data.validation_sets out.",
         )
 
 

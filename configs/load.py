@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slipway.configs.blend import INDEXED, INSTRUCTIONS, MOCK, PATH_KEYS, flattened, require_consistent
+from slipway.configs.blend import (
+    INDEXED,
+    INSTRUCTIONS,
+    MOCK,
+    PATH_KEYS,
+    flattened,
+    require_consistent,
+    require_validated,
+)
 from slipway.configs.compose import chosen_groups, cluster_values, compose, set_value
 from slipway.configs.convert import convert, leaves
 from slipway.configs.errors import Refusal, nearest
@@ -126,6 +134,7 @@ def load(name: str, overrides: Sequence[str] = (), *, to_plan: bool = False) -> 
     spec = convert(Spec, composed, "")
     _require_known_class(spec.model, given)
     require_consistent(spec.data, given, finetunes=spec.task.finetunes)
+    require_validated(spec.data, spec.run)
     spec = _with_chunks(spec, given)
     if nodes is not None:
         spec = _on_nodes(spec, nodes, given)

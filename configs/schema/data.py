@@ -57,6 +57,11 @@ class Data:
     test_paths: list[str] = field(default_factory=list)
     """Files of the test set, in the form of ``paths``; training does not read them."""
 
+    validation_sets: dict[str, str] = field(default_factory=dict)
+    """More validation sets, each a name and one prefix: {web: A, code: B}. Every validation also reads them, and logs
+    the loss of each as ``val_loss/NAME``.
+    """
+
     tokenizer: str = ""
     """A folder or name that Hugging Face tokenizers load; empty: NeMo's null tokenizer, or of instructions that of
     ``run.base``.

@@ -11,6 +11,7 @@ from slipway.recipes.build.callbacks import gpu_callbacks
 from slipway.recipes.build.logging import run_dir
 from slipway.recipes.build.precision import precision_plugin
 from slipway.recipes.build.strategy import strategy
+from slipway.recipes.runtime.data_validation import NamedValidation
 from slipway.recipes.runtime.record import DataClock, RunRecord
 from slipway.recipes.runtime.schedule import ChangingLoss
 from slipway.recipes.runtime.seed import Seed
@@ -35,6 +36,7 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
             run.Config(Seed, seed=settings.seed),
             run.Config(RunRecord, run_dir=str(run_dir(spec)), record=record_of(spec), source=source(), unjudged=[]),
             *_changing_loss(spec),
+            *_named_validation(spec),
             *([] if cpu else gpu_callbacks(spec)),
         ],
         profiler=run.Config(DataClock),
@@ -48,6 +50,11 @@ def trainer(spec: Spec, *, cpu: bool) -> run.Config:
         use_distributed_sampler=False,  # Megatron's sampler splits the data
         enable_progress_bar=True,
     )
+
+
+def _named_validation(spec: Spec) -> list[run.Config]:
+    sets = spec.data.validation_sets
+    return [run.Config(NamedValidation, sets=dict(sets))] if sets else []
 
 
 def _changing_loss(spec: Spec) -> list[run.Config]:

@@ -10,6 +10,7 @@ from slipway.configs.schema.data import DataKind
 from slipway.recipes.finetune.data import InstructionData, MockInstructions
 from slipway.recipes.readback.parts import Parts, arguments_of, kind_of, value
 from slipway.recipes.runtime.data import IndexedData, MockData, NullTokenizer
+from slipway.recipes.runtime.data_validation import NamedValidation
 
 _OF_INSTRUCTIONS = ("paths", "validation_paths", "split", "packed", "template", "chat_template", "too_long")
 
@@ -24,6 +25,8 @@ def read_data(parts: Parts, base: Spec) -> Data:
     elif issubclass(kind, IndexedData):
         data = _of_kind(data, DataKind.indexed)
         changed |= _files(parts.data)
+        named = next((each for each in parts.callbacks if kind_of(each) is NamedValidation), None)
+        changed["validation_sets"] = dict(value(named, "sets", {}))
     elif issubclass(kind, MockInstructions):
         data = _of_kind(data, DataKind.mock)
         changed["packed"] = value(parts.data, "packed")
@@ -47,7 +50,7 @@ def _of_kind(data: Data, kind: DataKind) -> Data:
     """``data``, without the files and under the name of its kind if it is of another."""
     if data.kind is kind:
         return data
-    return replace(data, name=kind.value, kind=kind, paths=[], validation_paths=[], test_paths=[])
+    return replace(data, name=kind.value, kind=kind, paths=[], validation_paths=[], test_paths=[], validation_sets={})
 
 
 def _files(module: Any) -> dict[str, Any]:

@@ -27,8 +27,10 @@ def test_a_blend_is_a_list_or_a_mapping(given: str) -> None:
 
 def test_each_split_has_files_of_its_own() -> None:
     words = ["data.paths=[a]", "data.validation_paths={b: 1, c: 3}", "data.test_paths=[d]"]
+    words += ["data.validation_sets={web: e}", "run.val_check_interval=9"]
     data = load("llama3_8b", words).spec.data
-    assert prefixes(data) == ["a", "b", "c", "d"]
+    assert prefixes(data) == ["a", "b", "c", "d", "e"]
+    assert with_prefixes(data, lambda path: f"/root/{path}").validation_sets == {"web": "/root/e"}
     assert data.validation_paths == ["1", "b", "3", "c"]
 
 
@@ -45,6 +47,9 @@ def test_each_split_has_files_of_its_own() -> None:
         (["data.paths=[0.3,a,0,b]"], "is not a blend"),
         (["data.paths=[a,0.3,b,0.7]"], "is not a blend"),
         (["data.paths=[a]", "data.validation_paths=[0.5]"], "data.validation_paths="),
+        (["data.validation_sets={web: a}"], "data.validation_sets names files, and data=mock"),
+        (["data.paths=[a]", "data.validation_sets={web: b}"], "means no validation"),
+        (["data.paths=[a]", "data.validation_sets={a/b: c}"], "is not a name and a prefix"),
         (["data.paths={a: x}"], "a has the weight x, which is not a number"),
     ],
 )

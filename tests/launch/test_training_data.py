@@ -139,7 +139,31 @@ def test_training_draws_from_a_blend_by_weight_and_validates_on_the_files_of_its
     split = train(["name=split", *splits])
     assert split.code == 0, split.stderr[-3000:]
     assert set(split.result["samples"]) == {"11"}
-    assert split.result["train"] < 1.0 < 4.0 < split.result["validation"], "validation reads other files"
+    assert split.result["train"] < 1.0 < 4.0 < split.result["val_loss"], "validation reads other files"
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout", [["layout.tp=1", "gpus=1"], ["layout.tp=1", "layout.pp=2", "gpus=2"]], ids=["1", "PP2"]
+)
+def test_validation_sets_are_evaluated_by_name(tmp_path: Path, layout: list[str]) -> None:
+    """Each file holds one token, so that a loss says which file was read; twelve is trained on, thirteen is not. What
+    training reads is not changed by the sets.
+    """
+    files = (("b", 12), ("c", 13))
+    b, c = (write_prefix(tmp_path / name, 200, 50, token) for name, token in files)
+    words = [f"data.paths=[{b}]", "run.val_check_interval=8", "run.limit_val_batches=2", *layout]
+    sets = [f"data.validation_sets={{twelve: {b}, thirteen: {c}}}"]
+
+    def train(more: list[str]) -> Any:
+        return forked.forked(lambda: _trained([*words, f"name=n{len(more)}", *more], tmp_path), cwd=tmp_path)
+
+    plain, named = train([]), train(sets)
+    assert plain.code == named.code == 0, named.stderr[-3000:]
+    found = named.result
+    assert found["val_loss/twelve"] < 1.0 < 4.0 < found["val_loss/thirteen"]
+    assert {key: found[key] for key in plain.result} == plain.result, "nothing else is changed, bit for bit"
 
 
 def _trained(words: list[str], folder: Path) -> dict[str, Any]:
@@ -161,7 +185,9 @@ def _trained(words: list[str], folder: Path) -> dict[str, Any]:
             seen["train"] = float(trainer.callback_metrics["reduced_train_loss"])
 
         def on_validation_end(self, trainer: Any, *args: Any) -> None:
-            seen["validation"] = float(trainer.callback_metrics["val_loss"])
+            for name in ("val_loss", "val_loss/twelve", "val_loss/thirteen"):
+                if name in trainer.callback_metrics:
+                    seen[name] = float(trainer.callback_metrics[name])
 
     built = fdl.build(recipe)
     built.keywords["trainer"].callbacks.append(Losses())
