@@ -8,6 +8,11 @@ Megatron-LM is a checkout of tag core_v0.15.3 (commit 309ffca6a405). A checkout 
 tools/preprocess_data_fast.py, which uses gigatoken, can be given beside it with --fast; it needs triton.
 
 python -m benchmarks.data MEGATRON_LM [--megabytes 1000] [--workers 2]
+
+With --interrupt, Slipway alone prepares the corpus, compressed with zstd as one frame: whole, and again killed with
+SIGKILL when half of it is written, and continued.
+
+python -m benchmarks.data --interrupt --megabytes 2000
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import zstandard
 
 from slipway.launch.data.encoders import Encoder, Engine, load
 
@@ -107,8 +114,10 @@ def memory_bytes(process: int) -> int:
     return total * 1024
 
 
-def measured(name: str, command: list[str], output: Path, folder: Path | None = None) -> Run:
-    """Run a command to its end, and read its time and memory."""
+def measured(
+    name: str, command: list[str], output: Path, folder: Path | None = None, until: Callable[[], bool] = lambda: False
+) -> Run:
+    """Run a command to its end, or kill it once ``until`` says so, and read its time and memory."""
     environment = os.environ | {
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONWARNINGS": "ignore",
@@ -123,9 +132,11 @@ def measured(name: str, command: list[str], output: Path, folder: Path | None = 
             if process:
                 break
             peak = max(peak, memory_bytes(child.pid))
+            if until():
+                child.kill()
             time.sleep(POLL_S)
         wall = time.monotonic() - start
-        if status:
+        if status and not until():
             log.seek(0)
             sys.exit(f"{name} failed:\n{log.read()[-3000:].decode(errors='replace')}")
     return Run(name, wall, usage.ru_utime + usage.ru_stime, peak / 2**30, output)
@@ -179,28 +190,65 @@ def beginning(corpus: Path) -> tuple[list[bytes], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("megatron", type=Path, metavar="MEGATRON_LM", help="a checkout of Megatron-LM")
+    parser.add_argument("megatron", type=Path, nargs="?", metavar="MEGATRON_LM", help="a checkout of Megatron-LM")
+    parser.add_argument("--interrupt", action="store_true", help="kill Slipway's own work, and continue it")
     parser.add_argument("--fast", type=Path, help="a checkout that has tools/preprocess_data_fast.py")
     parser.add_argument("--megabytes", type=int, default=200, help="size of the corpus")
     parser.add_argument("--workers", type=int, default=2, help="processes of each contender")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="a folder with free space")
     given = parser.parse_args()
+    if not given.megatron and not given.interrupt:
+        parser.error("give a checkout of Megatron-LM, or --interrupt")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     work = given.folder / "slipway-data"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        report(given, work)
+        (report_interrupted if given.interrupt else report)(given, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def report(given: argparse.Namespace, work: Path) -> None:
+def written(given: argparse.Namespace, work: Path) -> tuple[Path, Path]:
+    """The corpus, and a tokenizer that is trained on its beginning."""
     corpus, sample, tokenizer = work / "corpus.jsonl", work / "sample.jsonl", work / "tokenizer"
     write_corpus(corpus, given.megabytes * 1_000_000)
     write_corpus(sample, TRAINED_ON_BYTES)
     train = slipway("tokenizer", str(sample), "--out", str(tokenizer), "--vocab-size", "32000")
     subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
+    return corpus, tokenizer
+
+
+def report_interrupted(given: argparse.Namespace, work: Path) -> None:
+    """Print the table of --interrupt."""
+    corpus, tokenizer = written(given, work)
+    packed = corpus.with_suffix(".jsonl.zst")
+    with corpus.open("rb") as source, packed.open("wb") as target:
+        zstandard.ZstdCompressor().copy_stream(source, target)
+    print(f"{corpus.stat().st_size / 1e6:,.0f} MB in {packed.stat().st_size / 1e6:,.0f} MB, {given.workers} workers\n")
+    corpus.unlink()
+
+    def run(name: str, out: Path, until: Callable[[], bool] = lambda: False) -> Run:
+        words = ["prepare", str(packed), "--tokenizer", str(tokenizer), "--out", str(out)]
+        return measured(name, slipway(*words, "--workers", str(given.workers)), out, until=until)
+
+    whole = run("whole", work / "whole")
+    half = (work / "whole.bin").stat().st_size // 2
+    tokens = work / "killed.parts" / "tokens"
+    killed = run("killed at half", work / "killed", lambda: tokens.is_file() and tokens.stat().st_size >= half)
+    left = sum(path.stat().st_size for path in tokens.parent.iterdir())
+    continued = run("continued", work / "killed")
+    print("| | wall, s | CPU, s | peak, GiB | written, MB |\n|---|---|---|---|---|")
+    size = half * 2
+    for one, count in ((whole, size), (killed, left), (continued, size)):
+        print(f"| {one.name} | {one.wall_s:,.1f} | {one.cpu_s:,.1f} | {one.peak_gib:.2f} | {count / 1e6:,.0f} |")
+    files = ((f"{whole.output}.{kind}", f"{continued.output}.{kind}") for kind in ("bin", "idx"))
+    print("\nsame bytes: " + ("yes" if all(filecmp.cmp(*pair, shallow=False) for pair in files) else "NO"))
+
+
+def report(given: argparse.Namespace, work: Path) -> None:
+    """Print the table of all contenders."""
+    corpus, tokenizer = written(given, work)
     size = corpus.stat().st_size
     print(f"{size / 1e6:,.0f} MB, 32,000 ids, {given.workers} workers\n")
     print("| | wall, s | CPU, s | tokens a CPU second | peak, GiB | CPU against Megatron-LM | wall | same bytes |")

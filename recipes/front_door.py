@@ -70,7 +70,7 @@ def _note(text: str) -> None:
 
 
 # Arguments of the nemo command that decide which data module a recipe has, so that its factory must know them.
-_DATA = ("data=mock", *(f"data.{key}=" for key in PATH_KEYS))
+_DATA = ("data=mock", *(f"data.{key}=" for key in PATH_KEYS), "data.validation_sets")
 
 
 @contextlib.contextmanager

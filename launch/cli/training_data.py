@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway.configs import Refusal, Spec
+<<<<<<< HEAD
 from slipway.configs.blend import INSTRUCTIONS, PATH_KEYS, sources
+=======
+from slipway.configs.blend import prefixes, sources
+>>>>>>> 970a1cc (data.validation_sets: further validation sets by name; prepare refuses a second process; figures of speed)
 from slipway.configs.schedule import batches_of
 from slipway.launch.cli.quantities import in_tokens
 from slipway.launch.data.blend import MANY_EPOCHS, readings, trained_tokens
@@ -60,9 +64,8 @@ def training_data(spec: Spec) -> TrainingData:
     tokens = epochs = None
     try:
         tokens, epochs = _tokens_and_epochs(spec, needed)
-        for key in PATH_KEYS[1:]:
-            for source in sources(getattr(spec.data, key)):
-                tokens_in(source.prefix)
+        for prefix in prefixes(spec.data):
+            tokens_in(prefix)
     except Refusal as refusal:
         warnings.append((refusal.message, refusal.fix))
     if epochs is not None and tokens is not None and epochs > MANY_EPOCHS:

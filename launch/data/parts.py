@@ -7,15 +7,18 @@ the parts removed. After a crash, ``tokens`` and ``lengths`` are cut back to wha
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+
+from slipway.configs import Refusal
 
 SAVE_SECONDS = 2.0  # between two saves of what has been joined
 
@@ -58,18 +61,31 @@ class Parts:
         self._state = folder / "joined.npz"
         self._saved_at = time.monotonic()
         self._to_remove: list[Path] = []
+        self._lock: TextIO | None = None
         self.joined = Joined()
 
     def begin(self) -> bool:
-        """Prepare the folder. Returns whether earlier work of the same corpus is continued."""
+        """Prepare the folder. Returns whether earlier work of the same corpus is continued.
+
+        Raises:
+            Refusal: another process works in it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / "lock").open("a")  # released by the kernel, however the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock
+        except BlockingIOError:
+            raise Refusal(
+                f"another process works in {self.folder}", "Wait until it ends, or give another --out."
+            ) from None
         name = self.folder / "key"
         continued = name.is_file() and name.read_text() == self.key
+        for path in self.folder.iterdir():
+            if path.name != "lock" and (not continued or path.suffix == ".tmp"):
+                path.unlink()
         if not continued:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
             name.write_text(self.key)
-        for temporary in self.folder.glob("*.tmp"):
-            temporary.unlink()
         self.joined = self._load()
         if self.finishing.is_file():
             return True
@@ -80,6 +96,13 @@ class Parts:
             with path.open("ab") as file:
                 file.truncate(size)
         return continued
+
+    def end(self) -> None:
+        """Let other processes work in the folder, if this one does."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._lock.close()
+            self._lock = None
 
     def _load(self) -> Joined:
         if not self._state.is_file():

@@ -151,6 +151,8 @@ def prepare(
             f"{out} could not be written: {error.strerror}",
             "Free some space and run the same command again: finished parts are kept.",
         ) from None
+    finally:
+        parts.end()
     return Prepared.of(out, manifest, found)
 
 

@@ -22,28 +22,34 @@ class NamedValidation(pl.Callback, IOMixin):
 
     def __init__(self, sets: dict[str, str]) -> None:
         self.sets = sets
+        self.datasets: dict[str, Any] = {}
         self.loaders: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         samples = int(trainer.limit_val_batches * data.data_sampler.global_batch_size)
-        self.loaders = {name: _loader(data, prefix, samples) for name, prefix in self.sets.items()}
+        self.datasets = {name: _dataset(data, prefix, samples) for name, prefix in self.sets.items()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for name, dataset in self.datasets.items():  # not in setup: the strategy does not have its sampler yet
+            loader = data._create_dataloader(dataset, mode="validation")
+            self.loaders[name] = trainer.strategy.process_dataloader(loader)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, loader in self.loaders.items():
             pl_module.log(f"val_loss/{name}", _loss(trainer.strategy, loader), batch_size=1)
 
 
-def _loader(data: Any, prefix: str, samples: int) -> Any:
-    """The loader of a set, made as NeMo's data module ``data`` makes its own."""
+def _dataset(data: Any, prefix: str, samples: int) -> Any:
+    """``samples`` of a set, cut as NeMo's data module ``data`` cuts its own."""
     own = data.build_kwargs
     data.build_kwargs = {"mmap_bin_files": own["mmap_bin_files"], "blend_per_split": [None, ([prefix], None), None]}
     try:
         config = data.gpt_dataset_config
     finally:
         data.build_kwargs = own
-    every = BlendedMegatronDatasetBuilder(data.dataset_cls, [0, samples, 0], lambda: True, config).build()
-    return data.trainer.strategy.process_dataloader(data._create_dataloader(every[1], mode="validation"))
+    return BlendedMegatronDatasetBuilder(data.dataset_cls, [0, samples, 0], lambda: True, config).build()[1]
 
 
 def _loss(strategy: Any, loader: Any) -> torch.Tensor:

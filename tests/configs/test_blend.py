@@ -48,7 +48,7 @@ def test_each_split_has_files_of_its_own() -> None:
         (["data.paths=[a,0.3,b,0.7]"], "is not a blend"),
         (["data.paths=[a]", "data.validation_paths=[0.5]"], "data.validation_paths="),
         (["data.validation_sets={web: a}"], "data.validation_sets names files, and data=mock"),
-        (["data.paths=[a]", "data.validation_sets={web: b}"], "means no validation"),
+        (["data.paths=[a]", "data.validation_sets={web: b}", "run.val_check_interval=0"], "means no validation"),
         (["data.paths=[a]", "data.validation_sets={a/b: c}"], "is not a name and a prefix"),
         (["data.paths={a: x}"], "a has the weight x, which is not a number"),
     ],

@@ -229,6 +229,15 @@ def test_a_worker_that_is_killed_is_named_and_the_work_is_kept(
     assert output(tmp_path / "out") == output(tmp_path / "whole")
 
 
+def test_a_second_process_is_refused(tokenizer: str, lines: Path, tmp_path: Path) -> None:
+    def second(done: int, total: int) -> None:
+        with pytest.raises(Refusal, match=r"another process works in .*out.parts"):
+            prepare([str(lines)], tokenizer, tmp_path / "out")
+
+    prepare_corpus([str(lines)], tokenizer, str(tmp_path / "out"), Options(), progress=second)
+    assert (tmp_path / "out.bin").exists()
+
+
 def test_changed_inputs_or_settings_start_again(tokenizer: str, lines: Path, tmp_path: Path) -> None:
     """Parts of other settings are never joined: without end-of-document tokens after a run with them was stopped."""
 
