@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway.configs import Refusal, Spec
-<<<<<<< HEAD
-from slipway.configs.blend import INSTRUCTIONS, PATH_KEYS, sources
-=======
-from slipway.configs.blend import prefixes, sources
->>>>>>> 970a1cc (data.validation_sets: further validation sets by name; prepare refuses a second process; figures of speed)
+from slipway.configs.blend import INSTRUCTIONS, prefixes, sources
 from slipway.configs.schedule import batches_of
 from slipway.launch.cli.quantities import in_tokens
 from slipway.launch.data.blend import MANY_EPOCHS, readings, trained_tokens
