@@ -203,7 +203,7 @@ def stated_rate(row: Mapping[str, str], spec: Spec) -> float:
 def _require_possible(spec: Spec, row: Mapping[str, str]) -> None:
     """Raise ValueError for a speed beyond the GPU's peak: the row's sizes are not those of the measured run."""
     needed_tflops = stated_rate(row, spec) * model_flops_per_token(spec) * 1e-12
-    if not spec.task.lora_rank and needed_tflops > peak_tflops(spec):
+    if needed_tflops > peak_tflops(spec):
         raise ValueError(
             f"the stated speed would take {needed_tflops:.0f} TFLOP/s of a GPU that has {peak_tflops(spec):.0f}"
         )

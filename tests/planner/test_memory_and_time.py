@@ -126,8 +126,8 @@ def test_published_runs_that_ran_out_of_memory_do_not_fit(modules: str) -> None:
     assert not memory(spec).fits
 
 
-def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
-    """Forward and input gradients remain: two thirds of the matrix work, and of the parameters only the weights."""
+def test_low_rank_finetuning_has_hardly_any_weight_gradients_and_states() -> None:
+    """Forward and input gradients remain, two thirds of the matrix work, and the thin products of the adapters."""
     whole = planner.check(
         planner.complete(load("llama3_70b", ["gpus=8", "layout.tp=8", "layout.gbs=32", "layout.seq_length=4096"]))
     )
@@ -137,10 +137,11 @@ def test_low_rank_finetuning_has_no_weight_gradients_and_no_states() -> None:
         )
     )
     assert whole.time and low.time and whole.memory and low.memory
-    assert 0.64 < low.time.breakdown["gemm"] / whole.time.breakdown["gemm"] < 0.72
-    stage = low.memory.peak_stage
-    assert stage.gradients_gib == stage.optimizer_gib == 0
-    assert stage.parameters_gib == whole.memory.peak_stage.parameters_gib
+    assert 0.64 < low.time.breakdown["gemm"] / whole.time.breakdown["gemm"] < 0.82
+    stage, full = low.memory.peak_stage, whole.memory.peak_stage
+    assert 0 < stage.gradients_gib < 0.01 * full.gradients_gib
+    assert 0 < stage.optimizer_gib < 0.01 * full.optimizer_gib
+    assert stage.parameters_gib == pytest.approx(full.parameters_gib, rel=0.01)
     assert low.memory.checkpoint_gib < whole.memory.checkpoint_gib / 5
 
 
@@ -341,3 +342,15 @@ def test_fp32_moves_elements_of_four_bytes() -> None:
 def test_every_term_of_the_breakdown_has_words() -> None:
     assert set(TERM_WORDS) == set(Term)
     assert set(step_time(_spec()).breakdown) <= {term.value for term in Term}
+
+
+def test_nobody_computes_the_gradients_of_frozen_weights() -> None:
+    """Two operations for each weight of a linear layer, which the counts of NeMo's and Megatron's meters include."""
+    whole = configs.load("llama31_8b", ["task=sft", "layout.tp=1"]).spec
+    adapted = configs.load("llama31_8b", ["task=lora", "layout.tp=1"]).spec
+    model = whole.model
+    norms = (2 * model.num_layers + 1) * model.hidden_size
+    linear = planner.check(whole).parameters.total - model.vocab_size * model.hidden_size - norms
+    saved = model_flops_per_token(whole) - model_flops_per_token(adapted)
+    assert whole.seq_length == adapted.seq_length
+    assert saved == 2 * linear

@@ -255,10 +255,11 @@ def _show_time(terminal: Terminal, spec: Spec, time: StepTime) -> None:
     from slipway.planner.calibration import calibration_for, where
 
     terminal.field("step", f"{time.step_time_s:.2f} s  (68 % interval {time.low_s:.2f} to {time.high_s:.2f})")
+    frozen = "; no gradients of frozen weights" if spec.task.lora_rank else ""
     terminal.field(
         "speed",
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, {time.model_tflops_per_gpu:.0f} model TFLOP/s per GPU "
-        f"(causal attention; {time.model_tflops_full_attention:.0f} with full), "
+        f"(causal attention; {time.model_tflops_full_attention:.0f} with full{frozen}), "
         f"MFU {time.mfu:.1%}, bubble {time.bubble_fraction:.1%}",
     )
     parts = sorted(time.breakdown.items(), key=lambda part: -part[1])
