@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,22 @@ def allocate_for_graphs(config: Any) -> None:
     del os.environ[_ALLOCATOR]  # CUDA has not started: the allocator reads it then
 
 
+def require_layers_of_import(task: Any) -> None:
+    """Require Transformer Engine for ``nemo llm import``: in its absence NeMo builds other layers and loses norms.
+
+    Raises:
+        Refusal: there is none.
+    """
+    from nemo.collections import llm
+
+    imports = getattr(task, "__fn_or_cls__", None) is llm.import_ckpt
+    if imports and importlib.util.find_spec("transformer_engine") is None:
+        raise Refusal(
+            "nemo llm import without Transformer Engine writes checkpoints whose layer norms are lost, without a word",
+            "Use slipway weights import FOLDER --out BASE, which needs neither.",
+        )
+
+
 def judge(task: Any) -> None:
     """Judge a recipe of ours after its overrides, and print what they changed; other tasks pass.
 
@@ -52,6 +69,8 @@ def judge(task: Any) -> None:
     """
     from slipway.recipes.readback import judge_recipe, record_callback
 
+    with exit_on_refusal():
+        require_layers_of_import(task)
     callbacks = getattr(getattr(task, "trainer", None), "callbacks", None)
     ours = getattr(task, "__fn_or_cls__", None) in (pretrain, finetune)
     if not ours and not (isinstance(callbacks, list) and record_callback(callbacks)):

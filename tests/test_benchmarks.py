@@ -179,3 +179,11 @@ def test_every_case_on_a_gpu_is_legal_there_or_says_why_and_is_accepted_by_megat
 
     # fp8_blockwise is Hopper's
     assert in_child(tried) == {"refused": ["precision-gpu"] if gpu == "b200" else [], "constructed": True}
+
+
+def test_the_table_of_families_is_the_written_one() -> None:
+    """Each family has a row with a verdict on NeMo's converter; python -m benchmarks.families --write."""
+    from benchmarks.families import PAGE, VERDICTS, rows, table
+
+    assert table() in PAGE.read_text()
+    assert {row[0].strip("`") for row in rows()} == set(VERDICTS)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from slipway.configs import Refusal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 from slipway.recipes.runtime.run_files import IMPORTED_FILES
 
 HUGGING_FACE = IMPORTED_FILES  # folder of the files below
@@ -25,6 +32,29 @@ Progress = Callable[[int, int], None]
 """Called with the bytes of tensors that are done and the total."""
 
 
+class Checksum:
+    """A number that depends on the names, types and bytes of tensors and not on the order in which they come.
+
+    An import and an export of the same weights have the same: the sum of the tensors' BLAKE2b digests.
+    """
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, name: str, row: int | None, tensor: Tensor) -> None:
+        """Count a tensor, or one row of it."""
+        import torch
+
+        digest = hashlib.blake2b(f"{name} {row} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        self._sum = (self._sum + int.from_bytes(digest.digest(), "little")) % 2**128
+
+    @property
+    def text(self) -> str:
+        """32 hexadecimal digits."""
+        return f"{self._sum:032x}"
+
+
 @dataclass(frozen=True)
 class Converted:
     """What an import or an export did.
@@ -32,6 +62,7 @@ class Converted:
     Attributes:
         tensors: of Hugging Face's folder, and ``bytes`` their sum.
         peak_rss_gib: the most memory that this process has had.
+        checksum: of Hugging Face's tensors (:class:`Checksum`); empty for an adapter.
         recipes: those that train a model of its facts.
     """
 
@@ -40,12 +71,33 @@ class Converted:
     bytes: int
     seconds: float
     peak_rss_gib: float
+    checksum: str = ""
     recipes: tuple[str, ...] = ()
 
 
 def peak_rss_gib() -> float:
     """The most memory that this process has had, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+
+
+def downloaded(source: Path) -> Path:
+    """The folder that ``source`` names: itself, or of a model's name on the Hub the newest snapshot in the local cache.
+
+    Raises:
+        Refusal: there is no such folder, and the cache (HF_HUB_CACHE) has no such model.
+    """
+    if source.exists() or source.is_absolute() or len(source.parts) != 2:
+        return source
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        raise Refusal(
+            f"there is no folder {source}, and the local cache of the Hub has no model of that name",
+            f"Download it first: hf download {source}",
+        ) from None
 
 
 def copy_files(source: Path, target: Path, *names: str) -> None:

@@ -16,10 +16,12 @@ from slipway.launch.weights.folder import (
     GENERATION,
     HUGGING_FACE,
     TOKENIZER_FILES,
+    Checksum,
     Clock,
     Converted,
     Progress,
     copy_files,
+    downloaded,
     new_folder,
     peak_rss_gib,
 )
@@ -41,6 +43,7 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
             that exists, or a disk that is too small.
     """
     clock = Clock()
+    source = downloaded(source)
     held = read_config(source)
     family = recognise(held, source)
     config = checked_config(family, held, source)
@@ -49,11 +52,13 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
     plan = list(pieces(family.rules(model), model))
     parts = _check(folder, plan, family, model)
     total = sum(folder.tensors[name].nbytes for name in parts)
-    done = 0
+    done, checksum = 0, Checksum()
 
     def make(piece: Piece) -> torch.Tensor:
         nonlocal done
         read = [folder.read(part.name, part.expert) for part in piece.parts]
+        for part, tensor in zip(piece.parts, read, strict=True):
+            checksum.add(part.name, part.expert, tensor)
         done += sum(tensor.nbytes for tensor in read)
         whole = piece.rule.fusion.join(read, model)
         progress(done, total)
@@ -72,7 +77,7 @@ def import_weights(source: Path, out: Path, progress: Progress = lambda done, to
             )
         )
     recipes = tuple(recipes_of(model))
-    return Converted(family.name, len(parts), total, clock.seconds, peak_rss_gib(), recipes)
+    return Converted(family.name, len(parts), total, clock.seconds, peak_rss_gib(), checksum.text, recipes)
 
 
 def _check(folder: Folder, plan: list[Piece], family: Family, model: Model) -> set[str]:

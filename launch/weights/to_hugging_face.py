@@ -21,6 +21,7 @@ from slipway.launch.weights.folder import (
     GENERATION,
     HUGGING_FACE,
     TOKENIZER_FILES,
+    Checksum,
     Clock,
     Converted,
     Progress,
@@ -97,7 +98,7 @@ def export_weights(
         return _export_peft(stored, plan, what, out, DTYPES.get(dtype), clock)
     tensors = _planned(plan, stored, DTYPES.get(dtype))
     total = sum(planned.nbytes for planned in tensors.values())
-    done = 0
+    done, checksum = 0, Checksum()
     with new_folder(out, total) as partial:
         with Writer(partial, tensors.values()) as writer:
             for piece in plan:
@@ -105,10 +106,11 @@ def export_weights(
                 for part, tensor in zip(piece.parts, piece.rule.fusion.split(whole, what.model), strict=True):
                     made = tensor.to(tensors[part.name].dtype)
                     writer.write(part.name, made, part.expert)
+                    checksum.add(part.name, part.expert, made)
                     done += made.nbytes
                 progress(done, total)
         _write_files(partial, what, next(iter(tensors.values())).dtype)
-    return Converted(what.family.name, len(tensors), total, clock.seconds, peak_rss_gib())
+    return Converted(what.family.name, len(tensors), total, clock.seconds, peak_rss_gib(), checksum.text)
 
 
 def _export_peft(

@@ -118,6 +118,18 @@ def test_advise_starts_from_the_layout_that_is_given() -> None:
     assert "Single changes to it that free memory" in slipway(*words).stdout
 
 
+def test_list_keeps_the_recipes_that_every_word_names() -> None:
+    assert {each["family"] for each in json.loads(slipway("list", "gemma", "--json").stdout)} == {
+        "gemma",
+        "gemma2",
+        "gemma3",
+    }
+    assert [each["name"] for each in json.loads(slipway("list", "qwen3", "a22b", "--json").stdout)] == [
+        "qwen3_235b_a22b"
+    ]
+    assert "no recipe's name or family holds lama9" in slipway("list", "lama9", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -108,3 +108,29 @@ def test_a_rank_without_its_gpu_says_so_in_one_sentence() -> None:
     assert len(said) == 1
     assert "this recipe trains on GPUs, and torch finds none on" in said[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.nemo
+def test_an_import_of_nemos_without_transformer_engine_is_refused(
+    in_child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would write a checkpoint whose layer norms are lost."""
+
+    def refused() -> str:
+        import importlib.util
+
+        import nemo_run as run
+        from nemo.collections import llm
+
+        from slipway.configs import Refusal
+        from slipway.recipes.front_door import require_layers_of_import
+
+        task = run.Partial(llm.import_ckpt)
+        require_layers_of_import(task)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        require_layers_of_import(run.Partial(llm.pretrain))
+        with pytest.raises(Refusal) as refusal:
+            require_layers_of_import(task)
+        return refusal.value.sentence()
+
+    assert "nemo llm import without Transformer Engine" in in_child(refused)

@@ -97,6 +97,7 @@ def test_an_export_of_an_import_is_the_folder_byte_for_byte(name: str, tmp_path:
     came = import_weights(tmp_path / "hf", tmp_path / "base")
     went = export_weights(tmp_path / "base", tmp_path / "back")
     assert (came.family, came.tensors, came.bytes) == (went.family, went.tensors, went.bytes)
+    assert came.checksum == went.checksum, "of the same tensors"
     files = sorted(file.name for file in (tmp_path / "hf").iterdir())
     assert files == sorted(file.name for file in (tmp_path / "back").iterdir())
     same, different, unread = filecmp.cmpfiles(tmp_path / "hf", tmp_path / "back", files, shallow=False)

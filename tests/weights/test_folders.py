@@ -218,6 +218,43 @@ def test_the_commands_print_what_scripts_read(saved: Path, tmp_path: Path) -> No
     assert refused.stderr.strip().splitlines()[-1] == f"slipway: {base} is already there. Give another --out."
 
 
+def test_a_name_on_the_hub_is_its_snapshot_in_the_local_cache(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the layout of huggingface_hub's cache; a model that is not there is not downloaded."""
+    from huggingface_hub import constants
+
+    from slipway.launch.weights.folder import downloaded
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--some--llama"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("abc")
+    shutil.copytree(saved, cached / "snapshots/abc")
+    assert downloaded(Path("some/llama")) == cached / "snapshots/abc"
+    with pytest.raises(Refusal, match="no folder some/other, and the local cache of the Hub has no model of that name"):
+        downloaded(Path("some/other"))
+
+
+def test_a_checksum_knows_a_changed_bit_and_not_an_order() -> None:
+    import torch
+
+    from slipway.launch.weights.folder import Checksum
+
+    def of(*tensors: tuple[str, torch.Tensor]) -> str:
+        checksum = Checksum()
+        for name, tensor in tensors:
+            checksum.add(name, None, tensor)
+        return checksum.text
+
+    a, b = ("a", torch.arange(6.0).view(2, 3)), ("b", torch.ones(4, dtype=torch.bfloat16))
+    assert of(a, b) == of(b, a)
+    changed = a[1].clone()
+    changed[1, 2] += 1
+    others = [of(("a", changed), b), of(("a", a[1].T), b), of(("b", a[1]), ("a", b[1])), of(a)]
+    assert of(a, b) not in others
+
+
 def test_neither_command_imports_nemo() -> None:
     program = (
         "import sys, slipway.launch.weights.to_hugging_face, slipway.launch.weights.from_hugging_face\n"

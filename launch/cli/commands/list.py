@@ -27,7 +27,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Recipes(Answer):
-    """Every recipe, in the order of their names."""
+    """Recipes, in the order of their names; printed family by family."""
 
     recipes: tuple[Recipe, ...]
 
@@ -37,7 +37,7 @@ class Recipes(Answer):
     def show(self, terminal: Terminal) -> None:
         head = ("recipe", "family", "parameters", "active", "sequence", "default")
         table = Table(head, right=frozenset({2, 3, 4}))
-        for recipe in self.recipes:
+        for recipe in sorted(self.recipes, key=lambda each: (each.family, each.parameters, each.name)):
             table.add(
                 recipe.name,
                 recipe.family,
@@ -50,16 +50,25 @@ class Recipes(Answer):
 
 
 @command(Section.RECIPES)
+@click.argument("words", nargs=-1, metavar="[WORD]...")
 @click.option("--all", "everything", is_flag=True, help="List the models too that have no recipe and are planned only.")
-def list_recipes(everything: bool) -> Answer:
-    """List the recipes and what each trains."""
+def list_recipes(words: tuple[str, ...], everything: bool) -> Answer:
+    """List the recipes and what each trains, family by family.
+
+    With words: those whose name or family holds every one of them.
+    """
     from slipway import configs
+    from slipway.configs import Refusal
     from slipway.planner.parameters import model_parameters
 
     recipes = []
     trained = configs.recipe_names()
     for name in [*trained, *(configs.planned_only_names() if everything else [])]:
         model, gpu, gpus = configs.headline(name)
+        if not all(word.lower() in f"{name} {model.family}" for word in words):
+            continue
         total, active = model_parameters(model, model.seq_length)
         recipes.append(Recipe(name, model.family, total, active, model.seq_length, gpu, gpus, name in trained))
+    if not recipes:
+        raise Refusal(f"no recipe's name or family holds {' and '.join(words)}", "slipway list shows them all.")
     return Recipes(tuple(recipes))

@@ -38,12 +38,14 @@ class Conversion(Answer):
         size = f"{done.tensors:,} tensors, {done.bytes / 1e9:,.2f} GB"
         cost = f"{done.seconds:,.1f} s, at most {done.peak_rss_gib:.2f} GiB of memory"
         terminal.line(f"{self.out}: {done.family}, {size} in {cost}")
+        if done.checksum:
+            terminal.line(f"checksum of its tensors: {done.checksum}")
         if self.then:
             terminal.line(self.then)
 
 
 @command(Section.RESULTS, name="import", group=weights)
-@argument("folder", "A model's folder, as downloaded from the Hub.", type=Path)
+@argument("folder", "A model's folder, or its name on the Hub if it is in the local cache.", type=Path)
 @click.option("--out", type=OUT_PATH, required=True, metavar="BASE", help="The folder to write; it must not exist yet.")
 def import_(folder: Path, out: Path) -> Answer:
     """Turn a Hugging Face model into weights that training starts from.
