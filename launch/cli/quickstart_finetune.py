@@ -47,7 +47,8 @@ def main() -> None:
     before = right(base)
     recipe = (
         f"llama3_tiny(dir={FOLDER},name=names,base={base},data={data},tp=2,seq_length=512,gbs=4,lora_rank=16,"
-        f"lora_alpha=16,max_steps={STEPS},warmup_steps={WARMUP},max_lr=0.005)"
+        f"lora_alpha=16,max_steps={STEPS},warmup_steps={WARMUP},max_lr=0.005,val_check_interval={STEPS // 2},"
+        "limit_val_batches=1)"
     )
     run("nemo", "llm", "finetune", "--factory", recipe, "-y", show="Training epoch")
     tuned = str(FOLDER / "names")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"  # NeMo's own tags
+VALIDATION = "val_loss"  # NeMo's own tags
+LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
 
 
 @dataclass(frozen=True)

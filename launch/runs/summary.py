@@ -11,7 +11,7 @@ from slipway import planner
 from slipway.configs import Spec, gpu_of_device
 from slipway.configs.schedule import batches_of
 from slipway.launch.runs.read import Run
-from slipway.launch.runs.series import GRAD_NORM, LOSS, LR, STEP_TIME, Series
+from slipway.launch.runs.series import GRAD_NORM, LOSS, LR, STEP_TIME, VALIDATION, Series
 from slipway.planner.layout import describe_ranks
 from slipway.recipes.runtime.run_files import DATA_TIME, PEAK_MEMORY, SAVE_TIME
 
@@ -43,6 +43,7 @@ class Summary:
     steps: int
     first_loss: float | None
     final_loss: float | None
+    validation_loss: float | None
     grad_norm: float | None
     learning_rate: float | None
     step_time_median_s: float | None
@@ -85,6 +86,7 @@ def summarize(run: Run) -> Summary:
         steps=int(loss.steps[-1]) + 1 if len(loss) else 0,
         first_loss=float(loss.values[0]) if len(loss) else None,
         final_loss=_last(loss),
+        validation_loss=_last(run.get(VALIDATION), 1),
         grad_norm=_last(run.get(GRAD_NORM)),
         learning_rate=_last(run.get(LR), 1),
         **asdict(speed),
@@ -211,6 +213,7 @@ ROWS = (
     Quantity("goodput: wall time in steps that count", "goodput", "{:.1%}"),
     Quantity("first loss", "first_loss", "{:.4f}"),
     Quantity("final loss (mean of last 10)", "final_loss", "{:.4f}"),
+    Quantity("validation loss, the last", "validation_loss", "{:.4f}"),
     Quantity("gradient norm", "grad_norm", "{:.3f}"),
     Quantity("learning rate", "learning_rate", "{:.3g}"),
     Quantity("step time, median", "step_time_median_s", "{:.3f} s"),
