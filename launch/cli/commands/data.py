@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from slipway.launch.data.prepare import Prepared
     from slipway.launch.data.preview import Preview
 
-data = command_group(
-    __name__, Section.SETUP, "Turn text into Megatron's .bin and .idx files, and preview instructions."
-)
+data = command_group(__name__, Section.SETUP, "Prepare text for training, and preview instructions.")
 
 CORPUS = "Text, .jsonl, .parquet or .arrow files, also .gz and .zst, or folders of them."
 
