@@ -53,13 +53,13 @@ def test_every_layout_trains_the_model_of_one_process(recipe: str, words: str, t
 
 
 def test_without_the_loss_per_token_a_layout_would_change_the_model() -> None:
-    """The default of NeMo averages by micro-batch and rank, which have different numbers of answer tokens."""
+    """The default of NeMo averages by micro-batch and rank, and context ranks have different numbers of answer tokens."""
 
     def upstream(recipe: Any) -> None:
         recipe.model.config.calculate_per_token_loss = False
         recipe.trainer.strategy.ddp.average_in_collective = True
 
-    toy = shrink(_spec("llama3_8b", "task=sft gpus=2 layout.tp=1 layout.gbs=8"))
+    toy = shrink(_spec("llama3_8b", "task=sft gpus=2 layout.tp=1 layout.cp=2 layout.gbs=8 data.packed=false"))
     split, whole = run_toy(toy, change=upstream)[0], run_toy(single_process(toy), change=upstream)[0]
     assert max(abs(a / b - 1) for a, b in zip(split, whole, strict=True)) > 1e-5
 
