@@ -53,7 +53,7 @@ def test_every_layout_trains_the_model_of_one_process(recipe: str, words: str, t
 
 
 def test_without_the_loss_per_token_a_layout_would_change_the_model() -> None:
-    """The default of NeMo averages by micro-batch and rank, and context ranks have different numbers of answer tokens."""
+    """The default of NeMo averages by micro-batch and rank; context ranks have different numbers of answer tokens."""
 
     def upstream(recipe: Any) -> None:
         recipe.model.config.calculate_per_token_loss = False
