@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from slipway.configs import Data
+from slipway.configs import Data, Refusal
 from slipway.configs.schema import Template, TooLong
 from slipway.recipes.finetune.examples import files_of
 from slipway.recipes.finetune.template import Tokenization, Tokens
@@ -142,8 +142,10 @@ class InstructionData(Continuing):
     def setup(self, stage: str = "") -> None:
         made = {name: load(folder) for name, folder, _ in self._sets()}
         self._train_ds = self._sequences(made["training"], self.num_train_samples, self.seed)
-        if "validation" in made:
-            self._validation_ds = self._sequences(made["validation"], self.num_val_samples, None)
+        if "validation" not in made and self.trainer and self.trainer.limit_val_batches:
+            raise Refusal(f"{self.paths[0]} has no validation set", "Use run.val_check_interval=0, or data.split.")
+        # NeMo asks for its length, whether it is read or not
+        self._validation_ds = self._sequences(made.get("validation", made["training"]), self.num_val_samples, None)
 
     def _sequences(self, made: Tokenized, samples: int, seed: Optional[int]) -> Sequences:
         padding = self.tokenizer.eos_id if self.tokenizer.eos_id is not None else 0
