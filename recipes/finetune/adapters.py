@@ -11,6 +11,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from nemo.collections.llm import peft
 from nemo.collections.llm.peft.dora import DoRALinear, ParallelLinearDoRAAdapter
 from nemo.lightning.megatron_parallel import MegatronParallel
@@ -31,8 +32,25 @@ class LoRA(peft.LoRA):
 
     seed: int = 1234
 
+    def transform(self, m: torch.nn.Module, name: str | None = None, prefix: str | None = None) -> torch.nn.Module:
+        return _stored_as_its_layer(super().transform(m, name, prefix))
+
     def __call__(self, model: torch.nn.Module) -> torch.nn.Module:
         return _adapted(super().__call__(model), self.seed, self.target_modules)
+
+
+_GATED = "linear_fc1"  # in the name of a layer whose rows NeMo stores as all gates, then all up-projections
+
+
+def _stored_as_its_layer(made: torch.nn.Module) -> torch.nn.Module:
+    """An adapted layer whose adapter's rows a checkpoint has in the order of the layer's own.
+
+    Upstream takes every ``linear_fc1`` for a gated one, and would mix the rows of others under tensor parallelism.
+    """
+    adapter = getattr(made, "adapter", None)
+    if adapter is not None and not made.to_wrap.config.gated_linear_unit:
+        adapter.base_linear_name = adapter.base_linear_name.replace(_GATED, "linear_fc_1")
+    return made
 
 
 class _WholeRows(DoRALinear):
@@ -46,6 +64,16 @@ class _WholeRows(DoRALinear):
         super().__init__(to_wrap, adapter)
         if adapter.input_is_parallel:
             adapter.weight_magnitude.sequence_parallel = to_wrap.config.sequence_parallel
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Upstream stores the lengths of a gated layer's rows in the order of the ranks, unlike its other tensors."""
+        state: dict[str, Any] = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        key = f"{prefix}adapter.weight_magnitude"
+        if _GATED in self.adapter.base_linear_name:
+            state[key] = apply_swiglu_sharded_factory(state[key], sharded_offsets)
+        return state
 
     def _get_weight_norm(self) -> torch.Tensor:
         norm = super()._get_weight_norm()
@@ -64,7 +92,7 @@ class DoRA(peft.DoRA):
 
     def transform(self, m: torch.nn.Module, name: str | None = None, prefix: str | None = None) -> torch.nn.Module:
         made = super().transform(m, name, prefix)
-        return _WholeRows(made.to_wrap, made.adapter) if isinstance(made, DoRALinear) else made
+        return _stored_as_its_layer(_WholeRows(made.to_wrap, made.adapter) if isinstance(made, DoRALinear) else made)
 
     def __call__(self, model: torch.nn.Module) -> torch.nn.Module:
         return _adapted(super().__call__(model), self.seed, self.target_modules)
