@@ -42,7 +42,7 @@ def configured_by_record(run: Path) -> Configured | None:
     return Configured(replace(spec, gpu=gpu) if gpu else spec)
 
 
-def configured_by_log(path: Path, capacity_gib: float | None) -> Configured | None:
+def configured_by_log(path: Path, capacity_gib: float | None = None) -> Configured | None:
     """The run whose arguments a log of Megatron-LM prints, on the GPU with ``capacity_gib``; None for another log."""
     try:
         file = open_file(path)

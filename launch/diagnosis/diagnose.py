@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from slipway.launch.diagnosis.classes import FailureClass, Kind, failure_classes
+from slipway.launch.diagnosis.flight_recorder import Desync
 from slipway.launch.diagnosis.progress import Step
 from slipway.launch.diagnosis.reading import Scan, Sighting
 from slipway.launch.diagnosis.torchelastic import Exit
 
+HANGS = "collective-timeout"  # the class of a collective that did not end
 _ORDER = tuple(Kind)
 _BEFORE_THE_ENDING_S = 5.0  # a failure this long before the scheduler's ending is not its consequence
-_EARLIER_S = 1.0  # clocks of two files or nodes differ by as much
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,57 @@ class Diagnosis:
     evidence: tuple[Sighting, ...] = ()
     echoes: tuple[Echo, ...] = ()
     missing: tuple[int, ...] = ()
+    desync: Desync | None = None
     last: Step | None = None
     exits: tuple[Exit, ...] = ()
     scans: tuple[Scan, ...] = field(default=(), repr=False)
 
 
-def diagnose(scans: list[Scan], world: int = 0) -> Diagnosis:
+def diagnose(scans: list[Scan], world: int = 0, desync: Desync | None = None) -> Diagnosis:
     """The first cause that the logs of one run name, and its echoes.
 
     Args:
         world: the number of ranks, where it is known.
+        desync: what the ranks' flight recorders say.
     """
     exits = [one for scan in scans for one in scan.exits]
     last = max((scan.last for scan in scans if scan.last), key=lambda step: step.step, default=None)
     seen = [(scan, death) for scan in scans for death in _deaths(scan)]
     seen += [(scan, sighting) for scan in scans for sighting in scan.sightings]
+    if desync is not None and not any(one.known.name == HANGS for _, one in seen):
+        seen.append(_hang(desync))
     if not seen:
         return Diagnosis(last=last, exits=tuple(exits), scans=tuple(scans))
+    ordered = _ordered(seen)
+    cause = ordered[0]
+    exit_ = _exit_of(cause, exits)
+    rank = _rank_of(cause, exits, scans)
+    known, witness = cause.known, None
+    if known.kind is Kind.echo:
+        rank, witness = _silent(ordered, world), rank
+        known = failure_classes()["vanished"] if rank is not None else known
+    missing = desync.missing if desync else _missing(scans)
+    if known.name == HANGS:
+        rank, witness = missing[0] if len(missing) == 1 else None, rank
+    return Diagnosis(
+        cause=cause,
+        known=known,
+        rank=exit_.rank if rank is None and exit_ is not None and known.name != HANGS else rank,
+        witness=witness,
+        host=cause.host or (exit_.host if exit_ and exit_.host != "localhost" else ""),
+        signal=exit_.signal_name if exit_ and cause.known.kind is Kind.death else "",
+        evidence=_evidence(cause, ordered),
+        echoes=_echoes(cause, ordered, scans),
+        missing=missing,
+        desync=desync,
+        last=last,
+        exits=tuple(exits),
+        scans=tuple(scans),
+    )
+
+
+def _ordered(seen: list[tuple[Scan, Sighting]]) -> list[Sighting]:
+    """The lines of all logs, the most telling first."""
     endings = [
         sighting for scan, sighting in seen if sighting.known.kind is Kind.ending and not _survived(scan, sighting)
     ]
@@ -83,28 +119,13 @@ def diagnose(scans: list[Scan], world: int = 0) -> Diagnosis:
         rank = _ORDER.index(Kind.echo if after else sighting.known.kind)
         return _survived(scan, sighting), sighting.warning, rank, _when(sighting), sighting.offset
 
-    ordered = [sighting for _, sighting in sorted(seen, key=weight)]
-    cause = ordered[0]
-    exit_ = _exit_of(cause, exits)
-    rank = _rank_of(cause, exits, scans)
-    known, witness = cause.known, None
-    if known.kind is Kind.echo:
-        rank, witness = _silent(ordered, world), rank
-        known = failure_classes()["vanished"] if rank is not None else known
-    return Diagnosis(
-        cause=cause,
-        known=known,
-        rank=rank if rank is not None or exit_ is None else exit_.rank,
-        witness=witness,
-        host=cause.host or (exit_.host if exit_ and exit_.host != "localhost" else ""),
-        signal=exit_.signal_name if exit_ and cause.known.kind is Kind.death else "",
-        evidence=_evidence(cause, ordered),
-        echoes=_echoes(cause, ordered, scans),
-        missing=_missing(scans),
-        last=last,
-        exits=tuple(exits),
-        scans=tuple(scans),
-    )
+    return [sighting for _, sighting in sorted(seen, key=weight)]
+
+
+def _hang(desync: Desync) -> tuple[Scan, Sighting]:
+    """What the flight recorders say, as a line of a log."""
+    known, path, text = failure_classes()[HANGS], Path("flight recorder"), desync.sentence()
+    return Scan(path), Sighting(known=known, path=path, number=1, offset=0, text=text, message=text)
 
 
 def _deaths(scan: Scan) -> list[Sighting]:
@@ -152,10 +173,12 @@ def _when(sighting: Sighting) -> float:
 
 
 def _follows(sighting: Sighting, ending: Sighting) -> bool:
-    """Whether a line comes after the scheduler's ending of the job, or at the same time."""
-    if sighting.when is not None and ending.when is not None:
-        return sighting.when > ending.when - _BEFORE_THE_ENDING_S
-    return sighting.path == ending.path and sighting.offset > ending.offset
+    """Whether a line comes after the scheduler's ending of the job: by its place in the same log, else by its time."""
+    if sighting.path == ending.path:
+        return sighting.offset > ending.offset
+    if sighting.when is None or ending.when is None:
+        return False
+    return sighting.when > ending.when - _BEFORE_THE_ENDING_S
 
 
 def _silent(ordered: list[Sighting], world: int) -> int | None:
@@ -210,7 +233,7 @@ def _echoes(cause: Sighting, ordered: list[Sighting], scans: list[Scan]) -> tupl
 def _missing(scans: list[Scan]) -> tuple[int, ...]:
     """The ranks that a collective waited for: those whose own work ends before what the others wait for.
 
-    A rank that said nothing at all is missing too, where the others name every rank below it.
+    A rank that said nothing at all is missing too, where most of those below the last did.
     """
     waiting = {rank: one for scan in scans for rank, one in scan.waiting.items()}
     if not waiting:
@@ -220,4 +243,5 @@ def _missing(scans: list[Scan]) -> tuple[int, ...]:
     late = tuple(sorted(rank for rank, enqueued in behind.items() if enqueued < waited_for))
     if late:
         return late
-    return tuple(rank for rank in range(max(waiting)) if rank not in waiting)
+    silent = tuple(rank for rank in range(max(waiting)) if rank not in waiting)
+    return silent if len(silent) < len(waiting) else ()

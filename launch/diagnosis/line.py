@@ -23,7 +23,7 @@ _RANKS = (
 _LOCAL_RANK = re.compile(r"^\s*(?:[\w./-]+ )?\[(?!rank)[A-Za-z_]+(\d+)\]:")  # torchrun's role and local rank
 _RANK_OF_FILE = (
     re.compile(r"globalrank-(\d+)"),
-    re.compile(r"(?:^|[_.\-])rank[_\-]?(\d+)"),
+    re.compile(r"(?:^|[/_-])rank[_-]?(\d+)(?:\.\w+)?$"),
     re.compile(r"attempt_\d+/(\d+)/std(?:out|err)\.log$"),
 )
 _WARNING = re.compile(r"\[NeMo W |Warning\b|\bWARNING\b|^W\d{4} |^\[W\d{3,4} |DeprecationWarning")

@@ -11,8 +11,9 @@ from slipway.configs.files import parse_json
 from slipway.configs.schema.spec import MOST_GPUS
 from slipway.launch.diagnosis.classes import Kind, classify, failure_classes
 from slipway.launch.diagnosis.diagnose import Diagnosis, diagnose
+from slipway.launch.diagnosis.flight_recorder import desync_in
 from slipway.launch.diagnosis.reading import Scan, Sighting, scan
-from slipway.launch.diagnosis.sources import logs_of_run
+from slipway.launch.diagnosis.sources import dumps_below, logs_of_run
 from slipway.recipes.runtime.run_files import FAILURE, RECORD
 
 
@@ -22,7 +23,7 @@ def diagnose_run(run: Path) -> Diagnosis:
     Raises:
         Refusal: a log cannot be read.
     """
-    return diagnose(scans_of_run(run), world_of(run))
+    return diagnose(scans_of_run(run), world_of(run), desync_in(dumps_below(run)))
 
 
 def scans_of_run(run: Path) -> list[Scan]:

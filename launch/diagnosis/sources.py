@@ -6,12 +6,12 @@ from pathlib import Path
 
 from slipway.configs import Refusal
 from slipway.configs.files import json_object
+from slipway.launch.diagnosis.flight_recorder import is_dump
 
 SUFFIXES = (".log", ".out", ".err", ".txt", ".gz")
 _WHOLE = "combined.log"  # NeMo-Run's: what the other files of its folder hold in parts
 _LAUNCHES = Path("slipway/launches.jsonl")  # as slipway.launch.executors.submissions writes it
 _NOT_LOGS = ("cmd-args.log", "lightning_logs.txt", "git-info.txt")
-_DUMPS = ("nccl_trace_rank_", "comm_lib_trace_rank_")
 MOST_FILES = 20_000
 
 
@@ -39,7 +39,7 @@ def logs_below(folder: Path) -> list[Path]:
 
 def dumps_below(folder: Path) -> list[Path]:
     """The files of NCCL's flight recorder in a folder and its folders."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name.startswith(_DUMPS))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and is_dump(path))
 
 
 def last_launch(run: Path) -> dict[str, object]:

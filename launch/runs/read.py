@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,8 +95,11 @@ def find_runs(path: Path) -> list[Path]:
     return sorted({file.parents[1] for name in (RECORD, FAILURE) for file in path.rglob(name)})
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, events_of: Callable[[Path], Events] = read_events) -> Run:
     """Read one run, whether it is finished, running or failed.
+
+    Args:
+        events_of: reads the folder of event files: all of them, or :func:`.series.read_tail`.
 
     Raises:
         Refusal: the folder holds no run, or its record cannot be read.
@@ -103,7 +107,7 @@ def read_run(path: Path) -> Run:
     if not path.is_dir() or not is_run(path):
         raise Refusal(f"{path} holds no run", "Give the folder that holds slipway/recipe.json.")
     record = _record(path / RECORD)
-    events = read_events(path / EVENTS)
+    events = events_of(path / EVENTS)
     checkpoints = _checkpoints(path / CHECKPOINTS)
     newest = _bytes_below(path / CHECKPOINTS / checkpoints[-1]) if checkpoints else 0
     state = _state(path, record.spec, events)

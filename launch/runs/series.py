@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,12 @@ import numpy as np
 
 VALIDATION = "val_loss"  # NeMo's own tags
 LOSS, LR, GRAD_NORM, STEP_TIME = "reduced_train_loss", "lr", "grad_norm", "train_step_timing in s"
+
+
+FILES = "events.out.tfevents.*"
+TAIL_RECORDS = 4000  # of an event file: the last hundreds of steps of ten quantities
+_HEAD = struct.Struct("<Q")  # the length of a record's data
+_CHECKSUM_BYTES = 4  # after the head, and after the data
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,43 @@ def read_events(folder: Path) -> Events:
     return Events(series, tuple(started_at), repeated)
 
 
+def read_tail(folder: Path) -> Events:
+    """The last events of a run's newest file that holds losses, however long the run is; empty if there is none.
+
+    Each record of a file has its length in front (TensorFlow's TFRecord), so that only the last ones are parsed.
+    """
+    for file in sorted(folder.glob(FILES), key=lambda file: file.stat().st_mtime, reverse=True):
+        rows_of: dict[str, _Rows] = {}
+        for event in _last_events(file):
+            for value in event.summary.value:
+                rows_of.setdefault(value.tag, {})[event.step] = (value.simple_value, event.wall_time)
+        series = {tag: _series(rows) for tag, rows in rows_of.items()}
+        if LOSS in series:
+            return Events(series, (int(series[LOSS].steps[0]),))
+    return Events()
+
+
+def _last_events(file: Path) -> Iterator[Any]:
+    """The last :data:`TAIL_RECORDS` whole records of an event file, as TensorBoard's ``Event``."""
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    content = file.read_bytes()
+    found: deque[tuple[int, int]] = deque(maxlen=TAIL_RECORDS)
+    at, end = 0, len(content)
+    while at + _HEAD.size <= end:
+        start = at + _HEAD.size + _CHECKSUM_BYTES
+        stop = start + _HEAD.unpack_from(content, at)[0]
+        at = stop + _CHECKSUM_BYTES
+        if at > end:
+            break  # it is being written
+        found.append((start, stop))
+    for start, stop in found:
+        yield Event.FromString(content[start:stop])
+
+
 def _logged(folder: Path) -> Iterator[tuple[str, list[Any]]]:
     """Every tag and its scalars, of each event file from the oldest to the newest."""
-    files = sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)
+    files = sorted(folder.glob(FILES), key=lambda file: file.stat().st_mtime)
     if not files:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, where it is installed, warns on import

@@ -21,9 +21,10 @@ from slipway.launch.diagnosis.of_run import diagnose_run
 from slipway.launch.diagnosis.sources import last_launch
 from slipway.launch.executors.slurm.facts import JobFacts, facts_of
 from slipway.launch.executors.submissions import LAUNCHES
+from slipway.launch.runs.health import notes
 from slipway.launch.runs.outlook import outlook
 from slipway.launch.runs.read import CHECKPOINTS, Run, find_runs, is_run, read_run
-from slipway.launch.runs.series import LOSS, STEP_TIME
+from slipway.launch.runs.series import LOSS, STEP_TIME, read_tail
 from slipway.launch.runs.summary import summarize
 from slipway.recipes.runtime.checkpoint_files import Held, held
 
@@ -76,6 +77,7 @@ class RunStatus:
         steps_lost: steps that were trained after the last whole checkpoint, of a run that does not run.
         tokens_per_s, predicted_tokens_per_s: of all ranks; the prediction is that of the recorded recipe.
         culprit: why it failed; None for a run that did not.
+        notes: what is wrong although it goes on.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class RunStatus:
     passed_over: dict[str, str]
     steps_lost: int | None
     resume: Resume | None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ def status_of(path: Path) -> RunStatus:
     """
     launched = last_launch(path)
     job = facts_of(str(launched["job"])) if launched.get("job") else None
-    run = read_run(path) if is_run(path) else Run(path, state="")
+    run = read_run(path, read_tail) if is_run(path) else Run(path, state="")
     spec = run.spec or _spec_of(launched)
     checkpoints = held(path / CHECKPOINTS)
     loss = run.get(LOSS)
@@ -154,6 +157,7 @@ def status_of(path: Path) -> RunStatus:
         passed_over=checkpoints.passed_over,
         steps_lost=_steps_lost(state, step, checkpoints),
         resume=_resume(path, spec, state, checkpoints, launched),
+        notes=tuple(notes(run)),
     )
 
 
@@ -172,7 +176,8 @@ def _state(run: Run, job: JobFacts | None, step: int | None) -> State:
         return State.finished
     if job is None and run.state == "running":
         return State.saving if _saves(run.path) else State.running
-    return State.failed if run.state == "failed" else State.stopped
+    failed = run.state == "failed" or (job is not None and job.failed)
+    return State.failed if failed else State.stopped
 
 
 def _saves(path: Path) -> bool:
@@ -204,6 +209,11 @@ def _resume(
         says, possible = refusal.sentence(), False
     after = checkpoints.step if possible and checkpoints.newest else None
     return Resume(possible, after, says, command_of(launched), state in (State.queued, State.requeued))
+
+
+def resume_of(run: Path) -> Resume | None:
+    """What the next start in a run's folder will do; None for a run that is finished, or has no record."""
+    return status_of(run).resume
 
 
 def command_of(launched: dict[str, object]) -> str:
@@ -246,5 +256,6 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "checkpoint_step": status.checkpoint_step,
         "passed_over": status.passed_over,
         "steps_lost": status.steps_lost,
+        "notes": list(status.notes),
         "resume": None if status.resume is None else vars(status.resume),
     }

@@ -76,6 +76,7 @@ def test_what_public_threads_quote_is_explained(tmp_path: Path, thread: dict[str
     found = explained(tmp_path, thread["log"])
     assert found.known and found.known.name == thread["class"]
     assert found.rank == thread.get("rank")
+    assert found.witness == thread.get("witness")
     assert found.host == thread.get("host", "")
 
 
@@ -116,7 +117,30 @@ def test_what_follows_the_scheduler_s_ending_is_an_echo_and_what_precedes_it_is_
     assert explained(tmp_path, limit + killed).known is failure_classes()["time-limit"]
     hung = "[2026-11-27 09:20:00] [Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)\n"
     found = explained(tmp_path, hung + limit + killed)
-    assert found.known is failure_classes()["collective-timeout"] and found.rank == 3
+    assert found.known is failure_classes()["collective-timeout"] and found.witness == 3
+
+
+def test_srun_cancels_the_step_of_a_rank_that_died_and_that_is_an_echo(tmp_path: Path) -> None:
+    """Of two nodes of a real SLURM; the run and its log are called rank."""
+    log = """\
+E1127 06:51:33.509000 23779 api.py:1002] failed (exitcode: -9) local_rank: 0 (pid: 23834) of binary: python
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-27_06:51:33
+  host      : n2
+  rank      : 1 (local_rank: 0)
+  exitcode  : -9 (pid: 23834)  (SIGKILL)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 23834
+slurmstepd-n1: error: *** STEP 2.1 ON n1 CANCELLED AT 2026-11-27T06:51:36 ***
+torch.distributed.DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed.
+torch.distributed.elastic.multiprocessing.api.SignalException: Process 23777 got signal: 15
+"""
+    path = tmp_path / "log-slipway.rank_2_0.out"
+    path.write_text(log)
+    found = diagnose([scan(path)])
+    assert found.known is failure_classes()["killed"]
+    assert (found.rank, found.host, found.signal) == (1, "n2", "SIGKILL")
 
 
 def test_a_line_is_found_wherever_the_blocks_of_a_large_log_end(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from slipway.launch.cli.answer import Answer, Section, argument, command
 from slipway.launch.cli.printing import Style, Terminal, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slipway.launch.diagnosis.diagnose import Diagnosis, Echo
     from slipway.launch.diagnosis.memory import MemoryVerdict
     from slipway.launch.diagnosis.reading import Sighting
+    from slipway.launch.runs.status import Resume
 
 MOST_RANKS_SHOWN = 8
 LONGEST_SHOWN = 300  # characters of an evidence line on a terminal; --json has it whole
@@ -21,10 +24,12 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Explained(Answer):
-    """The first cause, what follows from it, what was read, and of a run that lacked memory how much."""
+    """The first cause and what follows from it, what was read, the memory that lacked, and what a restart does."""
 
     diagnosis: Diagnosis
     memory: MemoryVerdict | None = None
+    resume: Resume | None = None
+    suspects: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         found, cause, known = self.diagnosis, self.diagnosis.cause, self.diagnosis.known
@@ -44,7 +49,10 @@ class Explained(Answer):
                 {"class": echo.known.name, "lines": echo.lines, "ranks": list(echo.ranks)} for echo in found.echoes
             ],
             "missing_ranks": list(found.missing),
+            "flight_recorder": found.desync.sentence() if found.desync else None,
             "memory": _memory_json(self.memory) if self.memory else None,
+            "suspects": list(self.suspects),
+            "resume": vars(self.resume) if self.resume else None,
             "last_step": found.last.step if found.last else None,
             "logs": [{"path": str(scan.path), "bytes": scan.size, "lines": scan.lines} for scan in found.scans],
         }
@@ -56,8 +64,14 @@ class Explained(Answer):
             if self.memory:
                 _show_memory(terminal, self.memory)
             terminal.field("do", self.diagnosis.known.action)
+            for number, suspect in enumerate(self.suspects):
+                terminal.field("" if number else "suspect", suspect)
         for number, echo in enumerate(self.diagnosis.echoes):
             terminal.field("" if number else "follows", _echo_text(echo))
+        if self.resume:
+            terminal.field("next", self.resume.says)
+            if self.resume.command:
+                terminal.field("command", self.resume.command)
         self._show_read(terminal)
 
     def _show_read(self, terminal: Terminal) -> None:
@@ -137,7 +151,10 @@ def show_cause(terminal: Terminal, found: Diagnosis) -> None:
         place = f"{line.path}:{line.number}"
         terminal.field("" if number else "line", place)
         terminal.field("", _shortened(line.text))
-    if found.missing:
+    if found.desync:
+        if all(line.text != found.desync.sentence() for line in found.evidence):
+            terminal.field("recorder", found.desync.sentence())
+    elif found.missing:
         terminal.field("missing", f"{_ranks(found.missing)} did not enter the collective that the others wait for")
 
 
@@ -187,7 +204,12 @@ def _shortened(text: str) -> str:
 
 @command(Section.RESULTS)
 @argument(
-    "paths", "Logs, folders of logs, or a run's folder.", nargs=-1, required=True, type=Path, metavar="LOG|RUN..."
+    "paths",
+    "Logs, folders of logs, a run's folder, or dumps of torch's flight recorder.",
+    nargs=-1,
+    required=True,
+    type=Path,
+    metavar="LOG|RUN...",
 )
 def explain(paths: tuple[Path, ...]) -> Answer:
     """Say why a run failed: the first cause in its logs, before its echoes.
@@ -197,21 +219,28 @@ def explain(paths: tuple[Path, ...]) -> Answer:
     """
     from slipway.configs import Refusal
     from slipway.launch.diagnosis.diagnose import diagnose
+    from slipway.launch.diagnosis.flight_recorder import desync_in, is_dump
     from slipway.launch.diagnosis.memory import memory_of
     from slipway.launch.diagnosis.of_run import scans_of_run, world_of
     from slipway.launch.diagnosis.reading import scan
-    from slipway.launch.diagnosis.sources import logs_below
+    from slipway.launch.diagnosis.sources import dumps_below, logs_below
+    from slipway.launch.diagnosis.suspects import suspects_of
     from slipway.launch.runs.read import is_run
+    from slipway.launch.runs.status import resume_of
 
     scans, world = [], 0
     run: Path | None = None
+    dumps: list[Path] = []
     for path in paths:
-        if path.is_dir() and is_run(path):
+        dumps += dumps_below(path) if path.is_dir() else []
+        if is_dump(path):
+            dumps.append(path)
+        elif path.is_dir() and is_run(path):
             scans += scans_of_run(path)
             run, world = path, max(world, world_of(path))
         else:
             scans += [scan(log) for log in (logs_below(path) if path.is_dir() else [path])]
-    if not scans:
+    if not scans and not dumps:
         raise Refusal(f"{paths[0]} holds no log", "Give a log, or a folder with files named .log, .out, .err or .txt.")
-    found = diagnose(scans, world)
-    return Explained(found, memory_of(found, run))
+    found = diagnose(scans, world, desync_in(dumps))
+    return Explained(found, memory_of(found, run), resume_of(run) if run else None, suspects_of(found, run))

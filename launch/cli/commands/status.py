@@ -108,6 +108,8 @@ def _show_one(terminal: Terminal, status: RunStatus) -> None:
         terminal.field("line", f"{cause.path}:{cause.number}")
         terminal.field("", cause.text[:LONGEST_SHOWN])
         terminal.field("do", known.action)
+    for one in status.notes:
+        terminal.field("note", one, Style.WARNING)
     if status.job:
         terminal.field("slurm", status.job.describe())
     terminal.field("saved", _saved(status))
@@ -116,7 +118,7 @@ def _show_one(terminal: Terminal, status: RunStatus) -> None:
 
 def _show_resume(terminal: Terminal, status: RunStatus) -> None:
     resume = status.resume
-    if resume is None:
+    if resume is None or status.state.value in ("running", "saving"):
         return
     by_itself = "; SLURM starts it by itself" if resume.by_itself and resume.possible else ""
     style = Style.GOOD if resume.possible else Style.WARNING

@@ -42,6 +42,11 @@ class JobFacts:
     def runs(self) -> bool:
         return self.state in ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING")
 
+    @property
+    def failed(self) -> bool:
+        """It ended by a failure of its own or of a node; not because somebody, or the time limit, ended it."""
+        return self.state in ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL")
+
     def describe(self) -> str:
         """The facts in one line."""
         parts = [f"job {self.job} {self.state}"]
