@@ -87,6 +87,22 @@ def test_a_folder_of_runs_is_a_table_of_80_columns(tmp_path: Path, monkeypatch: 
     }
 
 
+def test_watch_looks_again_until_every_run_has_ended(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    from slipway.launch.cli.commands import status as command
+
+    run = write_run(tmp_path / "a", np.full(11, 5.0), 0.5, replace(tiny(), run=replace(tiny().run, max_steps=12)))
+
+    def train_on(_: float) -> None:
+        write_run(
+            tmp_path / "a", np.full(1, 5.0), 0.5, replace(tiny(), run=replace(tiny().run, max_steps=12)), first=11
+        )
+
+    monkeypatch.setattr(command.time, "sleep", train_on)
+    command.Stated(run, _look(run), watch=True).show(Terminal())
+    states = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("state")]
+    assert states == ["running,", "finished,"]
+
+
 def test_explain_and_status_of_what_is_no_run_are_one_sentence() -> None:
     assert "holds no run" in slipway("status", "/no/such", code=2).stderr
     assert "No such file" in slipway("explain", "/no/such.log", code=2).stderr
