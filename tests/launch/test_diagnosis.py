@@ -189,6 +189,22 @@ def test_the_record_of_the_failure_names_the_neighbour_and_the_other_of_two_rank
     assert sentence(diagnose_run(tmp_path)) == "in step 12, noticed by rank 1: the connection to another rank was lost"
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("slipway: rank 2 on n2 was killed by SIGKILL after step 11", "killed"),
+        ("slipway: rank 2 on n2 was killed by SIGSEGV after step 11", "crashed"),
+        ("slipway: rank 2 on n2 is stopped (SIGSTOP) after step 11: no step for 600 s", "hang"),
+        ("slipway: rank 2 on n2 hangs after step 11: no step for 600 s; it is at a.py:1 (f)", "hang"),
+    ],
+)
+def test_what_a_run_says_of_its_own_ranks_is_explained(tmp_path: Path, said: str, name: str) -> None:
+    """The words are those of recipes/runtime/warden.py and hang.py."""
+    found = explained(tmp_path, said + "\nRuntimeError: Connection reset by peer\n")
+    assert found.known is failure_classes()[name]
+    assert found.cause and (found.rank, found.host, found.cause.step) == (2, "n2", 11)
+
+
 def test_every_class_says_what_it_means_and_what_to_do() -> None:
     for known in failure_classes().values():
         assert known.meaning and known.action.endswith(".") and known.source
