@@ -93,6 +93,8 @@ def type_words(kind: Any) -> str:
         return "one of " + ", ".join(member.value or "'' (empty)" for member in kind)
     if typing.get_origin(kind) is types.UnionType:
         return " or ".join(type_words(part) for part in typing.get_args(kind))
+    if dataclasses.is_dataclass(kind):
+        return "a mapping"
     words = {
         int: "a whole number",
         float: "a number",

@@ -7,21 +7,25 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from slipway.configs import Refusal
+from slipway.configs.record import record_of
 from slipway.configs.schedule import Batches, batches_of
 from slipway.launch.runs import pages
-from slipway.launch.runs.pictures import draw_comparison, draw_times, svg
+from slipway.launch.runs.charts import COLORS, Chart, Line, render
+from slipway.launch.runs.pictures import draw_comparison
 from slipway.launch.runs.read import Run, find_runs, read_run
-from slipway.launch.runs.series import LOSS
-from slipway.launch.runs.summary import ROWS, Summary, summarize, table
+from slipway.launch.runs.series import LOSS, STEP_TIME
+from slipway.launch.runs.summary import ROWS, WARM_UP_STEPS, Summary, summarize, table
 
 LEAST_COMMON_STEPS = 4  # fewer give no estimate of the noise
 BLOCKS = 10  # of one pair's later half: many enough to estimate their spread, long enough to be nearly independent
 # 97.5 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom; beyond the last, two standard errors
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+_SHOWN_NOISE = 0.005  # of a speed-up, which is printed with two digits
 _STANDARD_ERRORS = 2.0  # half of a 95 % interval of a normal distribution
 
 
@@ -37,7 +41,8 @@ class Side:
 class Comparison:
     """Side B against side A.
 
-    ``speed_up`` is B's tokens per second over A's. ``loss_difference`` is relative, B over A less one, and
+    ``speed_up`` is B's tokens per second over A's, and ``speed_noise`` half of its 95 % interval, None where one run
+    recorded too few steps. ``loss_difference`` is relative, B over A less one, and
     ``loss_noise`` is half of its 95 % interval. ``compared`` counts the points at which the losses were compared, which
     are steps or numbers of tokens (``aligned_by``).
     """
@@ -45,6 +50,7 @@ class Comparison:
     a: str
     b: str
     speed_up: float | None
+    speed_noise: float | None
     loss_difference: float
     loss_noise: float
     aligned_by: str
@@ -79,7 +85,9 @@ def read_side(given: str) -> Side:
     paths, name = find_runs(folder), folder.name
     if not folder.exists():
         paths = [run for found in sorted(glob.glob(given)) for run in find_runs(Path(found))]
-        name = re.sub(r"[*?]|\[.*?\]", "", folder.name).strip("-_.")  # without the pattern's wildcards
+        name = re.sub(r"(seed|rank|run)?([*?]|\[.*?\])+", "", folder.name).strip(
+            "-_."
+        )  # without the pattern's wildcards
     if not paths:
         raise Refusal(
             f"{given} holds no run",
@@ -199,16 +207,18 @@ class _Compared:
         of_a, of_b = [summarize(run) for run in a.runs], [summarize(run) for run in b.runs]
         difference, noise = loss_difference(pairs)
         speed_up = _speed_up(of_a, of_b)
+        speed_noise = _speed_noise(a, b) if speed_up else None
         result = Comparison(
             a=a.name,
             b=b.name,
             speed_up=speed_up,
+            speed_noise=speed_noise,
             loss_difference=difference,
             loss_noise=noise,
             aligned_by=pairs[0].by,
             compared=min(len(aligned.x) for aligned in pairs),
             pairs=len(pairs),
-            sentence=_sentence(a.name, b.name, speed_up, difference, noise, len(pairs)),
+            sentence=_sentence(a.name, b.name, (speed_up, speed_noise), difference, noise, len(pairs)),
         )
         return cls(pairs, of_a + of_b, result)
 
@@ -219,16 +229,76 @@ def _speed_up(of_a: list[Summary], of_b: list[Summary]) -> float | None:
     return float(np.median(rates[1]) / np.median(rates[0])) if all(rates) else None
 
 
-def _sentence(a: str, b: str, speed_up: float | None, difference: float, noise: float, pairs: int) -> str:
+def _speed_noise(a: Side, b: Side) -> float | None:
+    """Half of the 95 % interval of the ratio of the sides' speeds.
+
+    Of one run it follows from the medians of blocks of its step times, of several from their medians; what a rerun on
+    another day would change is not in it.
+    """
+    variance = 0.0
+    for side in (a, b):
+        times = [run.of_last_start(STEP_TIME, WARM_UP_STEPS).values for run in side.runs]
+        parts = np.array_split(times[0], min(BLOCKS, len(times[0]) // 2 or 1)) if len(times) == 1 else times
+        medians = np.log([np.median(part) for part in parts if len(part)])
+        if len(medians) < 2:
+            return None
+        variance += (_student(len(medians) - 1) ** 2) * float(medians.var(ddof=1)) / len(medians)
+    return math.sqrt(variance)
+
+
+def _faster(a: str, b: str, speed_up: float, noise: float | None) -> str:
+    if noise is None or noise < _SHOWN_NOISE:
+        return f"{b} is {speed_up:.2f}x as fast as {a}; "
+    ratio = f"{b} is {speed_up:.2f}x as fast as {a} +- {noise:.2f}"
+    return f"{ratio}, which is no significant difference; " if abs(math.log(speed_up)) <= noise else f"{ratio}; "
+
+
+def _sentence(
+    a: str, b: str, speed: tuple[float | None, float | None], difference: float, noise: float, pairs: int
+) -> str:
     if abs(difference) <= noise:
         verdict = "no significant difference"
     else:
         verdict = "significantly lower" if difference < 0 else "significantly higher"
         if pairs == 1:
             verdict += " for this seed; another seed may change the loss as much"
-    faster = f"{b} is {speed_up:.2f}x as fast as {a}; " if speed_up else ""
+    faster = _faster(a, b, speed[0], speed[1]) if speed[0] else ""
     over = f" over {pairs} seeds" if pairs > 1 else ""
     return f"{faster}its loss differs by {difference:+.2%} +- {noise:.2%}{over}: {verdict}."
+
+
+def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """The keys in which the runs' recipes differ, each with the runs' values."""
+    specs = [_flat(record_of(run.spec)) if run.spec else {} for run in runs]
+    keys = sorted({key for spec in specs for key in spec})
+    values = [(key, [str(spec.get(key, "")) for spec in specs]) for key in keys]
+    return [(key, of_runs) for key, of_runs in values if len(set(of_runs)) > 1]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def distinct_names(runs: list[Run]) -> list[str]:
+    """A name of each run, with as much of its path as tells it from the others."""
+    paths = [run.path.absolute().parts for run in runs]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return names
+
+
+def _times(runs: list[Run], names: list[str]) -> Chart:
+    series = [run.get(STEP_TIME) for run in runs]
+    lines = [
+        Line(name, of_run.steps, of_run.values, COLORS[i % len(COLORS)])
+        for i, (name, of_run) in enumerate(zip(names, series, strict=True))
+    ]
+    return Chart("Step time (s)", lines, from_zero=True)
 
 
 def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path]]:
@@ -245,7 +315,9 @@ def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path
         for row in ROWS
         if any(row.label in values for values in of_run)
     ]
-    numbers = pages.table(rows, ["", *(run.name for run in runs)])
+    names = distinct_names(runs)
+    numbers = pages.table(rows, ["", *names])
+    changed = [[key, *values] for key, values in differences(runs)]
     page = pages.Page(
         name="compare",
         title=f"{b.name} compared with {a.name}",
@@ -253,6 +325,12 @@ def write_comparison(a: Side, b: Side, out: Path) -> tuple[Comparison, list[Path
         picture_name="compare.png",
         picture=draw_comparison(compared.pairs, compared.result),
         data=pages.as_json(compared.result),
-        after=pages.section("Numbers", numbers) + pages.section("Step time", svg(draw_times(runs))),
+        after=pages.section("Numbers", numbers)
+        + (
+            pages.section("What differs in the configurations", pages.table(changed, ["key", *names]))
+            if changed
+            else ""
+        )
+        + render([_times(runs, names)]),
     )
     return compared.result, pages.write(page, out)

@@ -31,6 +31,11 @@ table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-n
 td, th {{ text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e3e3e3; vertical-align: top; }}
 td.number, th.number {{ text-align: right; }}
 svg {{ width: 100%; height: auto; display: block; }}
+#charts svg {{ touch-action: pan-y; cursor: crosshair; font-size: 12px; }} #charts svg text {{ fill: #444; }}
+p.legend {{ margin: 0; font-size: .85rem; }} p.legend span {{ margin-right: 1rem; }}
+p.legend i {{ display: inline-block; width: 1.2rem; height: .25rem; margin: 0 .4rem .2rem 0; }}
+p.said {{ margin: 0; min-height: 1.5em; font-size: .85rem; color: #444; }}
+@media (max-width: 30rem) {{ td, th {{ padding-right: .5rem; font-size: .85rem; }} }}
 </style></head><body><h1>{title}</h1><p class="lead">{lead}</p>{body}</body></html>
 """
 
@@ -71,6 +76,7 @@ class Page:
     """What is written for one report: NAME.html, NAME.json and a picture, which the page holds too.
 
     Args:
+        charts: HTML that stands in the page in place of the picture, if any.
         before: HTML above the picture.
         after: HTML below the picture.
         data: what the JSON file holds.
@@ -82,6 +88,7 @@ class Page:
     picture_name: str
     picture: Any
     data: Any
+    charts: str = ""
     before: str = ""
     after: str = ""
 
@@ -98,7 +105,8 @@ def write(page: Page, out: Path) -> list[Path]:
         raise Refusal(f"{out} cannot be made: {error.strerror}", "Give an --out that you may write to.") from None
     picture, document, data = out / page.picture_name, out / f"{page.name}.html", out / f"{page.name}.json"
     page.picture.savefig(picture, dpi=DOTS_PER_INCH)
-    body = page.before + svg(page.picture) + page.after
+    drawn = page.charts or svg(page.picture)
+    body = page.before + drawn + page.after
     document.write_text(_PAGE.format(title=html.escape(page.title), lead=html.escape(page.lead), body=body))
     data.write_text(json.dumps(page.data, indent=1))
     return [picture, document, data]

@@ -1,4 +1,4 @@
-"""The pictures of runs, in one style: loss, step time, and one run's loss against another's."""
+"""The pictures of runs, in one style: loss, and one run's loss against another's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slipway.launch.runs.read import Run
-from slipway.launch.runs.series import LOSS, STEP_TIME
+from slipway.launch.runs.series import LOSS
 
 if TYPE_CHECKING:
     from slipway.launch.runs.compare import Aligned, Comparison
@@ -34,9 +34,9 @@ def figure(height: float = 4.0, **subplots: Any) -> Any:
 def smooth(values: np.ndarray, reach: int = SMOOTHED_STEPS) -> np.ndarray:
     """The mean of each value with up to ``reach`` values on either side, of the same length.
 
-    At the start, where a loss falls fast, the window is symmetric, so that the line does not lag. At the end, where it
-    hardly falls, the window keeps all values before it. Values that are not finite are left out; where there is nothing
-    else there is a gap.
+    The window is symmetric, so that the line does not lag. Of the last ``reach`` values, which have fewer behind them
+    than before them, the line is that of least squares through the window, so that it ends where the values end. Values
+    that are not finite are left out; where there is nothing else there is a gap.
     """
     at = np.arange(len(values))
     before = np.minimum(reach, at)
@@ -48,7 +48,14 @@ def smooth(values: np.ndarray, reach: int = SMOOTHED_STEPS) -> np.ndarray:
         return sums[at + after + 1] - sums[at - before]
 
     with np.errstate(invalid="ignore"):
-        return windows(np.where(finite, values, 0.0)) / windows(finite)
+        line: np.ndarray = windows(np.where(finite, values, 0.0)) / windows(finite)
+    for i in range(max(1, len(values) - reach), len(values)):
+        first = i - before[i]
+        here = np.flatnonzero(finite[first:])
+        if len(here) > 1 and finite[i]:
+            slope, offset = np.polyfit(here, values[first + here], 1)
+            line[i] = offset + slope * before[i]
+    return line
 
 
 def as_label(name: str) -> str:
@@ -83,6 +90,9 @@ def draw_loss(runs: Sequence[Run], entropy: float | None = None) -> Any:
     for i, run in enumerate(run for run in runs if len(run.get(LOSS))):
         loss = run.get(LOSS)
         curve(axes, loss.steps, loss.values, run.name, f"C{i}")
+    if len(runs) == 1:
+        for step in runs[0].events.started_at[1:]:
+            axes.axvline(step, color="0.6", linestyle=":", linewidth=THIN_LINE)
     if entropy:
         axes.axhline(entropy, color="0.5", linestyle="--", linewidth=THIN_LINE)
         axes.annotate(
@@ -96,21 +106,6 @@ def draw_loss(runs: Sequence[Run], entropy: float | None = None) -> Any:
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(frameon=False)
-    return figure_
-
-
-def draw_times(runs: Sequence[Run]) -> Any:
-    """The step times of runs, from zero."""
-    figure_, axes = figure(height=2.8)
-    for run in runs:
-        times = run.get(STEP_TIME)
-        if len(times):
-            axes.plot(times.steps, times.values, linewidth=THIN_LINE, label=as_label(run.name))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("step time (s)")
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False)
     return figure_

@@ -21,6 +21,7 @@ from slipway.recipes.runtime.run_files import FAILURE, RECORD
 
 EVENTS = "tensorboard"  # the folder of a run's event files
 CHECKPOINTS = "checkpoints"
+_UNFINISHED = "-unfinished"  # NeMo's marker next to a checkpoint that is being written
 SILENT_STEPS = 10  # a run that has logged nothing for this many step times no longer runs,
 SILENT_S = 60.0  # if that is at least this many seconds: NeMo writes its events in batches
 
@@ -129,10 +130,12 @@ def _record(path: Path) -> Record:
 
 
 def _checkpoints(folder: Path) -> tuple[str, ...]:
-    """The names of the checkpoints in the order of their steps."""
+    """The names of the finished checkpoints in the order of their steps."""
     if not folder.is_dir():
         return ()
-    return tuple(sorted((path.name for path in folder.iterdir() if path.is_dir()), key=_step_of))
+    found = {path.name for path in folder.iterdir()}
+    finished = (name for name in found if (folder / name).is_dir() and name + _UNFINISHED not in found)
+    return tuple(sorted(finished, key=_step_of))
 
 
 def _step_of(name: str) -> tuple[int, str]:

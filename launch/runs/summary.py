@@ -10,6 +10,7 @@ import numpy as np
 from slipway import planner
 from slipway.configs import Spec, gpu_of_device
 from slipway.configs.schedule import batches_of
+from slipway.launch.cli.quantities import duration, in_tokens
 from slipway.launch.runs.read import Run
 from slipway.launch.runs.series import GRAD_NORM, LOSS, LR, STEP_TIME, VALIDATION, Series
 from slipway.planner.layout import describe_ranks
@@ -44,6 +45,8 @@ class Summary:
     first_loss: float | None
     final_loss: float | None
     validation_loss: float | None
+    tokens: int | None
+    eta_s: float | None
     grad_norm: float | None
     learning_rate: float | None
     step_time_median_s: float | None
@@ -87,13 +90,15 @@ def summarize(run: Run) -> Summary:
         first_loss=float(loss.values[0]) if len(loss) else None,
         final_loss=_last(loss),
         validation_loss=_last(run.get(VALIDATION), 1),
+        tokens=batches_of(spec).tokens_at(int(loss.steps[-1]) + 1) if spec and len(loss) else None,
+        eta_s=_eta(run, speed.step_time_median_s),
         grad_norm=_last(run.get(GRAD_NORM)),
         learning_rate=_last(run.get(LR), 1),
         **asdict(speed),
         flops_convention=FLOPS_CONVENTION,
         peak_memory_gib=peak,
         save_time_s=_last(run.get(SAVE_TIME)),
-        checkpoints=len([name for name in run.checkpoints if not name.endswith("-last")]),
+        checkpoints=len({name.removesuffix("-last") for name in run.checkpoints}),
         checkpoint_gib=run.checkpoint_bytes / 2**30 if run.checkpoint_bytes else None,
         predicted_step_time_s=predicted_time,
         predicted_peak_gib=predicted_peak,
@@ -168,6 +173,14 @@ def _predicted(spec: Spec) -> tuple[float | None, float | None]:
     return time.step_time_s if time else None, memory.peak_gib if memory else None
 
 
+def _eta(run: Run, step_s: float | None) -> float | None:
+    """Seconds until a run that runs has done its steps."""
+    loss = run.get(LOSS)
+    if run.state != "running" or run.spec is None or not step_s:
+        return None
+    return (run.spec.run.max_steps - 1 - int(loss.steps[-1])) * step_s
+
+
 def _error(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1 if predicted and measured else None
 
@@ -185,6 +198,10 @@ def _goodput(run: Run) -> float | None:
     return min(1.0, float(times.values[counted].sum()) / elapsed) if elapsed > 0 else None
 
 
+BYTES, SECONDS, TOKENS = "GiB", "seconds", "tokens"  # forms of a Quantity whose unit depends on its value
+LEAST_GIB = 0.1  # below, sizes are in MiB
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One row or column of a table: its label, its field of Summary, and its format."""
@@ -196,7 +213,13 @@ class Quantity:
     def text(self, values: dict[str, Any]) -> str:
         """The value as text; empty if it was not recorded."""
         value = values[self.field]
-        return "" if value in (None, "") else self.form.format(value)
+        if value in (None, ""):
+            return ""
+        if self.form == BYTES:
+            return f"{value:.3g} GiB" if value >= LEAST_GIB else f"{value * 1024:.3g} MiB"
+        if self.form == SECONDS:
+            return duration(value)
+        return in_tokens(value) if self.form == TOKENS else self.form.format(value)
 
 
 ROWS = (
@@ -214,6 +237,8 @@ ROWS = (
     Quantity("first loss", "first_loss", "{:.4f}"),
     Quantity("final loss (mean of last 10)", "final_loss", "{:.4f}"),
     Quantity("validation loss, the last", "validation_loss", "{:.4f}"),
+    Quantity("tokens trained", "tokens", TOKENS),
+    Quantity("time to the last step", "eta_s", SECONDS),
     Quantity("gradient norm", "grad_norm", "{:.3f}"),
     Quantity("learning rate", "learning_rate", "{:.3g}"),
     Quantity("step time, median", "step_time_median_s", "{:.3f} s"),
@@ -221,28 +246,28 @@ ROWS = (
     Quantity("tokens/s per rank", "tokens_per_s_per_gpu", "{:,.0f}"),
     Quantity("model TFLOP/s per GPU (causal attention, no recompute)", "model_tflops_per_gpu", "{:.1f}"),
     Quantity("MFU, of the dense peak of the precision", "mfu", "{:.1%}"),
-    Quantity("peak memory", "peak_memory_gib", "{:.2f} GiB"),
+    Quantity("peak memory", "peak_memory_gib", BYTES),
     Quantity("checkpoint save", "save_time_s", "{:.2f} s"),
-    Quantity("checkpoint size", "checkpoint_gib", "{:.3g} GiB"),
+    Quantity("checkpoint size", "checkpoint_gib", BYTES),
     Quantity("waiting for data", "data_time_s", "{:.4f} s per step"),
     Quantity("checkpoints kept", "checkpoints"),
     Quantity("predicted step time", "predicted_step_time_s", "{:.3f} s"),
     Quantity("step time, predicted against measured", "step_time_error", "{:+.1%}"),
-    Quantity("predicted peak memory", "predicted_peak_gib", "{:.2f} GiB"),
+    Quantity("predicted peak memory", "predicted_peak_gib", BYTES),
     Quantity("peak memory, predicted against measured", "peak_memory_error", "{:+.1%}"),
 )
 OF_RESTARTS = ("starts", "repeated_steps")  # shown only for a run that was started more than once
 
 COLUMNS = (
     Quantity("run", "name"),
+    Quantity("loss", "final_loss", "{:.3f}"),
+    Quantity("tokens/s", "tokens_per_s_per_gpu", "{:,.0f}"),  # per rank
     Quantity("state", "state"),
+    Quantity("steps", "steps"),
     Quantity("hardware", "gpu"),
     Quantity("precision", "precision"),
     Quantity("layout", "layout"),
-    Quantity("steps", "steps"),
-    Quantity("loss", "final_loss", "{:.4f}"),
     Quantity("step s", "step_time_median_s", "{:.3f}"),
-    Quantity("tokens/s", "tokens_per_s_per_gpu", "{:,.0f}"),  # per rank
     Quantity("MFU", "mfu", "{:.1%}"),
     Quantity("GiB", "peak_memory_gib", "{:.1f}"),
     Quantity("pred. s", "predicted_step_time_s", "{:.3f}"),

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from slipway.configs import Refusal, Spec
-from slipway.launch.runs.compare import Aligned, Side, align, compare, loss_difference, read_side, write_comparison
+from slipway.launch.runs.compare import (
+    Aligned,
+    Side,
+    align,
+    compare,
+    differences,
+    loss_difference,
+    read_side,
+    write_comparison,
+)
 from slipway.launch.runs.read import read_run
 from tests.launch.written_runs import curve, tiny, write_run
 
@@ -37,7 +46,7 @@ def test_it_finds_a_difference_only_where_there_is_one(tmp_path: Path, spec: Spe
     assert {p.suffix for p in written} == {".png", ".html", ".json"}
     assert result.sentence.startswith("fp8 is 1.25x as fast as bf16")
     page = written[1].read_text()
-    assert page.count("<svg") == 2 and "{picture}" not in page
+    assert page.count("<svg") == 1 and '"title":"Step time (s)"' in page and "{picture}" not in page
     assert not re.findall(r"(?:src|href)=.?https?://", page), "self-contained"
 
 
@@ -109,3 +118,20 @@ def test_a_loss_that_is_not_finite_is_not_compared(tmp_path: Path, spec: Spec) -
     losses[30:] = np.nan
     with pytest.raises(Refusal, match="the loss of broken is not finite"):
         compare(_one(tmp_path / "whole", curve(1, 40), 0.5, spec), _one(tmp_path / "broken", losses, 0.5, spec))
+
+
+def test_runs_that_differ_in_nothing_but_noise_are_as_fast(tmp_path: Path, spec: Spec) -> None:
+    times = np.random.default_rng(0).normal(0.5, 0.1, (2, 400)).clip(0.1)
+    a, b = (read_side(str(write_run(tmp_path / str(i), curve(i), of, spec))) for i, of in enumerate(times))
+    result, _ = write_comparison(a, b, tmp_path / "out")
+    assert result.speed_up and result.speed_noise and abs(result.speed_up - 1) < result.speed_noise
+    assert "which is no significant difference" in result.sentence
+
+
+def test_what_differs_in_the_configurations_is_shown_and_names_tell_runs_apart(tmp_path: Path, spec: Spec) -> None:
+    other = replace(spec, optim=replace(spec.optim, lr=1e-5))
+    a = read_side(str(write_run(tmp_path / "bf16/run", curve(0), 0.5, spec)))
+    b = read_side(str(write_run(tmp_path / "fp8/run", curve(1), 0.4, other)))
+    assert differences([*a.runs, *b.runs]) == [("optim.lr", [str(spec.optim.lr), "1e-05"])]
+    page = write_comparison(a, b, tmp_path / "out")[1][1].read_text()
+    assert "<td>optim.lr</td>" in page and ">bf16/run<" in page and ">fp8/run<" in page

@@ -18,7 +18,7 @@ from slipway.recipes.runtime.run_files import PEAK_MEMORY, RECORD
 def write_run(
     folder: Path,
     losses: np.ndarray,
-    step_s: float,
+    step_s: float | np.ndarray,
     spec: Spec,
     *,
     first: int = 0,
@@ -29,9 +29,10 @@ def write_run(
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
+    times = np.broadcast_to(step_s, len(losses))
     for i, loss in enumerate(losses):
         writer.add_scalar(LOSS, loss, first + i)
-        writer.add_scalar(STEP_TIME, step_s, first + i)
+        writer.add_scalar(STEP_TIME, times[i], first + i)
         if gib:
             writer.add_scalar(PEAK_MEMORY, gib, first + i)
     writer.close()
