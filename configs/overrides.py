@@ -20,7 +20,10 @@ from slipway.configs.schema import Spec
 NODES = "nodes"
 """Another way to give ``gpus``: nodes times the GPUs per node."""
 
-SHORT_NAMES = {"tokens": "run.max_tokens", "price": "cluster.price"}
+_OF_LAYOUT = "tp pp vpp cp ep etp fsdp sp mbs gbs seq_length recompute".split()
+SHORT_NAMES = {"tokens": "run.max_tokens", "price": "cluster.price", "num_nodes": NODES}
+SHORT_NAMES |= {name: f"layout.{name}" for name in _OF_LAYOUT}
+SHORT_NAMES |= {"lr": "optim.lr", "max_steps": "run.max_steps", "seed": "run.seed", "dir": "run.dir"}
 """Keys that are asked for often, and what they stand for."""
 
 _FSDP_SWITCH = {"true": "megatron", "1": "megatron", "false": "none", "0": "none"}

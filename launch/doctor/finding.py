@@ -15,6 +15,7 @@ class Finding:
         wanted: what should be there.
         good: whether nothing needs to be done.
         fix: the command or setting that fixes it; printed only where ``good`` is False.
+        slows: whether it only slows runs down, where it is not good; else it stops them or makes them wrong.
     """
 
     subject: str
@@ -22,3 +23,4 @@ class Finding:
     wanted: str
     good: bool
     fix: str = ""
+    slows: bool = False

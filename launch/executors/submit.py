@@ -19,7 +19,18 @@ from slipway.launch.executors.submissions import log_folder
 from slipway.launch.terminal import captured
 from slipway.recipes.factory import absolute
 
-__all__ = ["Launch", "follow", "log_folder", "prepare", "render", "sniff", "spread", "submit", "submit_weights"]
+__all__ = [
+    "Launch",
+    "follow",
+    "log_folder",
+    "prepare",
+    "render",
+    "render_weights",
+    "sniff",
+    "spread",
+    "submit",
+    "submit_weights",
+]
 
 
 def render(launch: Launch, after: str = "") -> str:
@@ -43,6 +54,15 @@ def follow(job: str, folder: Path, executor: str = "slurm") -> str:
 
 def submit_weights(launch: Launch, job: str, out: str) -> str:
     """Queue a job of one rank that exports the run's weights once ``job`` has succeeded; returns its number."""
+    return submit(_of_weights(launch, out), job)
+
+
+def render_weights(launch: Launch, out: str) -> str:
+    """The script of the job that exports the run's weights, without the number of the job that it waits for."""
+    return render(_of_weights(launch, out))
+
+
+def _of_weights(launch: Launch, out: str) -> Launch:
     import nemo_run as run
 
     from slipway.launch.weights.to_hugging_face import export_run
@@ -51,7 +71,7 @@ def submit_weights(launch: Launch, job: str, out: str) -> str:
     layout = replace(launch.spec.layout, tp=1, cp=1)  # the rank's environment depends on them
     spec = replace(launch.spec, name=f"{launch.spec.name}-weights", gpus=1, layout=layout, cluster=cluster)
     task = run.Partial(export_run, run_dir=str(launch.run_dir), out=str(Path(out).resolve()))
-    return submit(replace(launch, spec=spec, task=task, recorded=False), job)
+    return replace(launch, spec=spec, task=task, recorded=False)
 
 
 def sniff(name: str, overrides: list[str]) -> list[Rank]:

@@ -240,7 +240,7 @@ def test_the_image_takes_commands_of_slipway_and_other_programs(
 def test_doctor_says_what_it_found_and_what_it_expected() -> None:
     done = subprocess.run([SLIPWAY, "doctor", "--json"], capture_output=True, text=True, timeout=60, check=False)
     findings = {f["subject"]: f for f in json.loads(done.stdout)}
-    assert done.returncode == (0 if all(f["good"] for f in findings.values()) else 2)
+    assert done.returncode == (0 if all(f["good"] or f["slows"] for f in findings.values()) else 2)
     assert findings["megatron-core"]["good"] and findings["megatron-core"]["wanted"] == "0.15.3"
     assert all(f["good"] or f["fix"] for f in findings.values())
 

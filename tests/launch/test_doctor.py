@@ -9,6 +9,7 @@ import pytest
 
 from slipway import planner
 from slipway.configs import Refusal, Spec, load
+from slipway.launch.cli.commands.doctor import Examined
 from slipway.launch.doctor.examine import examine
 from slipway.launch.doctor.sniff import MARK, Rank, read, slow
 from slipway.launch.executors.slurm.time_limit import time_limit_seconds
@@ -120,3 +121,23 @@ def test_a_section_is_one_file_and_the_report_has_its_order(monkeypatch: pytest.
     monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
     assert list(section_table()) == [*shipped[:-1], "disk_speed", "environment"]
     assert examine("disk_speed")[0].found == "1 GB/s"
+
+
+def test_what_only_slows_runs_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    found = examine("environment")
+    slow_ones = [f for f in found if not f.good]
+    assert [f.subject for f in slow_ones if f.slows] == ["PYTHONDONTWRITEBYTECODE"]
+    Examined(found).conclude()
+    monkeypatch.setenv("NVTE_FLASH_ATTN", "1")
+    with pytest.raises(Refusal, match="1 of .* checks failed, first NVTE_FLASH_ATTN"):
+        Examined(examine("environment")).conclude()
+
+
+def test_without_sbatch_nothing_is_submitted_to_a_slurm_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = examine("slurm", _spec("llama3_8b", "cluster=dgx_h100"))
+    assert not finding.good and not finding.slows and finding.wanted == "sbatch and sinfo, to submit to dgx_h100"
+    assert examine("slurm", _spec("llama3_tiny"))[0].good

@@ -9,7 +9,7 @@ import click
 
 from slipway.launch.cli.answer import Answer, Section, argument, command, overrides_argument
 from slipway.launch.cli.nemo import quiet, require_nemo
-from slipway.launch.cli.printing import Table, Terminal, note
+from slipway.launch.cli.printing import Style, Table, Terminal, note
 
 if TYPE_CHECKING:
     from slipway.launch.doctor.finding import Finding
@@ -30,14 +30,16 @@ class Examined(Answer):
     def show(self, terminal: Terminal) -> None:
         table = Table(("", "subject", "found", "expected", "fix"))
         for finding in self.findings:
-            mark, fix = ("ok", "") if finding.good else ("!!", finding.fix)
+            mark, fix = ("ok", "") if finding.good else ("slow" if finding.slows else "!!", finding.fix)
             table.add(mark, finding.subject, finding.found, finding.wanted, fix)
         terminal.table(table)
+        if any(finding.slows and not finding.good for finding in self.findings):
+            terminal.line("slow: costs time, and stops no run", Style.WARNING)
 
     def conclude(self) -> None:
         from slipway.configs import Refusal
 
-        bad = [finding for finding in self.findings if not finding.good]
+        bad = [finding for finding in self.findings if not finding.good and not finding.slows]
         if bad:
             first = f"{bad[0].subject} ({bad[0].found})"
             raise Refusal(
@@ -88,7 +90,7 @@ class Measured(Answer):
 def doctor(name: str, overrides: tuple[str, ...], only: str, sniff: bool) -> Answer:
     """Examine this machine and its packages.
 
-    Names the line that fixes each fault, and exits with 2 if there is one.
+    Names the line that fixes each fault. Exits with 2 if one stops runs, and with 0 if all that is found slows them.
     """
     from slipway.launch.doctor.examine import examine
 

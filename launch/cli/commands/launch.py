@@ -26,8 +26,8 @@ class Rendered(Answer):
 
     scripts: list[str]
 
-    def as_json(self) -> None:
-        raise click.UsageError("--render prints scripts, not JSON.")
+    def as_json(self) -> dict[str, Any]:
+        return {"scripts": self.scripts}
 
     def show(self, terminal: Terminal) -> None:
         for script in self.scripts:
@@ -122,7 +122,8 @@ def launch(
     if render:
         for one in ready:
             note(f"{one.spec.name}: {one.outlook}")
-        return Rendered([submit.render(one, after) for one in ready])
+        scripts = [submit.render(one, after) for one in ready]
+        return Rendered([*scripts, submit.render_weights(ready[0], weights)] if weights else scripts)
     return Launched(_submit_all(ready, after, weights), follow)
 
 

@@ -32,4 +32,4 @@ def _bytecode() -> list[Finding]:
     if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
         return []
     wanted = "unset: importing NeMo takes three times as long"
-    return [Finding("PYTHONDONTWRITEBYTECODE", "set", wanted, False, "unset PYTHONDONTWRITEBYTECODE")]
+    return [Finding("PYTHONDONTWRITEBYTECODE", "set", wanted, False, "unset PYTHONDONTWRITEBYTECODE", slows=True)]

@@ -29,6 +29,9 @@ class _Partition:
 
 
 def findings(spec: Spec | None) -> list[Finding]:
+    if shutil.which("sinfo") is None and spec is not None and spec.cluster.executor == "slurm":
+        wanted = f"sbatch and sinfo, to submit to {spec.cluster.name}"
+        return [Finding("SLURM", "none", wanted, False, "run slipway on a login node of the cluster")]
     if shutil.which("sinfo") is None:
         return [Finding("SLURM", "none", TO_SUBMIT, True)]
     listed = printed_by("sinfo", "-h", "-o", "%R|%a|%D|%G|%l")
