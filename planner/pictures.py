@@ -13,13 +13,19 @@ from slipway.planner.course import Moment, samples, turns
 from slipway.planner.goodput import Goodput
 from slipway.planner.layout import short_name
 from slipway.planner.scale import Size, not_dominated
-from slipway.planner.search import Plan
+from slipway.planner.search import Candidate, Plan
 from slipway.planner.time.schedule import Kind, simulate
 from slipway.planner.time.step import StepTime
 
 _FORWARD, _BACKWARD, _WEIGHTS = "#4c78a8", "#f58518", "#54a24b"
 _COLORS = {"F": _FORWARD, "B": _BACKWARD, "W": _WEIGHTS}
+_OF_PRECISIONS = (_FORWARD, _BACKWARD, _WEIGHTS, "#b279a2", "#e45756", "#72b7b2", "#9d755d")
+_IN_POINTS: Any = {"textcoords": "offset points", "fontsize": 8, "color": "0.35"}
+_NEAR = 0.01  # of the speed: layouts this close are ties
 HEIGHT_OF_AXES_IN, HEIGHT_OF_ROW_IN = 1.2, 0.27  # of a plan's picture: title and axis, and each candidate
+
+
+_MOST_CHUNKS = 6  # chunks of a stage whose whole timeline can be read; of more, the start is drawn
 
 
 def _use_style() -> None:
@@ -57,26 +63,54 @@ def draw_plan(plan: Plan, stem: Path) -> list[Path]:
     figure, (memory, speed) = plt.subplots(1, 2, figsize=(10, height), layout="constrained", sharey=True)
     rows = range(len(candidates))
     memory.set_yticks(rows, [f"{short_name(c.layout)}  {i + 1:2d}" for i, c in enumerate(candidates)])
-    memory.invert_yaxis()
-    memory.barh(rows, [c.memory.needed_gib for c in candidates], color=_FORWARD, height=0.6)
-    capacity = candidates[0].memory.capacity_gib
+    memory.set_ylim(len(candidates) - 0.4, -1.4)  # the first row is for the label of the capacity
+    precisions = list(dict.fromkeys(c.spec.precision.name for c in candidates))
+    color_of = dict(zip(precisions, _OF_PRECISIONS * len(precisions), strict=False))
+    colors = [color_of[c.spec.precision.name] for c in candidates]
+    needed, capacity = [c.memory.needed_gib for c in candidates], candidates[0].memory.capacity_gib
+    start = _round_below(min(needed))
+    memory.hlines(rows, start, needed, color="0.85", linewidth=2)
+    memory.scatter(needed, rows, color=colors, zorder=2)
     memory.axvline(capacity, color="0.4", linestyle="--", linewidth=1)
-    memory.set_xlim(0, capacity * 1.05)
-    memory.set_xlabel(f"memory needed (GiB per GPU; dashed: all {capacity:.1f} GiB)")
+    memory.annotate(f"HBM {capacity:.1f} GiB", (capacity, -0.9), (-4, 0), ha="right", va="center", **_IN_POINTS)
+    memory.set_xlim(start, capacity + 0.03 * (capacity - start))
+    memory.set_xlabel("memory needed (GiB per GPU)")
+    _mark_ties(speed, candidates)
     rates = [c.time.tokens_per_s_per_gpu for c in candidates]
     intervals = [
         [rate - rate * c.time.step_time_s / c.time.high_s for rate, c in zip(rates, candidates, strict=True)],
         [rate * c.time.step_time_s / c.time.low_s - rate for rate, c in zip(rates, candidates, strict=True)],
     ]
-    speed.errorbar(rates, rows, xerr=intervals, fmt="o", color=_FORWARD, ecolor="0.8", elinewidth=3)
+    speed.errorbar(rates, rows, xerr=intervals, fmt="none", ecolor="0.8", elinewidth=3)
+    speed.scatter(rates, rows, color=colors, zorder=3)
+    if len(precisions) > 1:
+        for precision in precisions:
+            speed.scatter([], [], color=color_of[precision], label=precision)
+        speed.legend(frameon=False, loc="lower right", fontsize=8)
     speed.tick_params(left=False)
     speed.grid(axis="x", color="0.9")
     speed.set_axisbelow(True)
     speed.set_xlabel("tokens/s per GPU (grey: 68 % interval)")
     spec = candidates[0].spec
-    where = f"{spec.gpus} {spec.gpu.name.upper()}, {spec.precision.name}, global batch {spec.layout.gbs}"
+    where = f"{spec.gpus} {spec.gpu.name.upper()}, {' and '.join(precisions)}, global batch {spec.layout.gbs}"
     figure.suptitle(f"{spec.name} on {where}", x=0.01, ha="left")
     return _save(figure, stem)
+
+
+def _round_below(value: float) -> float:
+    """A round number below ``value``, a tenth of it away at most."""
+    step = 10 ** math.floor(math.log10(value)) / 2
+    return step * math.floor(0.95 * value / step)
+
+
+def _mark_ties(axes: Any, candidates: Sequence[Candidate]) -> None:
+    """Shade the layouts that are as fast as the best within 1 %, which no prediction tells apart."""
+    best = candidates[0].time.tokens_per_s_per_gpu
+    near = sum(c.time.tokens_per_s_per_gpu > (1 - _NEAR) * best for c in candidates)
+    if near > 1:
+        axes.axhspan(-0.5, near - 0.5, color=_WEIGHTS, alpha=0.12, linewidth=0)
+        text = f"{near} within {_NEAR:.0%} of the fastest"
+        axes.annotate(text, (0, -0.9), (4, 0), xycoords=("axes fraction", "data"), va="center", **_IN_POINTS)
 
 
 def draw_timeline(
@@ -90,7 +124,10 @@ def draw_timeline(
         shown = max(pp, shown // pp * pp)
     line = simulate(kind, time.stage_forward_s, time.stage_backward_s, shown, time.send_s)
     figure, axes = _axes(10, 0.8 + 0.38 * pp)
+    window = line.makespan if vpp <= _MOST_CHUNKS else line.makespan * _MOST_CHUNKS / vpp
     for task in line.tasks:
+        if task.start >= window:
+            continue
         length = task.stop - task.start
         shade = 1.0 if vpp == 1 else 0.45 + 0.55 * (vpp - task.chunk) / vpp
         axes.barh(
@@ -103,7 +140,7 @@ def draw_timeline(
             edgecolor="white",
             linewidth=0.4,
         )
-        if length > line.makespan / 60:
+        if length > window / 80:
             axes.text(
                 task.start + length / 2,
                 task.stage,
@@ -115,7 +152,8 @@ def draw_timeline(
             )
     axes.set_yticks(range(pp), [f"stage {i}" for i in range(pp)])
     axes.invert_yaxis()
-    axes.set_xlabel("seconds")
+    axes.set_xlabel("seconds" if window == line.makespan else f"seconds (the first of {line.makespan:.3g})")
+    axes.set_xlim(0, window)
     note = (
         f"first {shown} of {num_micro_batches} micro-batches" if shown < num_micro_batches else f"{shown} micro-batches"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from slipway.configs.schema.legal import Choice, Count, NonNegative
 
@@ -13,6 +15,18 @@ class Accelerator(Choice):
     auto = "auto"
     gpu = "gpu"
     cpu = "cpu"
+
+
+@dataclass(frozen=True)
+class _TimeLimit:
+    """A time limit as sbatch reads it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+
+    def allows(self, value: Any) -> bool:
+        return value in ("UNLIMITED", "INFINITE") or bool(re.fullmatch(r"(\d{1,4}-)?\d{1,6}(:\d{1,2}){0,2}", value))
+
+    @property
+    def words(self) -> str:
+        return "a time limit of SLURM, such as 08:00:00 or 2-12:00:00"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +54,7 @@ class Cluster:
     partition: str = ""
     """SLURM partition."""
 
-    time: str = "04:00:00"
+    time: Annotated[str, _TimeLimit()] = "04:00:00"
     """SLURM time limit, HH:MM:SS."""
 
     gres: str = ""

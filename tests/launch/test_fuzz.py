@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from slipway.configs import load
 from tests.launch import fuzz
 
 CASES, SEED = 2000, 15
@@ -47,9 +48,11 @@ NAMED = {
     "precision.gemm=fp9": "it must be one of fp32, bf16, fp8, fp4",
     "model.family=llama9": "unknown model.family 'llama9'; did you mean llama4 or llama3",
     "model.nemo_config=Llama3Config9B": "unknown model.nemo_config 'Llama3Config9B'; did you mean",
-    "gpu.architecture=volta": "is not legal: it must be one of ampere, hopper, blackwell",
+    "gpu.architecture=volta": "is not legal: it must be one of ampere, ada, hopper, blackwell, blackwell_ultra",
     "cluster.env={A: [1]}": "cluster.env={'A': [1]} is not legal: it must be a mapping of names to texts",
     "task.lora_rank=-1": "must be 0 or more",
+    "cluster.time=8h": "it must be a time limit of SLURM, such as 08:00:00 or 2-12:00:00",
+    "tpp=4": "unknown key 'tpp'; did you mean",
 }
 
 
@@ -104,8 +107,19 @@ def test_precisions_without_one_to_plan(capsys: pytest.CaptureFixture[str]) -> N
     assert "fp32" in _refusal(["plan", "llama3_8b", "gpus=8", "--precisions", "fp32"], capsys)
 
 
+def test_short_names_stand_for_the_keys_of_a_layout() -> None:
+    short = load("llama3_8b", ["num_nodes=2", "tp=2", "mbs=1", "gbs=64", "fsdp=1", "lr=1e-4"]).spec
+    assert (
+        short
+        == load(
+            "llama3_8b",
+            ["nodes=2", "layout.tp=2", "layout.mbs=1", "layout.gbs=64", "layout.fsdp=megatron", "optim.lr=1e-4"],
+        ).spec
+    )
+
+
 def test_an_unknown_key_names_the_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean layout.tp?" in _refusal(["check", "llama3_8b", "batch.tp=2"], capsys)
+    assert "did you mean layout.tp or tp?" in _refusal(["check", "llama3_8b", "batch.tp=2"], capsys)
     said = _refusal(["check", "llama3_8b", "qqqqq=2"], capsys)
     assert "layout.*" in said and len(said) < 300
 
