@@ -11,7 +11,7 @@ MODEL = {
         "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
         "gated_linear_unit normalization layernorm_epsilon add_bias_linear add_qkv_bias qk_layernorm qk_l2_norm "
         "share_embeddings_and_output_weights position_embedding_type rotary_base make_vocab_size_divisible_by "
-        "init_method_std mtp_num_layers mtp_loss_scaling_factor"
+        "init_method_std rotary_percent hidden_dropout attention_dropout mtp_num_layers mtp_loss_scaling_factor"
     ).split()
 }
 """Field of a model -> path."""

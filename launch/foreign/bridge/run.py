@@ -109,6 +109,7 @@ def _model(values: Values, name: str, assumed: list[str]) -> Model:
         found = values.get(path)
         if found is not None:
             facts[field] = found
+    values.get("model.multi_latent_attention")
     facts |= {"name": name, "family": "megatron-bridge", "nemo_config": "", "source": values.where}
     layers, hidden = (facts.get(key) for key in ("num_layers", "hidden_size"))
     heads = facts.get("num_attention_heads")

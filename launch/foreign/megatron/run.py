@@ -148,12 +148,17 @@ def _precision(args: Arguments) -> Precision:
             configs.precision(FP8[recipe]),
             fp8_param_gather=args.flag("fp8_param_gather"),
             first_last_layers_bf16=args.flag("first_last_layers_bf16"),
-            num_layers_at_start_in_bf16=args.whole("num_layers_at_start_in_bf16"),
-            num_layers_at_end_in_bf16=args.whole("num_layers_at_end_in_bf16"),
+            **_kept_in_bf16(args),
         )
     else:
         made = configs.precision("bf16" if bf16 or fp16 else "fp32")
     return replace(made, grad_reduce_in_fp32=reduced or made.gemm == "fp32")
+
+
+def _kept_in_bf16(args: Arguments) -> dict[str, Any]:
+    """The layers at both ends that stay in bf16; their numbers mean nothing without the switch."""
+    names = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
+    return {name: args.whole(name) for name in names} if args.flag("first_last_layers_bf16") else {}
 
 
 def any_adam() -> Optimizer:

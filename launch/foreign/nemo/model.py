@@ -27,6 +27,7 @@ NOT_PLANNED = {
     "Neva": "a vision encoder",
 }
 _AT_TWO = {4.0: Activation.squared_relu, 1.7616: Activation.silu}  # value of an activation at 2; any other is a GELU
+_POST_NORMED = ("Gemma2", "Gemma3")  # classes whose layers have norms behind attention and feed-forward too
 USUAL_VOCABULARY = "GPT2BPETokenizer"  # of a data module of NeMo without a tokenizer
 
 
@@ -93,6 +94,14 @@ def model_of(parts: Parts, name: str, what: str, assumed: list[str]) -> Model:
         share_embeddings_and_output_weights=bool(fields.get("share_embeddings_and_output_weights", True)),
         position_embedding_type=PositionEmbedding({"yarn": "rope"}.get(positions, positions)),
         rotary_base=float(base[-1] if isinstance(base, tuple | list) else base),
+        rotary_base_local=float(base[0]) if isinstance(base, tuple | list) else 0.0,
+        rotary_percent=float(fields.get("rotary_percent", 1.0)),
+        attn_logit_softcapping=float(fields.get("attn_logit_softcapping", 0.0)),
+        final_logit_softcapping=float(fields.get("final_logit_softcapping", 0.0)),
+        query_pre_attn_scalar=fields.whole("query_pre_attn_scalar"),
+        post_layernorm=any(word in kind.__name__ for kind in fields.kind.__mro__ for word in _POST_NORMED),
+        hidden_dropout=float(fields.get("hidden_dropout", 0.0)),
+        attention_dropout=float(fields.get("attention_dropout", 0.0)),
         pad_vocab=fields.get("vocab_size") is None or _is_hybrid(fields),
         make_vocab_size_divisible_by=fields.whole("make_vocab_size_divisible_by", 128),
         init_method_std=float(fields.get("init_method_std", 0.02)),

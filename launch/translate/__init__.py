@@ -1,0 +1,1 @@
+"""The same run written for another stack, with a table of what has no counterpart there."""
