@@ -36,5 +36,7 @@ def nemo(spec: Spec) -> Written:
         from slipway.launch.export import dump
         from slipway.recipes.build import build
 
-        model = spec.model if spec.model.nemo_config else with_class(spec.model, donor)
+        model = spec.model
+        if not model.nemo_config:  # the rules look up what the class fixes by the name of a model that has one
+            model = replace(with_class(model, donor), name=donor.model.name)
         return Written(dump(build(replace(spec, model=model))))

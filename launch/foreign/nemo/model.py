@@ -168,6 +168,7 @@ def _windows(fields: Fields, layers: int, what: str) -> dict[str, Any]:
         window = window[0]
     if not window or int(window) < 1:
         return {}
+    window = int(window) + 1  # the keys before a query, and its own
     if pattern := fields.get("interleaved_attn_pattern"):  # (windowed layers, full layers), of Gemma 3
         return {"window_size": int(window), "window_every": sum(pattern)}
     if any("Gemma2" in kind.__name__ for kind in fields.kind.__mro__):
