@@ -130,9 +130,8 @@ def _model(values: Values, name: str, assumed: list[str]) -> Model:
         facts.setdefault("add_bias_linear", True)
         facts.setdefault("share_embeddings_and_output_weights", True)
         facts.setdefault("position_embedding_type", "learned_absolute")
-    facts["position_embedding_type"] = {"yarn": "rope", "mrope": "rope"}.get(
-        facts["position_embedding_type"], facts["position_embedding_type"]
-    )
+    positions = facts["position_embedding_type"]
+    facts["position_embedding_type"] = "rope" if positions in ("yarn", "mrope") else positions
     facts["add_qkv_bias"] = bool(facts.get("add_qkv_bias")) or bool(facts.get("add_bias_linear"))
     facts["rotary_base"] = float(facts.get("rotary_base") or 10000)
     facts["vocab_size"] = facts.get("vocab_size") or values.whole("tokenizer.vocab_size", 0)
