@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -106,7 +107,7 @@ def _nearest(given: Layout, candidates: list[Candidate], name: str) -> Candidate
 
 def plan_precisions(
     spec: Spec,
-    precisions: list[Precision],
+    precisions: Iterable[Precision],
     top: int = 10,
     pinned: frozenset[str] = frozenset(),
     untouched: frozenset[str] = frozenset(),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from slipway.configs import Calibration, Fsdp, Layout, Model, Recompute, Refusal, Spec
-from slipway.configs.schema import RecomputeMethod, layer_kinds
+from slipway.configs.schema import RecomputeMethod
 from slipway.configs.schema.pipeline_layout import chunks_of_text, predicts_after_layers
 from slipway.planner.calibration import calibration_for
 from slipway.planner.flops import recomputes_norms
@@ -51,7 +51,7 @@ from slipway.planner.time.step import (
     step_time_bound,
     workload_step_time,
 )
-from slipway.planner.workload import LayerContext, Workload, layer_context, workload_of
+from slipway.planner.workload import LayerContext, Workload, layer_context, model_layers, workload_of
 
 _RECOMPUTE: tuple[tuple[Recompute, tuple[str, ...]], ...] = (
     (Recompute.none, ()),
@@ -117,6 +117,17 @@ def _tensor_sizes(spec: Spec, pinned: frozenset[str] = _NOTHING) -> list[int]:
     return [t for t in divisors(m.num_attention_heads, domain) if all(s % t == 0 for s in sizes) and spec.gpus % t == 0]
 
 
+_Frozen = TypeVar("_Frozen", Spec, Layout)
+
+
+def _changed(original: _Frozen, **changes: Any) -> _Frozen:
+    """As :func:`dataclasses.replace`, four times as fast: the search makes tens of thousands of layouts."""
+    copy = object.__new__(type(original))
+    copy.__dict__.update(original.__dict__)
+    copy.__dict__.update(changes)
+    return copy
+
+
 def _splits(spec: Spec, pinned: frozenset[str] = _NOTHING) -> Iterator[Layout]:
     """Every way of splitting a layer, with PP and VPP switched off and nothing recomputed, without FSDP.
 
@@ -144,7 +155,7 @@ def _splits(spec: Spec, pinned: frozenset[str] = _NOTHING) -> Iterator[Layout]:
     for tp, cp, ep, mbs in itertools.product(_tensor_sizes(spec, pinned), context, experts, micro):
         split_experts = (0,) if not m.is_moe else (1,) if tp == 1 else (1, tp)
         for etp in (given.etp,) if "etp" in pinned else split_experts:
-            yield replace(base, tp=tp, cp=cp, ep=ep, etp=etp, mbs=mbs, **off)
+            yield _changed(base, tp=tp, cp=cp, ep=ep, etp=etp, mbs=mbs, **off)
 
 
 _VARIED = ("pp", "vpp", "recompute", "recompute_modules")
@@ -175,17 +186,6 @@ def _recomputes(model: Model) -> list[tuple[Recompute, tuple[str, ...]]]:
         "mla_up_proj": model.is_mla,
     }
     return [(mode, modules) for mode, modules in _RECOMPUTE if all(there[module] for module in modules)]
-
-
-_Frozen = TypeVar("_Frozen", Spec, Layout)
-
-
-def _changed(original: _Frozen, **changes: Any) -> _Frozen:
-    """As :func:`dataclasses.replace`, four times as fast: the search makes tens of thousands of layouts."""
-    copy = object.__new__(type(original))
-    copy.__dict__.update(original.__dict__)
-    copy.__dict__.update(changes)
-    return copy
 
 
 class _Shape(NamedTuple):
@@ -305,13 +305,10 @@ def _interleavings(layers: int, pp: int, micro_batches: int) -> list[int]:
 
 def _bound(spec: Spec, layout: Layout, context: LayerContext) -> float:
     """Seconds that no shape of ``layout``, whose layers have this context, can beat."""
-    model = spec.model
     work = 0.0
-    for kind, count in Counter(layer_kinds(model.shape)).items():
-        cost = layer_cost(context, kind)
+    for placed, count in model_layers(spec):
+        cost = layer_cost(context.unquantized if placed.unquantized else context, placed.kind)
         work += count * (cost.forward_s + cost.backward_s)
-    if spec.precision.first_last_layers_bf16:
-        work *= 0.5  # layers kept in bf16 cost more or less than the others: stay safely below
     for cost in (embedding_cost(context.without_recompute), loss_cost(context.without_recompute)):
         work += cost.forward_s + cost.backward_s
     return layout.gbs * layout.tp * layout.cp / (layout.mbs * spec.gpus) * work
@@ -352,7 +349,7 @@ class _Room:
         """GiB of each stage's weights, gradients and states, and its layers; the micro-batch and CP play no part."""
         key = (split.tp, split.ep, split.etp, shape)
         if key not in self._known:
-            trial = replace(self.spec, layout=shape.of(split))
+            trial = _changed(self.spec, layout=shape.of(split))
             static = [sum(stage_states(trial, self.numerics, shard)) / GIB for shard in stage_shards(trial)]
             self._known[key] = static, layers_of_stages(self.spec.model.shape, trial.layout.placement)
         return self._known[key]
@@ -424,19 +421,19 @@ class _Search:
             else:
                 self.did_not_fit += 1
         if shapes:
-            context = layer_context(replace(self.spec, layout=layout), self.cal)
+            context = layer_context(_changed(self.spec, layout=layout), self.cal)
             self._push(_bound(self.spec, layout, context), _Split(layout, context, shapes))
 
     def _divide(self, split: _Split) -> None:
         """Queue the groups of a split by their bounds."""
         for mode, modules in _recomputes_of(self.spec, self.pinned):
-            layout = replace(split.layout, recompute=mode, recompute_modules=list(modules))
+            layout = _changed(split.layout, recompute=mode, recompute_modules=list(modules))
             context = replace(split.context, recompute=mode, recompute_modules=modules)
             self._push(_bound(self.spec, layout, context), _Group(layout, context, split))
 
     def _expand(self, group: _Group) -> None:
         """Queue every legal layout of a group whose first stage has room, by its bound."""
-        uneven = self.expert_load > 1 and routes_unevenly(replace(self.spec, layout=group.layout))
+        uneven = self.expert_load > 1 and routes_unevenly(_changed(self.spec, layout=group.layout))
         loads = (self.expert_load, 1.0) if uneven else (1.0,)
         estimates = [StageEstimate(group.layout, group.context, load) for load in loads]
         for shape, micro_batches in group.split.shapes:

@@ -85,7 +85,7 @@ def _strategies(spec: Spec) -> Iterator[_Tried]:
     yield _Tried("ZeRO-2", {}, zero1, shards_gradients=True)
     yield _Tried("ZeRO-3 (FSDP)", {}, zero1 | {"fsdp": Fsdp.megatron})
     domain = min(spec.gpu.nvlink_domain, gpus)
-    yield _Tried("2D: TP x DP", {"tp": [n for n in divisors(domain) if n > 1]}, zero1)
+    yield _Tried("2D: TP x DP", {"tp": [n for n in divisors(domain) if n > 1]}, zero1 | {"etp": 0})
     stages = [n for n in divisors(gpus, _DEEPEST) if 1 < n <= model.num_layers]
     yield _Tried("2D: PP x DP", {"pp": stages, "vpp": divisors(model.num_layers, 8)}, zero1)
     yield _Tried("2D: CP x DP", {"cp": [n for n in (2, 4, 8, 16) if gpus % n == 0 and n <= _MOST_CONTEXT]}, zero1)
@@ -114,9 +114,7 @@ def _spec(spec: Spec, layout: Layout) -> Spec:
 def _judged(spec: Spec, tried: _Tried) -> Strategy:
     found = list(_tried(spec, tried))
     if not found:
-        sizes = ", ".join(f"layout.{name}" for name in tried.sizes)
-        why = f"no legal size of {sizes} with layout.gbs={spec.layout.gbs}" if sizes else _refusal(spec, tried)
-        return Strategy(tried.name, None, False, 1, why)
+        return Strategy(tried.name, None, False, 1, _refusal(spec, tried))
     judged = [
         Strategy(tried.name, each, False, max(each.spec.dp * each.layout.cp, 1) if tried.shards_gradients else 1)
         for each in found
@@ -133,7 +131,11 @@ def _step(strategy: Strategy) -> float:
 
 
 def _refusal(spec: Spec, tried: _Tried) -> str:
-    layout = replace(on_one_rank(spec.layout), etp=1 if spec.model.is_moe else 0, mbs=1, **tried.switches)
+    """The rule that refuses the smallest sizes of a strategy."""
+    if not all(tried.sizes.values()):
+        return f"no size of {', '.join(tried.sizes)} divides {spec.gpus} GPUs"
+    chosen: dict[str, Any] = {name: sizes[0] for name, sizes in tried.sizes.items()} | {"mbs": 1} | tried.switches
+    layout = replace(on_one_rank(spec.layout), **{"etp": 1 if spec.model.is_moe else 0} | chosen)
     broken = violations(_spec(spec, layout), Severity.error, Framework.megatron_lm)
     return broken[0].message.rstrip(".") if broken else "no layout"
 

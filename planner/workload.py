@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 from slipway.configs import Calibration, Dispatcher, Gpu, Model, Recompute, Spec
@@ -61,10 +61,15 @@ class LayerContext:
     sent_to_experts: float  # tokens that experts compute, over those routed
     pads_experts: bool  # every expert is filled up to its capacity
     sends_once_per_node: bool  # the dispatcher sends one copy of a token to a node, however many experts it meets
+    tokens: float = field(init=False, compare=False)  # of a micro-batch on one context rank
+    sequence_shards: int = field(init=False, compare=False)  # ranks that share the sequence between TP's regions
 
     def __post_init__(self) -> None:
+        # Read tens of thousands of times in a search: a cached property takes a lock at every reading in Python 3.11.
+        object.__setattr__(self, "tokens", self.mbs * self.seq_length / self.cp)
+        object.__setattr__(self, "sequence_shards", self.tp if self.sequence_parallel else 1)
         # A context is a cache's key in every layer's price: hashing its model and its calibration anew costs more.
-        object.__setattr__(self, "_hash", hash(tuple(getattr(self, f.name) for f in fields(self))))
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in _CONTEXT_KEYS)))
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]
@@ -81,11 +86,6 @@ class LayerContext:
         """The context of a layer that a quantized run keeps in bf16."""
         return replace(self, numerics=self.numerics.unquantized)
 
-    @functools.cached_property
-    def tokens(self) -> float:
-        """Tokens of a micro-batch on one context rank."""
-        return self.mbs * self.seq_length / self.cp
-
     def kept_input_bytes(self, *layers: str) -> float:
         """Bytes of an element of the input that linear layers keep for their backward pass.
 
@@ -100,12 +100,8 @@ class LayerContext:
         """Bytes of an activation's element, as its kernels read and write it."""
         return self.numerics.activation_bytes
 
-    @functools.cached_property
-    def sequence_shards(self) -> int:
-        """Ranks that share the sequence between tensor-parallel regions."""
-        return self.tp if self.sequence_parallel else 1
 
-
+_CONTEXT_KEYS = tuple(f.name for f in fields(LayerContext) if f.init)
 _SENDS_ONCE_PER_NODE = (Dispatcher.flex, Dispatcher.hybridep)
 
 
@@ -186,6 +182,19 @@ class Workload:
     num_micro_batches: int
 
 
+def _quantized_layers(spec: Spec) -> tuple[int, int]:
+    """The layers from the first of these two to before the second are quantized, where the run is."""
+    precision, first, last = spec.precision, 0, spec.model.num_layers
+    if precision.first_last_layers_bf16:
+        first, last = precision.num_layers_at_start_in_bf16, last - precision.num_layers_at_end_in_bf16
+    return first, last
+
+
+def model_layers(spec: Spec) -> tuple[tuple[PlacedLayer, int], ...]:
+    """How many of a model's decoder layers are alike."""
+    return _layers(spec.model.shape, 0, spec.model.num_layers, *_quantized_layers(spec))
+
+
 def workload_of(spec: Spec, calibration: Calibration | None = None, context: LayerContext | None = None) -> Workload:
     """Derive the workload of a legal spec, under ``calibration`` or its GPU's own.
 
@@ -193,9 +202,7 @@ def workload_of(spec: Spec, calibration: Calibration | None = None, context: Lay
         context: of a layout that splits a layer alike, where one is at hand.
     """
     calibration = calibration or calibration_for(spec)
-    precision, first, last = spec.precision, 0, spec.model.num_layers
-    if precision.first_last_layers_bf16:
-        first, last = precision.num_layers_at_start_in_bf16, last - precision.num_layers_at_end_in_bf16
+    first, last = _quantized_layers(spec)
     shape, chunks = spec.model.shape, chunks_of(spec) or ()
     stages = layers_of_stages(shape, spec.layout.placement)
     return Workload(

@@ -156,6 +156,7 @@ def plan(
     dollars, interruptions included: tokens=1T price=2.5 say how much is trained and what a GPU-hour costs.
     """
     from slipway import configs, planner
+    from slipway.launch.cli.progress import counted
     from slipway.launch.cli.readable import readable
 
     resolved = readable(name, overrides, settings).resolved
@@ -173,7 +174,8 @@ def plan(
                 f"Leave {UNPLANNED_PRECISION} out: nobody trains in it.",
             )
         chosen = [readable(name, [*overrides, f"precision={one}"], settings).resolved.spec.precision for one in trained]
-        found = planner.plan_precisions(resolved.spec, chosen, tried, resolved.pinned, resolved.untouched)
+        shown = counted("precisions", chosen, len(chosen))
+        found = planner.plan_precisions(resolved.spec, shown, tried, resolved.pinned, resolved.untouched)
     else:
         found = planner.plan_pinned(resolved.spec, resolved.pinned, tried, resolved.untouched)
     if plot:
