@@ -105,6 +105,7 @@ class Started:
     spec: Spec
     log: Path
     family: dict[int, str]
+    status: int | None = None  # of the process that waits, once it has ended
 
     @property
     def folder(self) -> Path:
@@ -147,17 +148,33 @@ class Started:
     def end(self, seconds: float = LEFT_S) -> int:
         """The exit code of the run, once nothing of it is alive."""
         end = time.monotonic() + seconds
-        status = None
-        while time.monotonic() < end and (status is None or self.alive()):
+        while time.monotonic() < end and (self.status is None or self.alive()):
             self.look()
             with suppress(ChildProcessError):
                 done, found = os.waitpid(self.pid, os.WNOHANG)
-                status = found if done else status
+                self.status = found if done else self.status
             time.sleep(0.1)
         left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes()[:80] for pid in self.alive()}
         assert not left, f"after {seconds} s: {left}\n{self.text()[-3000:]}"
-        assert status is not None
-        return os.waitstatus_to_exitcode(status)
+        assert self.status is not None
+        return os.waitstatus_to_exitcode(self.status)
+
+
+@contextmanager
+def owner() -> Iterator[int]:
+    """A process that stands for the command that starts torchrun, as ``slipway launch`` says which it is."""
+    command = os.fork()
+    if command == 0:
+        time.sleep(600)
+        os._exit(1)
+    os.environ[OWNER] = f"{command}:{started(command)}"
+    try:
+        yield command
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(command, signal.SIGKILL)
+        os.waitpid(command, 0)
+        del os.environ[OWNER]
 
 
 @contextmanager
@@ -272,7 +289,10 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault cost: ``end_s`` to the end of the last process, ``again_s`` from a start to its first step."""
+    """What a fault cost: ``end_s`` to the end of the last process, ``again_s`` from the next start to its first step.
+
+    Of a run that starts again by itself, both are the time without a step.
+    """
 
     said: str
     end_s: float
@@ -327,31 +347,29 @@ def measure(fault: Fault, folder: Path) -> Outcome:
     data = replace(spec.data, kind=DataKind.indexed, paths=[prefix])
     spec = replace(spec, data=data, run=replace(spec.run, hang_timeout_s=4))
     steps = folder / "steps"
-    command = os.fork()
-    if command == 0:
-        time.sleep(600)
-        os._exit(1)
-    os.environ[OWNER] = f"{command}:{started(command)}"
-    with run(spec, _logged_steps(fault.prepare, steps), restarts=int(fault.itself)) as begun:
+    with owner(), run(spec, _logged_steps(fault.prepare, steps), restarts=int(fault.itself)) as begun:
         begun.wait_until(begun.saved)
         begin = time.time()
         fault.cause(begun)
         if fault.itself:
-            begun.wait_until(lambda: "no step for" in begun.text())
-            first = _steps(steps)[-1][1]
-            begun.wait_until(lambda: (begun.folder / FAILURE).exists())
-            failure = json.loads((begun.folder / FAILURE).read_text())
-            before = len(_steps(steps))
-            begun.wait_until(lambda: len(_steps(steps)) > before)
-            when, step = _steps(steps)[before]
-            return Outcome(failure["message"], when - begin, 0, first - step + 1, when - begin)
+            return _by_itself(begun, steps)
         begun.end()
         end_s, left = time.time() - begin, len(begun.alive())
-    with suppress(ProcessLookupError):
-        os.kill(command, signal.SIGKILL)
-    os.waitpid(command, 0)
-    del os.environ[OWNER]
     return _again(spec, folder, end_s, left)
+
+
+def _by_itself(begun: Started, steps: Path) -> Outcome:
+    """The outcome of a hang, after which the agent starts the ranks again: their steps begin at an earlier one."""
+
+    def restarted() -> int:
+        counted = [step for _, step in _steps(steps)]
+        return next((i for i in range(1, len(counted)) if counted[i] <= counted[i - 1]), 0)
+
+    begun.wait_until(restarted)
+    (before, last), (when, step) = _steps(steps)[restarted() - 1 : restarted() + 1]
+    said = re.search(r"slipway: (rank .*?); the stacks of", begun.text())
+    assert said
+    return Outcome(said[1], when - before, 0, last - step + 1, when - before)
 
 
 def _again(spec: Spec, folder: Path, end_s: float, left: int) -> Outcome:
@@ -370,7 +388,7 @@ def _again(spec: Spec, folder: Path, end_s: float, left: int) -> Outcome:
         passed = re.findall(r"passing over checkpoint (.*?differs from its SHA-256)", again.text())
         gone = re.findall(r"slipway: (.*the command that started this run is gone)", (folder / "runs/log").read_text())
     said = said or (passed or gone or ["nothing: nobody was left to say it"])[0]
-    return Outcome(said, end_s, left, before[-1][1] - step + 1, when - begin)
+    return Outcome(said, end_s, left, max(0, before[-1][1] - step + 1), when - begin)
 
 
 def table(found: dict[str, Outcome]) -> str:

@@ -240,6 +240,8 @@ class Warden:
 
     def _reason(self) -> str:
         """What explains the death of a rank that said nothing."""
+        if self.parent and not started(self.parent):
+            return f"what started the ranks (process {self.parent} on {socket.gethostname()}, torchrun or rank 0) died"
         for path, least in self.files.items():
             try:
                 size = os.stat(path).st_size

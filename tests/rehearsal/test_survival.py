@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults import flip, hang_once, nothing, run, toy
+from benchmarks.faults import flip, hang_once, nothing, owner, run, toy
 from slipway.configs import Refusal
 from slipway.configs.schema import DataKind
 from slipway.launch.runs.outlook import outlook
-from slipway.recipes.runtime.run_files import FAILURE, OWNER
-from slipway.recipes.runtime.warden import children, started, stat_of
+from slipway.recipes.runtime.run_files import FAILURE
+from slipway.recipes.runtime.warden import children, stat_of
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
@@ -45,6 +45,8 @@ def test_what_dies_takes_everything_with_it_and_is_named(tmp_path: Path, who: st
         if who == "agent":
             os.kill(begun.pid, signal.SIGKILL)
             begun.end()
+            failure = json.loads((begun.folder / FAILURE).read_text())
+            assert failure["message"].startswith(f"what started the ranks (process {begun.pid} on "), failure
             return
         number = int(who[-1])
         os.kill(begun.rank(number), signal.SIGSEGV if number else signal.SIGKILL)
@@ -57,20 +59,11 @@ def test_what_dies_takes_everything_with_it_and_is_named(tmp_path: Path, who: st
 
 def test_the_ranks_end_with_the_command_that_they_belong_to(tmp_path: Path) -> None:
     """torchrun has a session of its own, so that neither a hang-up nor a kill of the command reaches it."""
-    command = os.fork()
-    if command == 0:
-        time.sleep(600)
-        os._exit(1)
-    os.environ[OWNER] = f"{command}:{started(command)}"
-    try:
-        with run(toy(tmp_path)) as begun:
-            begun.wait_until(begun.saved)
-            os.kill(command, signal.SIGKILL)
-            os.waitpid(command, 0)
-            begun.end()
-            assert "the command that started this run is gone" in begun.text()
-    finally:
-        del os.environ[OWNER]
+    with owner() as command, run(toy(tmp_path)) as begun:
+        begun.wait_until(begun.saved)
+        os.kill(command, signal.SIGKILL)
+        begun.end()
+        assert "the command that started this run is gone" in begun.text()
 
 
 def test_a_second_start_in_one_folder_is_refused_by_name(tmp_path: Path) -> None:
