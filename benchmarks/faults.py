@@ -141,9 +141,11 @@ class Started:
             self.look()
             time.sleep(0.1)
 
-    def saved(self) -> bool:
+    def saved(self, least: int = 1) -> bool:
+        """Whether so many checkpoints are finished."""
         folders = self.folder.glob("checkpoints/step=*")
-        return any(each.is_dir() and not each.with_name(f"{each.name}-unfinished").exists() for each in folders)
+        done = [each for each in folders if each.is_dir() and not each.with_name(f"{each.name}-unfinished").exists()]
+        return len(done) >= least
 
     def end(self, seconds: float = LEFT_S) -> int:
         """The exit code of the run, once nothing of it is alive."""
@@ -348,7 +350,7 @@ def measure(fault: Fault, folder: Path) -> Outcome:
     spec = replace(spec, data=data, run=replace(spec.run, hang_timeout_s=4))
     steps = folder / "steps"
     with owner(), run(spec, _logged_steps(fault.prepare, steps), restarts=int(fault.itself)) as begun:
-        begun.wait_until(begun.saved)
+        begun.wait_until(lambda: begun.saved(2))  # a damaged newest one needs an older one
         begin = time.time()
         fault.cause(begun)
         if fault.itself:
@@ -387,7 +389,7 @@ def _again(spec: Spec, folder: Path, end_s: float, left: int) -> Outcome:
         when, step = _steps(steps)[len(before)]
         passed = re.findall(r"passing over checkpoint (.*?differs from its SHA-256)", again.text())
         gone = re.findall(r"slipway: (.*the command that started this run is gone)", (folder / "runs/log").read_text())
-    said = said or (passed or gone or ["nothing: nobody was left to say it"])[0]
+    said = (passed or gone or [said])[0]
     return Outcome(said, end_s, left, max(0, before[-1][1] - step + 1), when - begin)
 
 
