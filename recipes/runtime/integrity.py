@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 from slipway.configs import Refusal
@@ -63,6 +64,13 @@ def install() -> None:
         finish(self, metadata, results)
         write_sums(folder, sums | {name: sha256_of(folder / name) for name in _BY_RANK_0 if (folder / name).is_file()})
 
+    shared = filesystem_async._get_write_results_queue
+
+    def own_queue() -> Any:
+        """Upstream gives all saves one queue: of two that overlap, each could take the other's offsets and sums."""
+        return shared()._manager.Queue()
+
+    filesystem_async._get_write_results_queue = own_queue
     FileSystemWriterAsync.write_preloaded_data = staticmethod(hashed)
     FileSystemWriterAsync.finish = finished
 

@@ -17,6 +17,7 @@ from benchmarks.faults import flip, hang_once, nothing, owner, run, toy
 from slipway.configs import Refusal
 from slipway.configs.schema import DataKind
 from slipway.launch.runs.outlook import outlook
+from slipway.recipes.runtime.checksums import read_sums, wrong_files
 from slipway.recipes.runtime.run_files import FAILURE
 from slipway.recipes.runtime.warden import children, stat_of
 
@@ -93,8 +94,6 @@ def test_a_run_whose_folder_is_removed_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_flipped_bit_is_named_and_an_older_checkpoint_resumes(tmp_path: Path, asynchronous: bool) -> None:
     """Every file has a sum that was written with it; without the check, the flipped bit would load."""
-    from slipway.recipes.runtime.checksums import read_sums, wrong_files
-
     spec = toy(tmp_path, steps=4)
     spec = replace(spec, run=replace(spec.run, async_save=asynchronous))
     with run(spec) as begun:
@@ -119,6 +118,30 @@ def test_a_flipped_bit_is_named_and_an_older_checkpoint_resumes(tmp_path: Path, 
     with run(replace(spec, run=replace(spec.run, max_steps=8)), log="none") as none:
         assert none.end(90.0) == 1
     assert "can be loaded: step=" in none.text(), none.text()[-3000:]
+
+
+def late_first_save() -> None:
+    """The files of the first checkpoint are written after those of the second, as on a slow disk."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    write = FileSystemWriterAsync.write_preloaded_data
+
+    def late(*args: Any, **options: Any) -> None:
+        if "step=1/" in options["write_bucket"][0]:
+            time.sleep(4)
+        write(*args, **options)
+
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(late)
+
+
+def test_two_saves_that_overlap_keep_their_own_results(tmp_path: Path) -> None:
+    """Megatron-Core 0.15.3 has one queue for the results of all saves: the second's came first, and the index of the
+    first checkpoint got them.
+    """
+    with run(toy(tmp_path, steps=6), late_first_save) as begun:
+        assert begun.end(90.0) == 0, begun.text()[-3000:]
+    found = {each.name: wrong_files(each / "weights") for each in (begun.folder / "checkpoints").iterdir()}
+    assert found == {"step=1": {}, "step=3": {}, "step=5": {}}
 
 
 def test_other_data_of_the_same_shape_is_refused_at_a_resume(tmp_path: Path) -> None:
