@@ -68,7 +68,10 @@ def spec_from_record(record: dict[str, Any]) -> Spec:
                 key: value for key, value in read(group, stored["name"]).items() if key in required - stored.keys()
             }
             completed[group] = stored | missing
-    return convert(Spec, completed, "stored recipe: ")
+    spec = convert(Spec, completed, "stored recipe: ")
+    if error := spec.model.shape_error():
+        raise Refusal(f"stored recipe: {error}")
+    return spec
 
 
 def recorded(path: Path) -> tuple[Spec, dict[str, Any]]:

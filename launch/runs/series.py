@@ -91,6 +91,7 @@ def read_tail(folder: Path) -> Events:
 
 def _last_events(file: Path) -> Iterator[Any]:
     """The last :data:`TAIL_RECORDS` whole records of an event file, as TensorBoard's ``Event``."""
+    from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
 
     content = file.read_bytes()
@@ -104,7 +105,10 @@ def _last_events(file: Path) -> Iterator[Any]:
             break  # it is being written
         found.append((start, stop))
     for start, stop in found:
-        yield Event.FromString(content[start:stop])
+        try:
+            yield Event.FromString(content[start:stop])
+        except DecodeError:
+            return  # a damaged record: TensorBoard reads no further either
 
 
 def _logged(folder: Path) -> Iterator[tuple[str, list[Any]]]:

@@ -294,3 +294,16 @@ def test_every_model_without_a_recipe_has_a_start_for_its_plan() -> None:
         resolved = configs.load(name, to_plan=True)
         assert resolved.spec.model.name == resolved.spec.name == name
         assert resolved.provenance["gpus"] == "default of a model without a recipe"
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    def completed(*words: str) -> str:
+        asked = {
+            "_SLIPWAY_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["slipway", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        return subprocess.run([SLIPWAY], env=os.environ | asked, capture_output=True, text=True, check=False).stdout
+
+    assert "plain,check\n" in completed("che")
+    assert "plain,--precisions\n" in completed("plan", "--pre")
