@@ -159,7 +159,7 @@ def _saved(status: RunStatus) -> str:
 
 
 def _table(runs: list[RunStatus], root: Path) -> Table:
-    table = Table(("run", "state", "steps", "tokens/s", "saved", "lost", "why"), right=frozenset({2, 3, 5}))
+    table = Table(("run", "state", "steps", "tok/s", "saved", "lost", "why"), right=frozenset({2, 3, 4, 5}))
     for status in runs:
         known = status.culprit.known if status.culprit else None
         rank = f" (rank {status.culprit.rank})" if status.culprit and status.culprit.rank is not None else ""
@@ -169,7 +169,7 @@ def _table(runs: list[RunStatus], root: Path) -> Table:
             status.state.value,
             f"{status.step + 1}{of}" if status.step is not None else "",
             f"{status.tokens_per_s:,.0f}" if status.tokens_per_s else "",
-            status.checkpoint,
+            str(status.checkpoint_step) if status.checkpoint else "",
             str(status.steps_lost) if status.steps_lost else "",
             f"{known.title}{rank}" if known else "",
         )
