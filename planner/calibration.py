@@ -73,10 +73,11 @@ def _constants(path: Path, part: str, generation: str) -> Calibration:
 
 def where(gpu: Gpu, constants: Calibration) -> str:
     """The file or folder that holds the constants of a GPU, as messages name it."""
-    return str(own_path(gpu)) if _is_own(gpu, constants) else "configs/calibration"
+    return str(own_path(gpu)) if is_own(gpu, constants) else "configs/calibration"
 
 
-def _is_own(gpu: Gpu, constants: Calibration) -> bool:
+def is_own(gpu: Gpu, constants: Calibration) -> bool:
+    """Whether the constants are the user's, by ``slipway calibrate``."""
     return constants.name.partition("/")[2] in own_generations(gpu)
 
 
@@ -93,7 +94,7 @@ def calibration_or_nearest(gpu: Gpu, software: str) -> Calibration:
 
 def calibration_warning(gpu: Gpu, constants: Calibration) -> str:
     """Why the times that ``constants`` predict for ``gpu`` are uncertain; empty where they are fitted to it."""
-    if _is_own(gpu, constants):
+    if is_own(gpu, constants):
         return ""
     if constants.name == DEFAULTS:
         return f"no published run calibrates {gpu.name}: its times use default constants that are fitted to no GPU"

@@ -7,6 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from slipway.configs import Refusal, Spec
+from slipway.planner.bands import band_warning
 from slipway.planner.calibration import calibration_for, calibration_warning
 from slipway.planner.memory.estimate import Memory, workload_expert_load, workload_memory
 from slipway.planner.memory.probability import probability_of_fit
@@ -65,6 +66,8 @@ def check(
     work = workload_of(spec, constants)
     if warning := calibration_warning(spec.gpu, work.calibration):
         advice.append(Violation("calibration", f"{warning}.", _CALIBRATION_FIX))
+    if warning := band_warning(spec, work.calibration):
+        advice.append(Violation("interval", f"{warning}.", _CALIBRATION_FIX))
     estimate, expert_load = workload_memory(work), workload_expert_load(work)
     p_fits = probability_of_fit(work, estimate)
     return Verdict(spec, broken, advice, work.parameters, estimate, workload_step_time(work), expert_load, p_fits)

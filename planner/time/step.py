@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from slipway.configs import Calibration, Fsdp, Spec
 from slipway.planner import flops
+from slipway.planner.bands import band_of
 from slipway.planner.levers import deferred_micro_batches
 from slipway.planner.numerics import dense_peak_tflops
 from slipway.planner.time.communication import DataParallel, data_parallel, send_seconds
@@ -133,7 +134,7 @@ def workload_step_time(work: Workload) -> StepTime:
     tflops = rate * flops.model_flops_per_token(spec) / 1e12
     peak = dense_peak_tflops(spec.gpu, work.context.numerics.gemm)
     busiest = max(parts.stages, key=lambda stage: stage.work)
-    width = math.exp(cal.spread)
+    width = band_of(spec, cal).factor
     return StepTime(
         step_time_s=total,
         low_s=total / width,
