@@ -1,6 +1,7 @@
 """How far the planner is from published measurements, by cross-validation over whole models.
 
     python -m benchmarks.accuracy TRUTH/throughput.csv --out docs/img/accuracy.png
+    python -m benchmarks.accuracy TRUTH/throughput.csv --write    intervals, to configs/calibration
     python -m benchmarks.accuracy TRUTH/throughput.csv --golden TRUTH/megatron_golden_memory.csv
     python -m benchmarks.accuracy TRUTH/throughput.csv --calibrate docs/img/calibrate.png
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.accuracy import few_rows, golden, tables
+from benchmarks.accuracy import bands, few_rows, golden, tables
 from benchmarks.accuracy.cross_validation import judge
 from benchmarks.accuracy.fit import residuals
 from benchmarks.accuracy.points import load
 from benchmarks.accuracy.scatter import draw
+from slipway.planner.bands import ERRORS
 from slipway.planner.calibration import calibration_or_nearest
 
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--calibrate", type=Path, help="calibrate on few rows, predict the rest, draw the curve here; nothing else"
     )
+    parser.add_argument("--write", action="store_true", help="write the half-widths of the planner's intervals")
     parser.add_argument("--processes", type=int, default=1, help="groups are fitted in this many processes")
     options = parser.parse_args()
     if options.golden:
@@ -53,8 +56,11 @@ def main() -> None:
         few_rows.draw(any_model, same_model, options.calibrate)
         return
     judged = judge(options.truth, options.processes)
-    for table in (tables.group_table, tables.nvidia_table, tables.ranking_table):
+    for table in (tables.group_table, tables.nvidia_table, tables.ranking_table, bands.coverage_table):
         print("\n".join([*table(judged), ""]))
+    if options.write:
+        bands.write(judged, ERRORS)
+        print(f"wrote {ERRORS}")
     if options.out:
         draw(judged, options.out)
         print(f"wrote {options.out}")

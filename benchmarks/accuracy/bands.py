@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.cross_validation import Judged
+from benchmarks.accuracy.fit import KNOWN
 from slipway.planner.bands import COLUMNS, ENOUGH_ROWS, described, format_of
 
 COVERED = 0.68  # of the predictions lie within a band
@@ -35,9 +36,11 @@ class Error:
 
 
 def errors(judged: Iterable[Judged]) -> list[Error]:
-    """The error of each published run."""
+    """The error of each published run of software with fused attention: no recipe resembles one without."""
     found = []
     for group in judged:
+        if not KNOWN.get(group.software, {}).get("flash_attention", True):
+            continue
         for point, error in zip(group.points, group.errors, strict=True):
             experts = "yes" if point.moe else "no"
             keys = (
@@ -77,11 +80,17 @@ def widths(found: Sequence[Error]) -> dict[Key, Width]:
 
 
 def _quantile(runs: Sequence[Error]) -> float:
-    """The half-width that covers :data:`COVERED` of a group: each model counts alike, whatever its number of rows."""
+    """The half-width that covers :data:`COVERED` of a group: each model counts alike, whatever its number of rows.
+
+    Where the runs are few, n models of them, a share that is 1 + 1/n times as large covers as much of the next model
+    (split conformal prediction, arXiv:1604.04173, section 2.2).
+    """
     count = {model: sum(run.model == model for run in runs) for model in {run.model for run in runs}}
     ordered = sorted(runs, key=lambda run: abs(run.error))
     weights = np.cumsum([1.0 / count[run.model] for run in ordered])
-    at = int(np.searchsorted(weights, COVERED * weights[-1]))
+    few = len(runs) < ENOUGH_ROWS
+    share = min(COVERED * (1.0 + few / len(count)), 1.0)
+    at = int(np.searchsorted(weights, share * weights[-1]))
     return max(abs(ordered[min(at, len(ordered) - 1)].error), LEAST)
 
 

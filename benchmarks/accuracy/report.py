@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy import golden, tables
+from benchmarks.accuracy import bands, golden, tables
 from benchmarks.accuracy.cross_validation import Judged
 from slipway.planner.published.validate import validate
 
@@ -33,6 +33,12 @@ NVIDIA's tuned runs (NeMo, Megatron-Bridge, MLPerf), the stacks that these recip
 """
 BY_GROUP = "### By GPU and software generation\n"
 BY_SOURCE = "### By source\n"
+COVERAGE = """### Intervals
+
+The share of published runs that lie within the 68 % interval of their prediction. Neither the constants nor the
+interval that judge a model's runs know any run of that model. Groups of ten runs or more; their half-widths, and those
+of smaller groups, are in configs/calibration/errors.csv.
+"""
 RANKING = """## Ranking of competing layouts
 
 Layouts for the same software, model, GPU count, batch and sequence length, at least five of them. Regret is the
@@ -77,6 +83,7 @@ def report(truth: Path, judged: Sequence[Judged]) -> str:
         *_section(BY_GROUP, tables.group_table(judged)),
         *_section(BY_SOURCE, tables.source_table(judged)),
         *_section(LARGEST, tables.largest_errors(judged, SHOWN_ERRORS)),
+        *_section(COVERAGE, bands.coverage_table(judged)),
         *_section(RANKING, tables.ranking_table(judged)),
         *_section(MEMORY, tables.golden_table(values), tables.golden_sentences(values)),
         *_section(IN_SAMPLE, tables.in_sample_table(files)),

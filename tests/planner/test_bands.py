@@ -1,4 +1,4 @@
-"""The interval of a predicted step time is that of published runs like the predicted one, and says where they are few."""
+"""The interval of a step time is that of published runs like the predicted one, and says where they are few."""
 
 from __future__ import annotations
 
