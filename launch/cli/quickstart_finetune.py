@@ -17,7 +17,7 @@ from slipway.launch.cli.quickstart import run
 from slipway.launch.data.names import ANSWERS, write_instructions
 
 FOLDER = PRETRAINED.with_name("quickstart-finetune")
-STEPS, WARMUP = 80, 5
+STEPS, WARMUP = 60, 5
 MOST_NAMES = 1500  # of the training set
 LEAST_RIGHT = 0.5  # of the held-out names; guessing is right for a third
 
