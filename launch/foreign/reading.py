@@ -130,8 +130,11 @@ def open_file(path: Path) -> File:
         return _in_folder(path)
     if not path.is_file():
         raise Refusal(f"there is no file {path}", "Give the path of a script, a configuration or a folder of a model.")
-    with path.open("rb") as stream:
-        content = stream.read(LARGEST_BYTES + 1)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}") from None
     whole = len(content) <= LARGEST_BYTES
     content = content[:LARGEST_BYTES]
     if b"\0" in content:
