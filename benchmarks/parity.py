@@ -41,7 +41,7 @@ LAYOUTS = [
     ("deepseek_v2_lite", "gpus=16 layout.ep=8 layout.etp=1"),
     ("moonlight_16b_a3b", "layout.ep=8 layout.tp=2"),
     ("gpt_oss_20b", "gpus=16 layout.tp=2 layout.pp=2 layout.ep=4 layout.etp=1"),
-    ("llama3_8b_16k", "layout.tp=4 layout.pp=2 layout.cp=2"),
+    ("llama3_8b_16k", ""),
     ("gemma_2b", "gpus=8 layout.pp=2 layout.cp=2"),
     ("gemma2_2b", "gpus=8 layout.tp=2 layout.pp=2"),
     ("gemma3_1b", "gpus=8 layout.pp=2"),
