@@ -64,25 +64,22 @@ def test_without_the_loss_per_token_a_layout_would_change_the_model() -> None:
     assert max(abs(a / b - 1) for a, b in zip(split, whole, strict=True)) > 1e-5
 
 
-def _prepare(folder: Path, kind: str) -> Path:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with its Hugging Face folder, and instructions for it."""
     from slipway.launch.weights.from_hugging_face import import_weights
 
-    make(kind, folder / "hf", num_hidden_layers=4, vocab_size=VOCABULARY, max_position_embeddings=8192)
+    folder = tmp_path_factory.mktemp("finetune")
+    make("llama3", folder / "hf", num_hidden_layers=4, vocab_size=VOCABULARY, max_position_embeddings=8192)
     import_weights(folder / "hf", folder / "base")
     lines = [{"prompt": f"a ship {i} is", "completion": " built" * (1 + i % 5)} for i in range(40)]
     (folder / "training.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _prepare(tmp_path_factory.mktemp("finetune"), "llama3")
-
-
-def _toy(prepared: Path, folder: Path, *words: str, recipe: str = "llama3_8b") -> Spec:
+def _toy(prepared: Path, folder: Path, *words: str) -> Spec:
     import_nemo()
-    toy = shrink(load(recipe, ["gpus=2", "layout.tp=2", "layout.gbs=8", *words]).spec)
+    toy = shrink(load("llama3_8b", ["gpus=2", "layout.tp=2", "layout.gbs=8", *words]).spec)
     base = prepared / "base"
     paths: dict[str, Any] = {"paths": [str(prepared / "training.jsonl")], "tokenizer": tokenizer_of_base(base)}
     return replace(
@@ -181,19 +178,15 @@ def _loss_of(model: Any, spec: Spec, step: int) -> float:
     return total / count
 
 
-@pytest.mark.parametrize(
-    ("kind", "recipe", "task"),
-    [("llama3", "llama3_8b", "lora"), ("llama3", "llama3_8b", "dora")],
-)
-def test_merged_and_peft_exports_are_the_same_model(tmp_path: Path, kind: str, recipe: str, task: str) -> None:
+@pytest.mark.parametrize("task", ["lora", "dora"])
+def test_merged_and_peft_exports_are_the_same_model(prepared: Path, tmp_path: Path, task: str) -> None:
     """The loss of the next step, packed on two ranks; the merged export on each example alone; PEFT on the base."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from slipway.launch.weights.to_hugging_face import export_weights
 
-    prepared = _prepare(tmp_path, kind)
-    spec = _toy(prepared, tmp_path, f"task={task}", recipe=recipe)
+    spec = _toy(prepared, tmp_path, f"task={task}")
     _train(spec, 3)
     for adapter in ("merged", "peft"):
         export_weights(tmp_path / "a", tmp_path / adapter, adapter=adapter)
