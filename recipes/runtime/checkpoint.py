@@ -23,13 +23,13 @@ from slipway.recipes.runtime.run_files import SAVE_TIME, STOP_AT, STOPPED_EARLY
 _MINUTES_PASSED, _STOP = 1, 2
 
 
-def _require_folder(folder: Path, existed: bool) -> None:
-    """Require that a checkpoint can be written into ``folder``, which ``existed`` at the last save.
+def _require_folder(folder: Path, inode: int) -> int:
+    """Require that ``folder`` can be written; returns its inode, which was ``inode`` at the last save.
 
     Raises:
-        Refusal: it cannot.
+        Refusal: it cannot, or a writer that was busy has made the folder again after it was removed.
     """
-    if existed and not folder.is_dir():
+    if inode and not (folder.is_dir() and folder.stat().st_ino == inode):
         raise Refusal(
             f"{folder} was removed while the run trained",
             "Restore it if you can; the same command then resumes from its newest whole checkpoint.",
@@ -37,7 +37,7 @@ def _require_folder(folder: Path, existed: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return folder.stat().st_ino
     except OSError as error:
         raise Refusal(
             f"{folder} cannot be written any more: {error.strerror}",
@@ -63,7 +63,7 @@ class Checkpoint(nl.ModelCheckpoint):
         self._last_save = time.monotonic()
         self._stop_at = float(os.environ.get(STOP_AT) or "inf")
         self._told_to_stop = False
-        self._saved = False
+        self._folder = 0  # its inode
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -96,9 +96,8 @@ class Checkpoint(nl.ModelCheckpoint):
             Refusal: on the first rank, which the others follow.
         """
         if trainer.is_global_zero:
-            _require_folder(Path(filepath).parent, self._saved)
+            self._folder = _require_folder(Path(filepath).parent, self._folder)
         super()._save_checkpoint(trainer, filepath)
-        self._saved = True
 
     def _save_last_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Upstream writes the checkpoint of a step that it has just saved a second time, as ``-last``."""
