@@ -60,7 +60,7 @@ def rows() -> list[tuple[str, ...]]:
             layouts[configs.headline(name)[0].family].append(name)
     compared = {tiny.family for tiny in TINY.values()}
     converted = {trained for family in families() if family.name in compared for trained in family.trained_as}
-    out = []
+    out: list[tuple[str, ...]] = []
     for family in sorted(recipes):
         out.append(
             (

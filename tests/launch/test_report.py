@@ -176,7 +176,8 @@ def test_names_and_errors_are_text_on_a_page(tmp_path: Path, spec: Spec) -> None
     summaries = [summarize(run) for run in runs]
     written = [path for run, one in zip(runs, summaries, strict=True) for path in write_report(run, one, run.path)]
     written += write_overview(runs, summaries, [run.path / "report.html" for run in runs], tmp_path)
-    written += write_comparison(*(read_side(str(run.path)) for run in runs), tmp_path / "compare")[1]
+    a, b = (read_side(str(run.path)) for run in runs)
+    written += write_comparison(a, b, tmp_path / "compare")[1]
     pages = [path.read_text() for path in written if path.suffix == ".html"]
     assert len(pages) == 4
     for page in pages:

@@ -97,7 +97,7 @@ def test_watch_looks_again_until_every_run_has_ended(tmp_path: Path, monkeypatch
             tmp_path / "a", np.full(1, 5.0), 0.5, replace(tiny(), run=replace(tiny().run, max_steps=12)), first=11
         )
 
-    monkeypatch.setattr(command.time, "sleep", train_on)
+    monkeypatch.setattr("time.sleep", train_on)
     command.Stated(run, _look(run), watch=True).show(Terminal())
     states = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("state")]
     assert states == ["running,", "finished,"]
