@@ -29,7 +29,10 @@ class TensorBoard(TensorBoardLogger):
                 return None
             try:
                 return write(*args, **options)
-            except OSError as error:
+            except (OSError, ValueError) as raised:  # Lightning wraps what a scalar raises in a ValueError
+                error = raised.__cause__ if isinstance(raised, ValueError) else raised
+                if not isinstance(error, OSError):
+                    raise
                 self.lost = True
                 print(
                     f"slipway: {self.save_dir} cannot be written ({error.strerror or error}): training goes on without "
