@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from nemo.lightning.resume import AdapterPath
 
 from slipway.configs import Refusal
 from slipway.recipes.runtime.checkpoint_files import held, nothing_whole
@@ -92,7 +93,10 @@ def check_before_load(trainer: pl.Trainer) -> None:
                 raise Refusal(f"run.base={own} has {name}, which {what}", "Give another checkpoint, or restore it.")
         else:
             own = _whole(own)
-        return load(own / path.name if path.name == "weights" else own, selective_restore)
+        chosen = own / path.name if path.name == "weights" else own
+        if base := getattr(checkpoint_path, "base_model_path", None):  # of an adapter, which is loaded after its base
+            chosen = AdapterPath(chosen, base_model_path=base)
+        return load(chosen, selective_restore)
 
     strategy.load_checkpoint = checked
 
