@@ -259,7 +259,9 @@ def brought_by_task(recipe: str, groups: Mapping[str, str]) -> dict[str, Any]:
 def _targets(chosen: Mapping[str, str]) -> dict[str, Any]:
     """The layers that get an adapter, where the task's do not suit the model."""
     model, adapts = read("model", chosen["model"]), "lora_targets" in read("task", chosen["task"])
-    kind = "latent_attention" if model.get("kv_lora_rank") else "experts" if model.get("num_moe_experts") else ""
+    kind = "experts" if model.get("num_moe_experts") else ""
+    if model.get("kv_lora_rank"):
+        kind = "latent_attention" if model.get("q_lora_rank") else "latent_attention_whole_queries"
     return {"task.lora_targets": list(finetuning()["lora_targets"][kind])} if adapts and kind else {}
 
 

@@ -66,6 +66,10 @@ class Above:
         return f"above {self.bound:g}"
 
 
+def _words(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
+
+
 @dataclass(frozen=True)
 class Between:
     """A number in a closed interval."""
@@ -78,7 +82,7 @@ class Between:
 
     @property
     def words(self) -> str:
-        return f"between {self.low:g} and {self.high:g}"
+        return f"between {_words(self.low)} and {_words(self.high)}"
 
 
 @dataclass(frozen=True)

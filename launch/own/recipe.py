@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from slipway import configs
-from slipway.configs import Layout, Model, Optimizer, Refusal, Resolved, Spec
+from slipway.configs import Layout, Model, Optimizer, Refusal, Resolved
 from slipway.configs.convert import fields_of
 from slipway.configs.files import HERE, OWN_FOLDER, ROOT, path_of
 from slipway.configs.load import load
@@ -101,27 +101,30 @@ def _recipe(name: str, resolved: Resolved, donor: Donor, optim: str) -> str:
         body["run"] = {"max_steps": spec.run.max_steps}
     else:
         body["layout"] = _batch(resolved, donor)
-    body |= _of_groups(spec)
+    body |= _of_groups(resolved)
     return f"# @package _global_\ndefaults:\n{defaults}" + _dumped(
         {key: value for key, value in body.items() if value != {}}
     )
 
 
-def _of_groups(spec: Spec) -> dict[str, Any]:
+def _of_groups(resolved: Resolved) -> dict[str, Any]:
     """What a run changes in its precision, levers and optimizer."""
+    spec = resolved.spec
     base = configs.precision(spec.precision.name)
     changed = {key: value for key, value in plain_of(spec.precision).items() if value != plain_of(base)[key]}
-    out: dict[str, Any] = {"precision": changed, "levers": _facts(type(spec.levers), spec.levers)}
+    by_recipe = {key for key, who in resolved.provenance.items() if who.startswith("recipe")}
+    optim = {key: value for key, value in plain_of(spec.optim).items() if f"optim.{key}" in by_recipe}
     if spec.optim.precision_aware and spec.optim.name != "read":
-        out["optim"] = {"precision_aware": True, "moments": spec.optim.moments.value}
-    return out
+        optim |= {"precision_aware": True, "moments": spec.optim.moments.value}
+    return {"precision": changed, "levers": _facts(type(spec.levers), spec.levers), "optim": optim}
 
 
 def _batch(resolved: Resolved, donor: Donor) -> dict[str, Any]:
-    """The batch of a model whose file says nothing of a run: its donor's."""
-    theirs = load(donor.recipe).spec
+    """The batch of a recipe; of a model whose file says nothing of a run, its donor's."""
+    known = resolved.provenance["layout.gbs"].startswith("recipe")
+    batch = resolved.spec if known else load(donor.recipe).spec
     length = resolved.spec.seq_length
-    return {"gbs": theirs.layout.gbs} | ({"seq_length": length} if length != resolved.spec.model.seq_length else {})
+    return {"gbs": batch.layout.gbs} | ({"seq_length": length} if length != resolved.spec.model.seq_length else {})
 
 
 def folder() -> Path:

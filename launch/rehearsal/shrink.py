@@ -113,6 +113,13 @@ def _ranks(toy: Layout) -> int:
     return toy.tp * toy.pp * toy.cp * (toy.gbs // (toy.mbs * MICRO_BATCHES))
 
 
+def _query_groups(model: Model) -> int:
+    """Under a window, tensor and context ranks split the groups: two of each, of which every rank must have one."""
+    if model.num_query_groups == model.num_attention_heads:
+        return HEADS
+    return 4 if model.window_size and model.num_query_groups >= 4 else 2
+
+
 def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
     """The toy model, and the layers of its first and of its last stage (0: as many as the others)."""
     model = spec.model
@@ -126,7 +133,7 @@ def _shrunk_model(spec: Spec, toy: Layout) -> tuple[Model, int, int]:
         hidden_size=HEADS * HEAD_CHANNELS,
         ffn_hidden_size=128,
         num_attention_heads=HEADS,
-        num_query_groups=HEADS if model.num_query_groups == model.num_attention_heads else 2,
+        num_query_groups=_query_groups(model),
         kv_channels=HEAD_CHANNELS,
         vocab_size=VOCABULARY,
         make_vocab_size_divisible_by=VOCABULARY_DIVISOR,

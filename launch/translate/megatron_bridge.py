@@ -77,7 +77,8 @@ def _model(spec: Spec) -> dict[str, Any]:
         del out["model.mtp_num_layers"], out["model.mtp_loss_scaling_factor"]
     if model.is_moe:
         out |= {path: _plain(getattr(model, name)) for name, path in EXPERTS.items()}
-        out = {path: value for path, value in out.items() if value or not path.endswith(("_groups", "_group_topk"))}
+        unset = ("_groups", "_group_topk", "_topk_scaling_factor")  # of these, None is no value and zero is one
+        out = {path: value for path, value in out.items() if value or not path.endswith(unset)}
         out["model.moe_grouped_gemm"] = True
         if model.has_dense_layers and not model.hybrid_override_pattern:
             out["model.moe_layer_freq"] = [int(model.layer_is_moe(layer)) for layer in range(model.num_layers)]

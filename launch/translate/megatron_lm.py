@@ -144,6 +144,7 @@ def _experts(words: _Words, model: Model) -> None:
     words.switch("--moe-router-enable-expert-bias", model.moe_router_enable_expert_bias)
     words.give("--moe-router-num-groups", model.moe_router_num_groups or None)
     words.give("--moe-router-group-topk", model.moe_router_group_topk or None)
+    words.give("--moe-router-topk-scaling-factor", model.moe_router_topk_scaling_factor or None)
 
 
 def _layout(words: _Words, spec: Spec) -> None:

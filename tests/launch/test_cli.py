@@ -135,7 +135,7 @@ def test_list_keeps_the_recipes_that_every_word_names() -> None:
     [
         (["check", "lama3_8b"], "unknown recipe 'lama3_8b'; did you mean llama3_8b"),
         (["check", "llama3_8b", "gpu=z100"], "unknown gpu 'z100'"),
-        (["check", "llama3_8b", "gpus=0"], "gpus=0 is not legal: it must be at least 1"),
+        (["check", "llama3_8b", "gpus=0"], "gpus=0 is not legal: it must be between 1 and 10,000,000"),
         (["validate", "/no/such.csv"], "there is no file /no/such.csv"),
         (["report", "/no/such"], "/no/such holds no run"),
         (["bogus"], "No such command"),
@@ -194,7 +194,7 @@ def test_a_command_is_a_module_and_help_describes_it() -> None:
 
 
 def test_a_misspelled_command_is_told_the_nearest() -> None:
-    assert "No such command 'chekc'. Did you mean check?" in slipway("chekc", "llama3_8b", code=2).stderr
+    assert "No such command 'chekc'. Did you mean check or checkpoint?" in slipway("chekc", "llama3_8b", code=2).stderr
 
 
 def test_an_internal_error_shows_its_traceback_and_asks_for_a_report() -> None:
@@ -234,7 +234,7 @@ def test_the_image_takes_commands_of_slipway_and_other_programs(
     assert entrypoint("echo", "a b", "c").stdout == "a b c\n"
     assert entrypoint("/bin/sh", "-c", "echo $HOME").stdout.startswith("/tmp/home-")
     assert "Usage: slipway compare" in entrypoint("compare", "-h").stdout, "not another program of that name"
-    assert "Did you mean check?" in entrypoint("chekc").stderr
+    assert "Did you mean check or checkpoint?" in entrypoint("chekc").stderr
 
 
 def test_doctor_says_what_it_found_and_what_it_expected() -> None:

@@ -205,7 +205,7 @@ def _slipway(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_commands_print_what_scripts_read(saved: Path, tmp_path: Path) -> None:
     """Both in a process of its own, which imports neither NeMo nor Megatron-Core."""
-    keys = {"family", "tensors", "bytes", "seconds", "peak_rss_gib"}
+    keys = {"family", "tensors", "bytes", "seconds", "peak_rss_gib", "checksum"}
     base, back = str(tmp_path / "base"), str(tmp_path / "back")
     for words in (("import", str(saved), "--out", base), ("export", base, "--out", back)):
         done = _slipway("weights", *words, "--json")

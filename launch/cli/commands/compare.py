@@ -45,7 +45,7 @@ class Compared(Answer):
     help="Where to write compare.png, compare.html and compare.json.",
 )
 def compare(a: str, b: str, out: Path) -> Answer:
-    """Compare two runs: speed-up, and loss difference with its noise."""
+    """Compare the speed and the loss of two runs."""
     from slipway.launch.runs.compare import read_side, write_comparison
 
     return Compared(*write_comparison(read_side(a), read_side(b), out))

@@ -212,7 +212,7 @@ def _shortened(text: str) -> str:
     metavar="LOG|RUN...",
 )
 def explain(paths: tuple[Path, ...]) -> Answer:
-    """Say why a run failed: the first cause in its logs, before its echoes.
+    """Say why a run failed: the first cause in its logs.
 
     Reads the logs of every rank and of SLURM, also of runs that other tools started, in bounded memory, and names
     the class of the failure, the rank, the lines that say so, and what to do next.

@@ -81,7 +81,7 @@ class Linted(Answer):
 @settings_option
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="How to print.")
 def lint(paths: tuple[Path, ...], against: str | None, gpus: str, settings: tuple[str, ...], form: str) -> Answer:
-    """Judge every recipe and script below the paths, for CI.
+    """Judge every recipe and script below some paths.
 
     A file is judged for the GPU that it names: whether it is legal and fits. With --against, also whether it became
     slower by 6 % and whether its virtual pipeline changed without being set. Exits with 1 if there is a new problem.

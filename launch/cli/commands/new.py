@@ -64,7 +64,7 @@ class Created(Answer):
 )
 @settings_option
 def new(name: str, overrides: tuple[str, ...], source: str, settings: tuple[str, ...]) -> Answer:
-    """Make a recipe of your own from a model, a script or another recipe.
+    """Make a recipe of your own from a model or a script.
 
     It is written to the folder that SLIPWAY_CONFIGS names, else to ./slipway, as files without code. list, check, plan,
     rehearse, launch and the nemo command know it by its name.

@@ -9,9 +9,10 @@ MODEL = {
     name: f"model.{name}"
     for name in (
         "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
-        "gated_linear_unit normalization layernorm_epsilon add_bias_linear add_qkv_bias qk_layernorm qk_l2_norm "
-        "share_embeddings_and_output_weights position_embedding_type rotary_base make_vocab_size_divisible_by "
-        "init_method_std rotary_percent hidden_dropout attention_dropout mtp_num_layers mtp_loss_scaling_factor"
+        "softmax_type gated_linear_unit normalization layernorm_epsilon add_bias_linear add_qkv_bias qk_layernorm "
+        "qk_l2_norm share_embeddings_and_output_weights position_embedding_type rotary_base "
+        "make_vocab_size_divisible_by init_method_std rotary_percent hidden_dropout attention_dropout "
+        "mtp_num_layers mtp_loss_scaling_factor"
     ).split()
 }
 """Field of a model -> path."""
@@ -21,7 +22,7 @@ EXPERTS = {
     for name in (
         "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size "
         "moe_router_load_balancing_type moe_aux_loss_coeff moe_router_enable_expert_bias moe_router_bias_update_rate "
-        "moe_router_num_groups moe_router_group_topk"
+        "moe_router_num_groups moe_router_group_topk moe_router_topk_scaling_factor"
     ).split()
 }
 LATENT = {

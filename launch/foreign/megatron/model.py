@@ -175,6 +175,7 @@ def _experts(args: Arguments, ffn: int, layers: int, assumed: list[str]) -> dict
         "moe_router_topk": args.whole("moe_router_topk"),
         "moe_ffn_hidden_size": args.whole("moe_ffn_hidden_size") or ffn,
         "moe_shared_expert_intermediate_size": args.whole("moe_shared_expert_intermediate_size"),
+        "moe_router_topk_scaling_factor": float(args.unpriced("moe_router_topk_scaling_factor") or 0.0),
         "num_dense_layers": dense,
         "moe_every": every,
     }

@@ -207,6 +207,7 @@ def _experts(fields: Fields, ffn: int, layers: int, what: str, assumed: list[str
         "moe_router_bias_update_rate": float(fields.get("moe_router_bias_update_rate", 1e-3)),
         "moe_router_num_groups": fields.whole("moe_router_num_groups"),
         "moe_router_group_topk": fields.whole("moe_router_group_topk"),
+        "moe_router_topk_scaling_factor": float(fields.get("moe_router_topk_scaling_factor") or 0),
     }
 
 
