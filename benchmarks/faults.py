@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from slipway.configs import Spec, load
 from slipway.configs.schema import DataKind
@@ -70,6 +71,14 @@ def nothing() -> None:
     pass
 
 
+def _loggers_to(stream: TextIO) -> None:
+    """Loggers keep the streams of the process that imported NeMo; pytest captures those."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(stream)
+
+
 def _agent(spec: Spec, log: Path, prepare: Callable[[], None], restarts: int) -> int:
     """torchrun's agent in a child of this process; it returns the agent's exit code."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -78,6 +87,7 @@ def _agent(spec: Spec, log: Path, prepare: Callable[[], None], restarts: int) ->
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), write_through=True) for fd in (1, 2))
+    _loggers_to(sys.stderr)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
