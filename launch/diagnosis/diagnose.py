@@ -9,6 +9,7 @@ from that.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from slipway.launch.diagnosis.torchelastic import Exit
 
 HANGS = "collective-timeout"  # the class of a collective that did not end
 _ORDER = tuple(Kind)
+_SIGNAL = re.compile(r"\bSIG[A-Z]+\b")
 _BEFORE_THE_ENDING_S = 5.0  # a failure this long before the scheduler's ending is not its consequence
 
 
@@ -95,7 +97,7 @@ def diagnose(scans: list[Scan], world: int = 0, desync: Desync | None = None) ->
         rank=exit_.rank if rank is None and exit_ is not None and known.name != HANGS else rank,
         witness=witness,
         host=cause.host or (exit_.host if exit_ and exit_.host != "localhost" else ""),
-        signal=exit_.signal_name if exit_ and cause.known.kind is Kind.death else "",
+        signal=_signal_of(cause, exit_),
         evidence=_evidence(cause, ordered),
         echoes=_echoes(cause, ordered, scans),
         missing=missing,
@@ -196,6 +198,14 @@ def _exit_of(cause: Sighting, exits: list[Exit]) -> Exit | None:
     died = {one.rank: one for one in exits if one.by_itself and one.code < 0}
     only = next(iter(died.values())) if len(died) == 1 and cause.known.kind is Kind.death else None
     return by_pid or by_rank or only
+
+
+def _signal_of(cause: Sighting, exit_: Exit | None) -> str:
+    """What killed a rank, by torchrun's summary, else by the line itself: torchrun may observe the neighbour only."""
+    if cause.known.kind is not Kind.death:
+        return ""
+    named = _SIGNAL.search(cause.text)
+    return (exit_.signal_name if exit_ else "") or (named[0] if named else "")
 
 
 def _rank_of(cause: Sighting, exits: list[Exit], scans: list[Scan]) -> int | None:
