@@ -233,7 +233,7 @@ def test_what_slurm_would_refuse_is_one_sentence_and_nothing_is_submitted(site: 
         "limit": ({"time": "10:00:00"}, [], "cluster.time=10:00:00 is not a time limit that partition 'batch' allows."),
         "grace": ({"time": "00:01:00"}, [], "leaves less than half of time=00:01:00"),
         "retries": ({"requeue": False, "retries": 1}, [], "retries=1 needs requeue=true"),
-        "time": ({"time": "soon"}, [], "cluster.time=soon is not a time limit that partition 'batch' allows."),
+        "time": ({"time": "soon"}, [], "cluster.time='soon' is not legal: it must be a time limit of SLURM"),
         "newline": ({"partition": "a\ntouch PWNED"}, [], "holds a line break"),
         "mount": ({"container_image": "host", "container_mounts": ["/a"]}, [], "Write SOURCE:TARGET"),
         "job_dir": ({"job_dir": "/tmp/a b"}, [], "cannot be quoted in NeMo-Run's scripts"),
