@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import pytest
 from slipway import configs
 
 ROOT = Path(__file__).parents[2]
-SLIPWAY = str(Path(sys.executable).parent / "slipway")
+# Beside this Python; in the image, whose Python is Debian's, elsewhere on the path.
+SLIPWAY = shutil.which("slipway", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "slipway"
 
 
 def slipway(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
