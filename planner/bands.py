@@ -50,14 +50,16 @@ def format_of(spec: Spec) -> str:
 
 def band_of(spec: Spec, constants: Calibration) -> Band:
     """The band of a prediction that was made with ``constants``."""
-    if is_own(spec.gpu, constants):
-        return Band(half_width=constants.spread, rows=0, models=0, of="")
     gpu, _, software = constants.name.partition("/")
     experts = "yes" if spec.model.is_moe else "no"
     groups = _groups()
-    narrowest = [(gpu, software, experts, format_of(spec)), (gpu, software, experts, ""), (gpu, "", experts, "")]
-    known = narrowest if (gpu, software) in _fitted() else []
-    return next(groups[key] for key in (*known, ("", "", experts, "")) if key in groups)
+    any_gpu = ("", "", experts, "")
+    if (gpu, software) in _fitted():
+        narrowest = ((gpu, software, experts, format_of(spec)), (gpu, software, experts, ""), (gpu, "", experts, ""))
+        return next(groups[key] for key in (*narrowest, any_gpu) if key in groups)
+    if is_own(spec.gpu, constants):  # asked last: it looks at the disk, and a search asks for many bands
+        return Band(half_width=constants.spread, rows=0, models=0, of="")
+    return groups[any_gpu]
 
 
 def band_warning(spec: Spec, constants: Calibration) -> str:

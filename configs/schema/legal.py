@@ -49,7 +49,7 @@ class Minimum:
 
     @property
     def words(self) -> str:
-        return f"{self.floor:g} or more" if self.floor == 0 else f"at least {self.floor:g}"
+        return f"{self.floor:g} or more" if self.floor == 0 else f"at least {_words(self.floor)}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ output of Megatron-Core's own builder.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import multiprocessing
 import os
@@ -30,9 +29,9 @@ from slipway.launch.data.parts import Encoded, Parts
 from slipway.launch.data.reading import Lines, Piece, Unit, divide, pieces, texts_of
 from slipway.launch.data.tokenizer import load_tokenizer, require_writable, tokenizer_file
 from slipway.recipes.runtime.data_manifest import Corpus, Manifest, OfTokenizer, file_facts, manifest_file
+from slipway.recipes.runtime.parent import die_with_parent
 
 ENCODED_CHARACTERS = 1 << 20  # of text that the tokenizer gets at a time; its own objects are far larger than the text
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ _worker: tuple[Encoder, _Job] | None = None  # of this process
 def _start_worker(job: _Job) -> None:
     """Load the tokenizer. The worker ends with its parent, however that ends, and with Ctrl-C."""
     global _worker
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = (encoders.load(job.tokenizer, job.engine), job)

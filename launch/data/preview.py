@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from slipway.configs import Data, Refusal
-from slipway.recipes.finetune.examples import Unusable, files_of, lines_of, read_example
+from slipway.recipes.finetune.examples import files_of
 from slipway.recipes.finetune.template import Tokenization, Tokens, load_tokenizer
-from slipway.recipes.finetune.tokenized import Problems, packed, require_usable
+from slipway.recipes.finetune.tokenized import Problems, examples, packed
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,7 @@ def preview(path: str, tokenizer: str, data: Data, seq_length: int, show: int) -
     problems = Problems()
     found: list[Tokens] = []
     shown: list[Shown] = []
-    for number, line in lines_of(file):
-        try:
-            tokens = tokenize(read_example(line))
-            require_usable(tokens, seq_length)
-        except Unusable as why:
-            problems.add(str(why), file, number)
-            continue
+    for number, tokens in examples([file], tokenize, seq_length, problems):
         found.append(tokens)
         if len(shown) < show:
             shown.append(_shown(number, tokens, made))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from slipway.configs import Refusal, Resolved
 from slipway.planner.rules.registry import Framework, Violation
 
@@ -171,6 +173,18 @@ def require_layers(layers: int, where: str) -> None:
     """Refuse a number of layers that no model has."""
     if layers > MOST_LAYERS:
         raise Refusal(f"{where} has {layers:,} layers, and at most {MOST_LAYERS:,} can be planned", "Correct it.")
+
+
+def yaml_of(file: File, loader: Any = yaml.SafeLoader) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        Refusal: the file is not YAML.
+    """
+    try:
+        return yaml.load(file.text, Loader=loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Refusal(f"{file.path} is not YAML: {' '.join(str(error).split())}", "Correct it.") from None
 
 
 def require_whole(file: File) -> None:

@@ -35,7 +35,7 @@ def check_instructions(spec: Spec) -> None:
     tokenize = Tokenization(load_tokenizer(data.tokenizer), data)
     problems, largest, count = Problems(), 0, 0
     paths: list[Path] = [path for path, _ in training] + validation
-    for tokens in examples(paths, tokenize, spec.seq_length, problems, LOOKED_AT):
+    for _, tokens in examples(paths, tokenize, spec.seq_length, problems, LOOKED_AT):
         largest, count = max(largest, int(np.max(tokens.ids))), count + 1
     problems.refuse([TOO_LONG] if data.too_long is TooLong.drop else [])
     if not count:

@@ -95,8 +95,8 @@ class Problems:
 
 def examples(
     paths: Iterable[Path], tokenize: Tokenization, seq_length: int, problems: Problems, most: int = 0
-) -> Iterator[Tokens]:
-    """The tokens of every usable line; the others are counted.
+) -> Iterator[tuple[int, Tokens]]:
+    """The number and the tokens of every usable line; the others are counted.
 
     Args:
         most: lines of each file that are looked at; 0: all.
@@ -111,7 +111,7 @@ def examples(
             except Unusable as why:
                 problems.add(str(why), path, number)
                 continue
-            yield tokens
+            yield number, tokens
 
 
 def require_usable(tokens: Tokens, seq_length: int) -> None:
@@ -138,7 +138,7 @@ def tokenized(
         Refusal: a line that is no example, one that is too long where ``data`` refuses it, or no examples.
     """
     problems = Problems()
-    found = list(examples(paths, tokenize, seq_length, problems))
+    found = [tokens for _, tokens in examples(paths, tokenize, seq_length, problems)]
     problems.refuse([TOO_LONG] if data.too_long is TooLong.drop else [])
     order = np.random.default_rng(seed).permutation(len(found))
     found = [found[i] for i in np.sort(order[round(share[0] * len(found)) : round(share[1] * len(found))])]

@@ -11,7 +11,6 @@ from typing import Any
 from slipway.configs import Refusal
 
 VERSION = 1
-READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +85,8 @@ def manifest_file(prefix: str) -> Path:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_facts(path: Path) -> FileFacts:

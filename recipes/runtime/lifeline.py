@@ -8,11 +8,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -26,9 +24,9 @@ from slipway.configs import Spec
 from slipway.configs.blend import prefixes
 from slipway.configs.schema import DataKind, Resilience
 from slipway.recipes.runtime import hang, run_lock, warden
+from slipway.recipes.runtime.parent import die_with_parent
 from slipway.recipes.runtime.run_files import FAILURE, HANG, OWNER
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _forking: dict[str, int] = {}
 
 
@@ -46,16 +44,12 @@ def launcher() -> int:
     return os.getppid() if under_torchrun or int(os.environ.get("LOCAL_RANK") or 0) > 0 else 0
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def tie_to_launcher() -> None:
     """Let the kernel kill this rank when its launcher ends; end it at once if that has happened."""
     parent = launcher()
     if not parent:
         return
-    _die_with_parent()
+    die_with_parent()
     try:
         command = Path(f"/proc/{parent}/cmdline").read_bytes()
     except OSError:
@@ -73,7 +67,7 @@ def _before_fork() -> None:
 
 def _in_forked_child() -> None:
     if _forking["main"]:
-        _die_with_parent()
+        die_with_parent()
         if os.getppid() != _forking["pid"]:
             os._exit(1)
 

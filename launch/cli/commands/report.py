@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import OUT_PATH, Answer, Section, argument, command
-from slipway.launch.cli.printing import Table, Terminal, note
+from slipway.launch.cli.printing import Table, Terminal
 
 if TYPE_CHECKING:
     from slipway.launch.runs.read import Run
@@ -74,12 +74,13 @@ def report(run: Path, out: Path | None, entropy: float | None) -> Answer:
 
 
 def _read(folder: Path) -> list[Run]:
-    """The runs at or below ``folder``. Of several, one that cannot be read is left out with a note.
+    """The runs at or below ``folder``.
 
     Raises:
         Refusal: there is no run, or none that can be read.
     """
     from slipway.configs import Refusal
+    from slipway.launch.cli.several import read_each
     from slipway.launch.runs.read import find_runs, read_run
 
     paths = find_runs(folder)
@@ -87,14 +88,4 @@ def _read(folder: Path) -> list[Run]:
         raise Refusal(
             f"{folder} holds no run", "Give the folder that holds slipway/recipe.json, or a folder of such folders."
         )
-    runs = []
-    for path in paths:
-        try:
-            runs.append(read_run(path))
-        except Refusal as refusal:
-            if len(paths) == 1:
-                raise
-            note(f"slipway: left out: {refusal.sentence()}")
-    if not runs:
-        raise Refusal(f"none of the {len(paths)} runs in {folder} can be read")
-    return runs
+    return read_each(paths, read_run, folder)

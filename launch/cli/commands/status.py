@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.launch.cli.answer import Answer, Section, argument, command
-from slipway.launch.cli.printing import Style, Table, Terminal, note
+from slipway.launch.cli.printing import Style, Table, Terminal
 
 if TYPE_CHECKING:
     from slipway.launch.runs.status import RunStatus
@@ -68,22 +68,11 @@ def status(run: Path, watch: bool) -> Answer:
 
 
 def _look(path: Path) -> list[RunStatus]:
-    """The states of the runs below a folder. Of several, one that cannot be read is left out with a note."""
-    from slipway.configs import Refusal
+    """The states of the runs below a folder."""
+    from slipway.launch.cli.several import read_each
     from slipway.launch.runs.status import find_launched, status_of
 
-    paths = find_launched(path)
-    found = []
-    for one in paths:
-        try:
-            found.append(status_of(one))
-        except Refusal as refusal:
-            if len(paths) == 1:
-                raise
-            note(f"slipway: left out: {refusal.sentence()}")
-    if not found:
-        raise Refusal(f"none of the {len(paths)} runs in {path} can be read")
-    return found
+    return read_each(find_launched(path), status_of, path)
 
 
 def _show(terminal: Terminal, runs: list[RunStatus], root: Path) -> None:

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slipway.configs import Refusal
 from slipway.configs.files import ROOT
 from slipway.configs.load import override
@@ -25,6 +23,7 @@ from slipway.launch.foreign.reading import (
     gpu_in,
     require_whole,
     run_name,
+    yaml_of,
 )
 from slipway.launch.foreign.terms import PathTerms
 from slipway.launch.foreign.values import Values, by_head, kinds_of
@@ -55,10 +54,7 @@ def is_target(name: str) -> bool:
 def read(file: File, request: Request) -> Reading:
     """The run of a run_config.yaml."""
     require_whole(file)
-    try:
-        tree = yaml.safe_load(file.text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{file.path} is not YAML: {' '.join(str(error).split())}", "Correct it.") from None
+    tree = yaml_of(file)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise Refusal(f"{file.path} has no model", "Give a run_config.yaml of Megatron-Bridge.")
     kind = str(tree["model"].get("_target_", ""))

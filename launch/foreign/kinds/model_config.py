@@ -11,7 +11,7 @@ from slipway.configs import Refusal
 from slipway.launch.foreign.megatron.arguments import definitions, parse
 from slipway.launch.foreign.megatron.read import fewest_gpus, reading_of
 from slipway.launch.foreign.megatron.run import Machines
-from slipway.launch.foreign.reading import File, Reading, Request, require_whole
+from slipway.launch.foreign.reading import File, Reading, Request, require_whole, yaml_of
 from slipway.launch.foreign.shell.characters import quoted_word
 from slipway.launch.foreign.shell.evaluate import Shell
 from slipway.launch.foreign.shell.text import Piece, Text, plain
@@ -35,10 +35,7 @@ def recognizes(file: File) -> bool:
 def read(file: File, request: Request) -> Reading:
     """The run that the arguments describe. The file does not say on how many GPUs: one node, unless gpus= is given."""
     require_whole(file)
-    try:
-        content = yaml.load(file.text, Loader=_Text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{file.path} is not YAML: {' '.join(str(error).split())}", "Correct it.") from None
+    content = yaml_of(file, _Text)
     given = content.get("MODEL_ARGS")
     if not isinstance(given, dict) or not given:
         raise Refusal(f"{file.path} has no arguments under MODEL_ARGS", "Give a file that has them.")

@@ -6,8 +6,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from slipway import configs
 from slipway.configs import Dispatcher, Fsdp, Layout, Levers, Model, Precision, Recompute, Refusal, Run, Spec
 from slipway.configs.files import ROOT
@@ -26,6 +24,7 @@ from slipway.launch.foreign.reading import (
     require_layers,
     require_whole,
     run_name,
+    yaml_of,
 )
 from slipway.launch.foreign.terms import PathTerms
 from slipway.launch.foreign.values import Values
@@ -82,10 +81,7 @@ def recognizes(file: File) -> bool:
 def read(file: File, request: Request) -> Reading:
     """The run that the configuration describes."""
     require_whole(file)
-    try:
-        tree = yaml.safe_load(file.text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{file.path} is not YAML: {' '.join(str(error).split())}", "Correct it.") from None
+    tree = yaml_of(file)
     if not isinstance(tree, dict):
         raise Refusal(f"{file.path} does not hold a mapping of keys to values", "Give a training configuration.")
     values = Values(tree, file.name, roots=("training",))

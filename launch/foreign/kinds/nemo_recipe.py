@@ -11,14 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from slipway.configs import Refusal, nearest
 from slipway.configs.files import ROOT, parse_yaml
 from slipway.configs.load import override, spec_from_record
 from slipway.configs.overrides import value_of
 from slipway.launch.foreign.isolated import answers
-from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, require_whole, run_name
+from slipway.launch.foreign.reading import USUAL_GPU, File, Reading, Request, require_whole, run_name, yaml_of
 from slipway.launch.foreign.terms import PathTerms
 from slipway.planner.rules.registry import Framework, Violation
 
@@ -172,10 +170,7 @@ def _require_nemo() -> Path:
 
 
 def _of_file(file: File, request: Request) -> Asked:
-    try:
-        tree = yaml.safe_load(file.text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{file.path} is not YAML: {' '.join(str(error).split())}", "Correct it.") from None
+    tree = yaml_of(file)
     packages = frozenset(parse_yaml(ROOT / "nemo" / "bearing.yaml")["packages"].split())
     unknown: list[str] = []
     if not isinstance(tree, dict) or _foreign(tree, packages):
